@@ -1,0 +1,328 @@
+"""The corpus: what a recording and a clip are, where they lie, and how they are written and read back.
+
+Layout below a corpus URI::
+
+    recordings/source=<source>/<recording_id>.parquet     one row: where the recording came from, and what became of it
+    recordings/source=<source>/<recording_id>.<ext>       the media file as it was fetched
+    clips/source=<source>/<recording_id>.parquet          one row a clip, in order of time, FLAC bytes inside
+
+A file's existence is the only state: each is written to a temporary name and renamed, so a killed run leaves finished files and
+nothing else. Nothing is thrown away: a clip that the filters refuse stays, with its ``drop_reason``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import pyarrow as pa
+import pyarrow.dataset as pads
+import pyarrow.parquet as pq
+from pyarrow.fs import FSSpecHandler, PyFileSystem
+
+from triforce.ingest import storage
+
+SAMPLE_RATE_HZ = 24_000
+"""Rate of every clip's audio: the rate of the models' front-end, so nothing is resampled after ingest."""
+
+
+class Status(StrEnum):
+    """What became of a recording. Only the last three are ever on record; the first is what discovery yields."""
+
+    DISCOVERED = "discovered"
+    FETCHED = "fetched"
+    REJECTED = "rejected"
+    DUPLICATE = "duplicate"
+
+
+class RejectReason(StrEnum):
+    """Why a recording is not in the corpus. The transient ones are tried again on a later run."""
+
+    NOT_FOUND = "not_found"
+    FORBIDDEN = "forbidden"
+    BLOCKED = "blocked"
+    NETWORK = "network"
+    WRONG_LENGTH = "wrong_length"
+    TOO_LARGE = "too_large"
+    TOO_LONG = "too_long"
+    TOO_SHORT = "too_short"
+    TOO_SLOW = "too_slow"
+    BAD_REDIRECT = "bad_redirect"
+    PRIVATE_ADDRESS = "private_address"
+    BAD_CHECKSUM = "bad_checksum"
+    BAD_METADATA = "bad_metadata"
+    NOT_AUDIO = "not_audio"
+    UNDECODABLE = "undecodable"
+    NO_SPEECH = "no_speech"
+    DUPLICATE_ID = "duplicate_id"
+    DUPLICATE_URL = "duplicate_url"
+    DUPLICATE_BYTES = "duplicate_bytes"
+    DUPLICATE_AUDIO = "duplicate_audio"
+
+    @property
+    def transient(self) -> bool:
+        return self in {RejectReason.NETWORK, RejectReason.BLOCKED, RejectReason.TOO_SLOW, RejectReason.WRONG_LENGTH}
+
+
+class DropReason(StrEnum):
+    """Why a clip is not for training. Decided late, from raw scores and a config; see `triforce.ingest.filters`."""
+
+    TOO_SHORT = "too_short"
+    TOO_LONG = "too_long"
+    NO_TEXT = "no_text"
+    NO_SPEECH = "no_speech"
+    LOW_CONFIDENCE = "low_confidence"
+    REPETITION = "repetition"
+    LONG_WORD = "long_word"
+    PHANTOM_PHRASE = "phantom_phrase"
+    SPEAKING_RATE = "speaking_rate"
+    WRONG_LANGUAGE = "wrong_language"
+    CLIPPED = "clipped"
+    NOISY = "noisy"
+    MUSIC = "music"
+    NARROW_BAND = "narrow_band"
+    QUIET = "quiet"
+    MANY_SPEAKERS = "many_speakers"
+    LOW_DNSMOS = "low_dnsmos"
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One row of ``recordings/``: a podcast episode, a chapter, a video, and all we know of where it came from."""
+
+    recording_id: str
+    source: str
+    source_kind: str
+    source_id: str
+    url: str
+    page_url: str | None = None
+    title: str | None = None
+    author: str | None = None
+    collection: str | None = None
+    """The feed, book, channel or playlist it belongs to."""
+    published: str | None = None
+    """ISO 8601, as the source states it."""
+    licence: str | None = None
+    language: str | None = None
+    """Hint from the source, as an ISO 639-1 code."""
+    duration_s: float | None = None
+    """As the source declares it; the decoded length is what counts."""
+    media_path: str | None = None
+    """Relative to the corpus."""
+    num_bytes: int | None = None
+    sha256: str | None = None
+    fetched_at: str | None = None
+    """UTC, ISO 8601."""
+    tool_versions: dict[str, str] = field(default_factory=dict)
+    status: str = Status.FETCHED
+    reason: str | None = None
+    detail: str | None = None
+    """A sentence for a person: what was wrong, or which recording this one duplicates."""
+    metadata: dict[str, str] = field(default_factory=dict)
+    """What else the source said: season, episode, explicit, chapter number, view count."""
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether a later run need not fetch it again."""
+        return self.status != Status.REJECTED or not RejectReason(self.reason).transient
+
+
+STRING_MAP = pa.map_(pa.string(), pa.string())
+
+RECORDING_SCHEMA = pa.schema(
+    [
+        pa.field("recording_id", pa.string(), nullable=False),
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("source_kind", pa.string(), nullable=False),
+        pa.field("source_id", pa.string(), nullable=False),
+        pa.field("url", pa.string(), nullable=False),
+        ("page_url", pa.string()),
+        ("title", pa.string()),
+        ("author", pa.string()),
+        ("collection", pa.string()),
+        ("published", pa.string()),
+        ("licence", pa.string()),
+        ("language", pa.string()),
+        ("duration_s", pa.float64()),
+        ("media_path", pa.string()),
+        ("num_bytes", pa.int64()),
+        ("sha256", pa.string()),
+        ("fetched_at", pa.string()),
+        ("tool_versions", STRING_MAP),
+        pa.field("status", pa.string(), nullable=False),
+        ("reason", pa.string()),
+        ("detail", pa.string()),
+        ("metadata", STRING_MAP),
+    ]
+)
+
+WORD = pa.struct([("word", pa.string()), ("start_s", pa.float32()), ("end_s", pa.float32()), ("probability", pa.float32())])
+
+CLIP_SCHEMA = pa.schema(
+    [
+        pa.field("clip_id", pa.string(), nullable=False),
+        pa.field("recording_id", pa.string(), nullable=False),
+        pa.field("source", pa.string(), nullable=False),
+        # Samples of the decoded stream at ``sample_rate_hz``: the end is exclusive.
+        pa.field("start_sample", pa.int64(), nullable=False),
+        pa.field("end_sample", pa.int64(), nullable=False),
+        pa.field("sample_rate_hz", pa.int32(), nullable=False),
+        pa.field("duration_s", pa.float32(), nullable=False),
+        # 16-bit mono FLAC, in the layout of Hugging Face's Audio feature.
+        pa.field("audio", pa.struct([("bytes", pa.binary()), ("path", pa.string())]), nullable=False),
+        ("text", pa.string()),
+        ("asr_model", pa.string()),  # or "transcript", where a person wrote the text
+        ("language", pa.string()),
+        ("language_probability", pa.float32()),
+        ("words", pa.list_(WORD)),  # times in seconds from the clip's start
+        ("avg_logprob", pa.float32()),
+        ("no_speech_prob", pa.float32()),
+        ("compression_ratio", pa.float32()),
+        ("temperature", pa.float32()),
+        ("chars_per_s", pa.float32()),
+        ("snr_db", pa.float32()),
+        ("bandwidth_hz", pa.float32()),
+        ("clipped_share", pa.float32()),
+        ("silence_share", pa.float32()),
+        ("rms_dbfs", pa.float32()),
+        ("speaker", pa.string()),
+        ("title", pa.string()),
+        ("author", pa.string()),
+        ("collection", pa.string()),
+        ("url", pa.string()),
+        ("licence", pa.string()),
+        ("drop_reason", pa.string()),  # null: keep
+    ],
+    metadata={
+        "huggingface": json.dumps(
+            {"info": {"features": {"audio": {"_type": "Audio", "sampling_rate": SAMPLE_RATE_HZ}}}}
+        )
+    },
+)
+
+ROW_GROUP_CLIPS = 32
+"""Clips in a Parquet row group: about 5 MB, the unit of streaming reads. Assumed."""
+
+
+def make_recording_id(source: str, source_id: str) -> str:
+    """16 hex digits that depend on the source's name and its own id for the recording, and on nothing else."""
+    return hashlib.sha256(f"{source}\n{source_id}".encode()).hexdigest()[:16]
+
+
+def make_clip_id(recording_id: str, start_sample: int) -> str:
+    return f"{recording_id}-{start_sample:010d}"
+
+
+def check_source_name(name: str) -> str:
+    """A source's name becomes a folder's: lower-case letters, digits and dashes, 40 at most."""
+    if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,39}", name):
+        raise ValueError(
+            f"source name {name!r}: use 1 to 40 lower-case letters, digits and dashes, beginning with a letter or digit"
+        )
+    return name
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A corpus at a URI: a local folder, or a prefix of an object store."""
+
+    uri: str
+
+    def recording_uri(self, source: str, recording_id: str) -> str:
+        return storage.join(self.uri, "recordings", f"source={source}", f"{recording_id}.parquet")
+
+    def media_path(self, source: str, recording_id: str, extension: str) -> str:
+        """Where a media file lies, relative to the corpus. ``extension`` is checked: it comes from outside."""
+        if not re.fullmatch(r"[a-z0-9]{1,5}", extension) or extension == "parquet":
+            raise ValueError(f"media extension {extension!r}: use 1 to 5 lower-case letters and digits, as in 'mp3'")
+        return f"recordings/source={source}/{recording_id}.{extension}"
+
+    def clips_uri(self, source: str, recording_id: str) -> str:
+        return storage.join(self.uri, "clips", f"source={source}", f"{recording_id}.parquet")
+
+    def sources(self) -> list[str]:
+        return [name.removeprefix("source=") for name in storage.list_folders(storage.join(self.uri, "recordings"))]
+
+    def recording_ids(self, source: str) -> set[str]:
+        """The recordings already on record, whatever became of them: one listing, no file is opened."""
+        return _stems(storage.list_files(storage.join(self.uri, "recordings", f"source={source}"), ".parquet"))
+
+    def clipped_ids(self, source: str) -> set[str]:
+        """The recordings whose clips are written."""
+        return _stems(storage.list_files(storage.join(self.uri, "clips", f"source={source}"), ".parquet"))
+
+    def write_recording(self, recording: Recording) -> None:
+        row = dataclasses.asdict(recording) | {
+            name: sorted(getattr(recording, name).items()) for name in ("tool_versions", "metadata")
+        }
+        table = pa.Table.from_pylist([row], schema=RECORDING_SCHEMA)
+        with storage.atomic_file(self.recording_uri(recording.source, recording.recording_id)) as path:
+            pq.write_table(table, path)
+
+    def read_recording(self, source: str, recording_id: str) -> Recording:
+        fs, path = storage.resolve(self.recording_uri(source, recording_id))
+        with fs.open(path, "rb") as file:
+            return _recording(pq.read_table(file, partitioning=None).to_pylist()[0])
+
+    def recordings(self, source: str | None = None) -> Iterator[Recording]:
+        """Every recording on record, by source and id."""
+        for name in [source] if source else self.sources():
+            for recording_id in sorted(self.recording_ids(name)):
+                yield self.read_recording(name, recording_id)
+
+    def write_clips(self, recording: Recording, rows: Iterable[dict]) -> int:
+        """Write a recording's clips, streaming: ``rows`` are dicts of `CLIP_SCHEMA`, in order of time. How many they were.
+
+        Missing keys are null; the recording's id, source, title, author, collection, url and licence are filled in here.
+        """
+        shared = {name: getattr(recording, name) for name in ("title", "author", "collection", "url", "licence")}
+        shared |= {"recording_id": recording.recording_id, "source": recording.source}
+        count = 0
+        with storage.atomic_file(self.clips_uri(recording.source, recording.recording_id)) as path:
+            with pq.ParquetWriter(path, CLIP_SCHEMA, compression="zstd", use_dictionary=["source", "recording_id"]) as writer:
+                group: list[dict] = []
+                for row in rows:
+                    group.append(shared | row)
+                    count += 1
+                    if len(group) == ROW_GROUP_CLIPS:
+                        writer.write_table(pa.Table.from_pylist(group, schema=CLIP_SCHEMA))
+                        group = []
+                if group:
+                    writer.write_table(pa.Table.from_pylist(group, schema=CLIP_SCHEMA))
+        return count
+
+    def clip_files(self, source: str | None = None) -> list[str]:
+        """URIs of all clip files, sorted by source and recording."""
+        folder = storage.join(self.uri, "clips")
+        names = [f"source={source}"] if source else storage.list_folders(folder)
+        return [
+            storage.join(folder, name, file)
+            for name in names
+            for file in storage.list_files(storage.join(folder, name), ".parquet")
+        ]
+
+    def clips(self, columns: list[str] | None = None, *, source: str | None = None, kept_only: bool = False) -> pa.Table:
+        """The clips as one table, by default every column but the audio; for a corpus that is larger than memory see `dataset`."""
+        if columns is None:
+            columns = [name for name in CLIP_SCHEMA.names if name != "audio"]
+        dataset = self.dataset(source)
+        return dataset.to_table(columns=columns, filter=pads.field("drop_reason").is_null() if kept_only else None)
+
+    def dataset(self, source: str | None = None) -> pads.FileSystemDataset:
+        """The clips as a pyarrow dataset, for streaming, filters and column choice."""
+        fs, _ = storage.resolve(self.uri)
+        paths = [storage.resolve(uri)[1] for uri in self.clip_files(source)]
+        return pads.dataset(paths, schema=CLIP_SCHEMA, format="parquet", filesystem=PyFileSystem(FSSpecHandler(fs)))
+
+
+def _stems(names: list[str]) -> set[str]:
+    return {name.removesuffix(".parquet") for name in names}
+
+
+def _recording(row: dict) -> Recording:
+    return Recording(**{key: dict(value or []) if key in ("tool_versions", "metadata") else value for key, value in row.items()})

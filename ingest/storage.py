@@ -1,0 +1,125 @@
+"""Files by URI: a local path and ``s3://bucket/key`` behave the same, and a file is there whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+TEMPORARY_PREFIX = ".tmp-"
+
+
+def resolve(uri: str | os.PathLike) -> tuple[fsspec.AbstractFileSystem, str]:
+    """The filesystem of ``uri`` and the path inside it."""
+    return fsspec.core.url_to_fs(os.fspath(uri))
+
+
+def is_local(uri: str | os.PathLike) -> bool:
+    return isinstance(resolve(uri)[0], LocalFileSystem)
+
+
+def join(uri: str | os.PathLike, *parts: str) -> str:
+    return "/".join([os.fspath(uri).rstrip("/"), *(part.strip("/") for part in parts)])
+
+
+def exists(uri: str | os.PathLike) -> bool:
+    fs, path = resolve(uri)
+    return fs.exists(path)
+
+
+def remove(uri: str | os.PathLike, *, recursive: bool = False) -> None:
+    """Remove what ``uri`` names; what is not there is fine."""
+    fs, path = resolve(uri)
+    with contextlib.suppress(FileNotFoundError):
+        fs.rm(path, recursive=recursive)
+
+
+def list_files(folder: str | os.PathLike, suffix: str = "") -> list[str]:
+    """Names of the finished files directly in ``folder`` that end in ``suffix``, sorted; none where there is no folder."""
+    fs, path = resolve(folder)
+    if isinstance(fs, LocalFileSystem):  # one system call for each thousand names, where fsspec stats every file
+        try:
+            names = [entry.name for entry in os.scandir(path) if not entry.is_dir()]
+        except FileNotFoundError:
+            return []
+    else:
+        try:
+            names = [entry["name"].rsplit("/", 1)[-1] for entry in fs.ls(path, detail=True) if entry["type"] == "file"]
+        except FileNotFoundError:
+            return []
+    return sorted(name for name in names if name.endswith(suffix) and not name.startswith(TEMPORARY_PREFIX))
+
+
+def list_folders(folder: str | os.PathLike) -> list[str]:
+    fs, path = resolve(folder)
+    try:
+        entries = fs.ls(path, detail=True)
+    except FileNotFoundError:
+        return []
+    return sorted(entry["name"].rstrip("/").rsplit("/", 1)[-1] for entry in entries if entry["type"] == "directory")
+
+
+def read_bytes(uri: str | os.PathLike) -> bytes:
+    fs, path = resolve(uri)
+    return fs.cat_file(path)
+
+
+@contextlib.contextmanager
+def atomic_file(uri: str | os.PathLike) -> Iterator[Path]:
+    """A local file to write, which becomes ``uri`` when the block ends well and vanishes when it raises.
+
+    On a local disk the rename is the commit; on an object store the single upload is.
+    """
+    fs, path = resolve(uri)
+    if isinstance(fs, LocalFileSystem):
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f"{TEMPORARY_PREFIX}{uuid.uuid4().hex[:12]}-{target.name}")
+        try:
+            yield temporary
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, target)
+        finally:
+            temporary.unlink(missing_ok=True)
+        return
+    with tempfile.TemporaryDirectory(prefix="triforce-") as folder:
+        temporary = Path(folder) / path.rsplit("/", 1)[-1]
+        yield temporary
+        fs.put_file(str(temporary), path)
+
+
+def write_bytes(uri: str | os.PathLike, data: bytes) -> None:
+    with atomic_file(uri) as temporary:
+        temporary.write_bytes(data)
+
+
+def remove_stale_temporaries(folder: str | os.PathLike, *, older_than_s: float = 3600.0) -> int:
+    """Remove what killed processes left half-written below a local ``folder``; how many files that were."""
+    if not is_local(folder):
+        return 0
+    count = 0
+    for path in Path(resolve(folder)[1]).rglob(f"{TEMPORARY_PREFIX}*"):
+        with contextlib.suppress(FileNotFoundError):
+            if path.is_file() and time.time() - path.stat().st_mtime > older_than_s:
+                path.unlink()
+                count += 1
+    return count
+
+
+def sha256_of(uri: str | os.PathLike) -> str:
+    """Hex SHA-256 of a file's bytes, read in pieces."""
+    fs, path = resolve(uri)
+    digest = hashlib.sha256()
+    with fs.open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
