@@ -1,0 +1,31 @@
+# make demo [SPEECH=dir]   the whole pipeline on real speech, into demo-run/; again: continues
+# make test                the test suite
+# make lint                ruff
+#
+# Each creates .venv first, and renews it when pyproject.toml or the constraints change.
+
+PYTHON ?= python3
+VENV := .venv
+STAMP := $(VENV)/.installed
+DEMO_FOLDER ?= demo-run
+
+.PHONY: demo test lint env clean
+.DELETE_ON_ERROR:
+
+demo: $(STAMP)
+	@$(VENV)/bin/triforce demo "$(DEMO_FOLDER)" $(if $(SPEECH),--speech "$(SPEECH)")
+
+test: $(STAMP)
+	@$(VENV)/bin/python -m pytest
+
+lint: $(STAMP)
+	@$(VENV)/bin/ruff check .
+
+env: $(STAMP)
+
+$(STAMP): pyproject.toml infra/constraints.txt infra/install.sh
+	@PYTHON="$(PYTHON)" bash infra/install.sh "$(VENV)"
+	@touch $@
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache
