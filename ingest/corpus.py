@@ -313,10 +313,10 @@ class Corpus:
         dataset = self.dataset(source)
         return dataset.to_table(columns=columns, filter=pads.field("drop_reason").is_null() if kept_only else None)
 
-    def dataset(self, source: str | None = None) -> pads.FileSystemDataset:
-        """The clips as a pyarrow dataset, for streaming, filters and column choice."""
+    def dataset(self, source: str | None = None, *, files: list[str] | None = None) -> pads.FileSystemDataset:
+        """The clips, or those in ``files``, as a pyarrow dataset, for streaming, filters and column choice."""
         fs, _ = storage.resolve(self.uri)
-        paths = [storage.resolve(uri)[1] for uri in self.clip_files(source)]
+        paths = [storage.resolve(uri)[1] for uri in (self.clip_files(source) if files is None else files)]
         return pads.dataset(paths, schema=CLIP_SCHEMA, format="parquet", filesystem=PyFileSystem(FSSpecHandler(fs)))
 
 

@@ -1,0 +1,206 @@
+"""The discrete VAE: a medium on a grid (mel frames, image, video) to a shorter grid of integers, and back with loss.
+
+One class for one, two and three dimensions. A sample's codes depend on nothing but the sample: features are masked to its true size
+before every convolution, and norms see one position at a time, so padding and batch neighbours change nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, NamedTuple
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import nn
+
+from triforce.models.layers import CONV, ChannelNorm, Downsample, ResidualBlock, Upsample, size_mask
+from triforce.models.quantize import EMAVQQuantizer, FSQQuantizer, GumbelQuantizer
+
+
+class DVAEConfig(BaseModel):
+    """Shape of a discrete VAE."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    channels: int = Field(100, ge=1, description="Channels of the medium: mel bins, or 3 for RGB.")
+    compression: tuple[int, ...] = Field((4,), description="Positions per code along each axis; powers of two. Its length is 1, 2 or 3.")
+    hidden: int = Field(256, ge=8, le=4096, description="Channels at the rate of the codes.")
+    stem: int = Field(128, ge=8, le=4096, description="Channels at full rate; doubled with each halving, up to `hidden`.")
+    num_blocks: int = Field(6, ge=1, le=64, description="Residual blocks at the rate of the codes, in the encoder and in the decoder.")
+    num_outer_blocks: int = Field(1, ge=0, le=16, description="Residual blocks at each higher rate.")
+    dilation_cycle: tuple[int, ...] = Field((1, 2, 4), description="Dilations of successive blocks at the rate of the codes.")
+    dropout: float = Field(0.0, ge=0, lt=1, description="Dropout inside residual blocks.")
+    quantizer: Literal["fsq", "ema-vq", "gumbel"] = Field("fsq", description="How vectors become integers.")
+    fsq_levels: tuple[int, ...] = Field((8, 8, 8, 4, 4), description="Grid of `fsq`; the product is the number of codes.")
+    codebook_size: int = Field(8192, ge=2, le=65536, description="Codes of `ema-vq` and `gumbel`.")
+    codebook_dim: int = Field(16, ge=1, le=1024, description="Dimension that `ema-vq` compares codes in.")
+    commitment: float = Field(0.25, ge=0, description="Weight of `ema-vq`'s commitment loss.")
+    dead_below: float = Field(1.0, ge=0, description="Moving count under which `ema-vq` restarts a code.")
+    kl_weight: float = Field(1e-3, ge=0, description="Weight of `gumbel`'s divergence from the uniform prior.")
+
+    @model_validator(mode="after")
+    def _check(self) -> DVAEConfig:
+        if not 1 <= len(self.compression) <= 3:
+            raise ValueError(f"compression {self.compression}: give one number for each of 1, 2 or 3 axes")
+        for factor in self.compression:
+            if factor < 1 or factor & (factor - 1):
+                raise ValueError(f"compression {self.compression}: each must be a power of two")
+        if self.quantizer == "fsq" and not 2 <= math.prod(self.fsq_levels) <= 65536:
+            raise ValueError(f"fsq_levels {self.fsq_levels}: {math.prod(self.fsq_levels)} codes; codes are stored in 16 bits, 65536 at most")
+        return self
+
+    @property
+    def num_dims(self) -> int:
+        return len(self.compression)
+
+    @property
+    def num_codes(self) -> int:
+        return math.prod(self.fsq_levels) if self.quantizer == "fsq" else self.codebook_size
+
+    @property
+    def stages(self) -> list[tuple[int, ...]]:
+        """The factor of each axis, 1 or 2, in each halving."""
+        exponents = [factor.bit_length() - 1 for factor in self.compression]
+        return [tuple(2 if stage < e else 1 for e in exponents) for stage in range(max(exponents))]
+
+    def grid(self, size: tuple[int, ...]) -> tuple[int, ...]:
+        """The grid of codes for a sample of ``size`` positions."""
+        return tuple(-(-n // factor) for n, factor in zip(size, self.compression, strict=True))
+
+
+class DVAEOutput(NamedTuple):
+    reconstruction: torch.Tensor
+    """``(B, C, *size)``, in the units of the input."""
+    codes: torch.Tensor
+    """``(B, *grid)`` int64; 0 past a sample's true grid."""
+    codes_mask: torch.Tensor
+    """``(B, 1, *grid)``."""
+    quantizer_loss: torch.Tensor
+
+
+class _Trunk(nn.Module):
+    """Residual blocks at one rate."""
+
+    def __init__(self, config: DVAEConfig, channels: int, num_blocks: int, *, inner: bool) -> None:
+        super().__init__()
+        cycle = config.dilation_cycle if inner else (1,)
+        self.blocks = nn.ModuleList(
+            ResidualBlock(config.num_dims, channels, cycle[i % len(cycle)], dropout=config.dropout) for i in range(num_blocks)
+        )
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        for block in self.blocks:
+            x = block(x, mask)
+        return x
+
+
+class DVAE(nn.Module):
+    """See the module. ``mean`` and ``std`` ``(channels,)`` normalise the medium; `set_statistics` fills them from data."""
+
+    def __init__(self, config: DVAEConfig) -> None:
+        super().__init__()
+        self.config = config
+        dims = config.num_dims
+        widths = [min(config.hidden, config.stem << i) for i in range(len(config.stages))] + [config.hidden]
+        self.register_buffer("mean", torch.zeros(config.channels))
+        self.register_buffer("std", torch.ones(config.channels))
+
+        self.stem = CONV[dims](config.channels, widths[0], 3, padding=1)
+        self.encoder = nn.ModuleList()
+        self.decoder = nn.ModuleList()
+        for i, factors in enumerate(config.stages):
+            outer = _Trunk(config, widths[i], config.num_outer_blocks, inner=False)
+            self.encoder.append(nn.ModuleList([outer, Downsample(dims, widths[i], widths[i + 1], factors)]))
+        self.encoder_trunk = _Trunk(config, config.hidden, config.num_blocks, inner=True)
+        self.encoder_norm = ChannelNorm(config.hidden)
+        self.quantizer = _make_quantizer(config)
+        self.decoder_trunk = _Trunk(config, config.hidden, config.num_blocks, inner=True)
+        for i, factors in reversed(list(enumerate(config.stages))):
+            outer = _Trunk(config, widths[i], config.num_outer_blocks, inner=False)
+            self.decoder.append(nn.ModuleList([Upsample(dims, widths[i + 1], widths[i], factors), outer]))
+        self.head_norm = ChannelNorm(widths[0])
+        self.head = CONV[dims](widths[0], config.channels, 3, padding=1)
+
+    @torch.no_grad()
+    def set_statistics(self, mean: torch.Tensor, std: torch.Tensor) -> None:
+        """Normalise by these, each ``(channels,)``, in the units of the medium."""
+        self.mean.copy_(mean)
+        self.std.copy_(std.clamp_min(1e-3))
+
+    def forward(self, x: torch.Tensor, sizes: torch.Tensor | None = None) -> DVAEOutput:
+        """``x`` ``(B, C, *size)`` with true sizes ``(B, D)`` in positions; all of it is true where ``sizes`` is None."""
+        z_e, masks = self._encode(x, sizes)
+        flat_mask = masks[-1].flatten(2).squeeze(1)
+        quantized = self.quantizer(z_e.flatten(2).transpose(1, 2), flat_mask)
+        z_q = quantized.z_q.transpose(1, 2).reshape(z_e.shape)
+        grid = masks[-1].shape[2:]
+        codes = quantized.codes.view(-1, *grid) * masks[-1].squeeze(1).long()
+        reconstruction = self._decode(z_q, masks, tuple(x.shape[2:]))
+        return DVAEOutput(reconstruction, codes, masks[-1], quantized.loss)
+
+    @torch.no_grad()
+    def encode(self, x: torch.Tensor, sizes: torch.Tensor | None = None) -> torch.Tensor:
+        """Codes ``(B, *grid)`` int64 of ``x`` ``(B, C, *size)``; 0 past a sample's own grid."""
+        z_e, masks = self._encode(x, sizes)
+        mask = masks[-1]
+        codes = self.quantizer(z_e.flatten(2).transpose(1, 2), mask.flatten(2).squeeze(1)).codes
+        return codes.view(-1, *mask.shape[2:]) * mask.squeeze(1).long()
+
+    @torch.no_grad()
+    def decode(self, codes: torch.Tensor, sizes: torch.Tensor | None = None) -> torch.Tensor:
+        """``(B, C, *size)`` of codes ``(B, *grid)``; ``sizes`` ``(B, D)`` in positions, by default all that the grid spans."""
+        if codes.numel() and (codes.min() < 0 or codes.max() >= self.config.num_codes):
+            raise ValueError(f"codes from {int(codes.min())} to {int(codes.max())}: this dVAE has 0 to {self.config.num_codes - 1}")
+        grid = codes.shape[1:]
+        full = tuple(n * factor for n, factor in zip(grid, self.config.compression, strict=True))
+        if sizes is None:
+            sizes = torch.tensor([full] * codes.shape[0], device=codes.device)
+        size = tuple(sizes.amax(0).tolist())
+        if self.config.grid(size) != tuple(grid):
+            raise ValueError(f"sizes up to {size} make a grid of {self.config.grid(size)}; the codes' is {tuple(grid)}")
+        z_q = self.quantizer.lookup(codes.flatten(1)).transpose(1, 2)
+        return self._decode(z_q.reshape(codes.shape[0], -1, *grid), self._masks(sizes, full), size)
+
+    def _masks(self, sizes: torch.Tensor, padded: tuple[int, ...]) -> list[torch.Tensor]:
+        """A mask for each rate, from full down to the codes'."""
+        masks = [size_mask(sizes, padded)]
+        for factors in self.config.stages:
+            factor = torch.tensor(factors, device=sizes.device)
+            sizes = -(-sizes // factor)
+            padded = tuple(n // f for n, f in zip(padded, factors, strict=True))
+            masks.append(size_mask(sizes, padded))
+        return masks
+
+    def _encode(self, x: torch.Tensor, sizes: torch.Tensor | None) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        config = self.config
+        if x.ndim != 2 + config.num_dims or x.shape[1] != config.channels:
+            raise ValueError(f"input of shape {tuple(x.shape)}: give (B, {config.channels}) and {config.num_dims} axes")
+        size = tuple(x.shape[2:])
+        padding = [n for s, f in zip(reversed(size), reversed(config.compression), strict=True) for n in (0, -s % f)]
+        if sizes is None:
+            sizes = torch.tensor([size] * x.shape[0], device=x.device)
+        per_channel = (-1, *([1] * config.num_dims))
+        h = (x - self.mean.view(per_channel)) / self.std.view(per_channel)
+        h = nn.functional.pad(h, padding)
+        masks = self._masks(sizes, tuple(h.shape[2:]))
+        h = self.stem(h * masks[0])
+        for (outer, down), mask in zip(self.encoder, masks, strict=False):
+            h = down(outer(h, mask), mask)
+        return self.encoder_norm(self.encoder_trunk(h, masks[-1])), masks
+
+    def _decode(self, z_q: torch.Tensor, masks: list[torch.Tensor], size: tuple[int, ...]) -> torch.Tensor:
+        h = self.decoder_trunk(z_q * masks[-1], masks[-1])
+        for (up, outer), mask, below in zip(self.decoder, masks[-2::-1], masks[::-1], strict=False):
+            h = outer(up(h, below), mask)
+        h = self.head(nn.functional.gelu(self.head_norm(h)) * masks[0])
+        per_channel = (-1, *([1] * self.config.num_dims))
+        h = h * self.std.view(per_channel) + self.mean.view(per_channel)
+        return h[(..., *(slice(n) for n in size))]
+
+
+def _make_quantizer(config: DVAEConfig) -> nn.Module:
+    if config.quantizer == "fsq":
+        return FSQQuantizer(config.hidden, config.fsq_levels)
+    if config.quantizer == "ema-vq":
+        return EMAVQQuantizer(config.hidden, config.codebook_size, config.codebook_dim, config.commitment, config.dead_below)
+    return GumbelQuantizer(config.hidden, config.codebook_size, config.kl_weight)

@@ -1,0 +1,207 @@
+"""The causal transformer over one vocabulary of integers: RoPE, RMSNorm before each sublayer, QK-norm, SwiGLU, SDPA."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import nn
+from torch.nn import functional as F
+
+from triforce.models.vocabulary import Vocabulary
+
+
+class GPTConfig(BaseModel):
+    """Shape of the transformer."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    vocabulary: Vocabulary
+    num_layers: int = Field(6, ge=1, le=200, description="Blocks.")
+    width: int = Field(256, ge=16, description="Channels of the residual stream.")
+    num_heads: int = Field(4, ge=1, description="Attention heads.")
+    mlp_ratio: float = Field(8 / 3, gt=0, le=16, description="Inner width of the SwiGLU layer over `width`, before rounding up to 32.")
+    max_positions: int = Field(2048, ge=16, description="Longest document, tokens.")
+    rope_base: float = Field(10_000.0, gt=1, description="Base of the rotary angles.")
+    tie_embeddings: bool = Field(True, description="One matrix for the embedding and the output head.")
+    dropout: float = Field(0.0, ge=0, lt=1, description="Dropout after each sublayer and on the embedding.")
+
+    @model_validator(mode="after")
+    def _check(self) -> GPTConfig:
+        if self.width % (2 * self.num_heads):
+            raise ValueError(f"width {self.width}: must be a multiple of twice num_heads, {2 * self.num_heads}")
+        return self
+
+    @property
+    def head_dim(self) -> int:
+        return self.width // self.num_heads
+
+    @property
+    def mlp_width(self) -> int:
+        return math.ceil(self.width * self.mlp_ratio / 32) * 32
+
+
+@dataclass
+class KVCache:
+    """Keys and values of what has been read, in memory taken once: ``(num_layers, 2, B, num_heads, capacity, head_dim)``."""
+
+    store: torch.Tensor
+    length: int = 0
+
+    @classmethod
+    def empty(cls, config: GPTConfig, batch_size: int, capacity: int, like: torch.Tensor) -> KVCache:
+        shape = (config.num_layers, 2, batch_size, config.num_heads, capacity, config.head_dim)
+        return cls(torch.empty(shape, device=like.device, dtype=like.dtype))
+
+    def fan_out(self, num_copies: int) -> KVCache:
+        """The same past for ``num_copies`` continuations; this cache holds one."""
+        store = torch.empty((*self.store.shape[:2], num_copies, *self.store.shape[3:]), device=self.store.device, dtype=self.store.dtype)
+        store[..., : self.length, :] = self.store[..., : self.length, :]
+        return KVCache(store, self.length)
+
+    def extend(self, layer: int, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Write ``(B, H, T, head_dim)`` behind what is there; all keys and values so far. The caller moves ``length``."""
+        end = self.length + k.shape[2]
+        if end > self.store.shape[4]:
+            raise ValueError(f"{end} tokens: this cache holds {self.store.shape[4]}; make it with a larger capacity")
+        self.store[layer, 0, :, :, self.length : end] = k
+        self.store[layer, 1, :, :, self.length : end] = v
+        return self.store[layer, 0, :, :, :end], self.store[layer, 1, :, :, :end]
+
+
+class RMSNorm(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.rms_norm(x, self.weight.shape, self.weight, eps=1e-6)
+
+
+class Attention(nn.Module):
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.num_heads, self.head_dim = config.num_heads, config.head_dim
+        self.qkv = nn.Linear(config.width, 3 * config.width, bias=False)
+        self.q_norm = RMSNorm(config.head_dim)
+        self.k_norm = RMSNorm(config.head_dim)
+        self.out = nn.Linear(config.width, config.width, bias=False)
+
+    def forward(self, x: torch.Tensor, rotary: torch.Tensor, mask: torch.Tensor | None, cache: KVCache | None, layer: int) -> torch.Tensor:
+        batch, length, width = x.shape
+        q, k, v = self.qkv(x).view(batch, length, 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4)
+        q, k = rotate(self.q_norm(q), rotary), rotate(self.k_norm(k), rotary)
+        causal = mask is None and length > 1
+        if cache is not None:
+            k, v = cache.extend(layer, k, v)
+            causal = causal and k.shape[2] == length
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
+        return self.out(attended.transpose(1, 2).reshape(batch, length, width))
+
+
+class MLP(nn.Module):
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.gate_up = nn.Linear(config.width, 2 * config.mlp_width, bias=False)
+        self.down = nn.Linear(config.mlp_width, config.width, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        gate, up = self.gate_up(x).chunk(2, dim=-1)
+        return self.down(F.silu(gate) * up)
+
+
+class Block(nn.Module):
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.attention_norm = RMSNorm(config.width)
+        self.attention = Attention(config)
+        self.mlp_norm = RMSNorm(config.width)
+        self.mlp = MLP(config)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: torch.Tensor, rotary: torch.Tensor, mask: torch.Tensor | None, cache: KVCache | None, layer: int) -> torch.Tensor:
+        x = x + self.dropout(self.attention(self.attention_norm(x), rotary, mask, cache, layer))
+        return x + self.dropout(self.mlp(self.mlp_norm(x)))
+
+
+class GPT(nn.Module):
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(config.vocabulary.size, config.width)
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
+        self.norm = RMSNorm(config.width)
+        self.head = nn.Linear(config.width, config.vocabulary.size, bias=False)
+        self.register_buffer("frequencies", rotary_frequencies(config), persistent=False)
+        self.apply(self._init)
+        for block in self.blocks:  # the residual stream's variance stays near 1 at any depth (GPT-2, section 2.3)
+            for linear in (block.attention.out, block.mlp.down):
+                nn.init.normal_(linear.weight, std=0.02 / math.sqrt(2 * config.num_layers))
+        if config.tie_embeddings:
+            self.head.weight = self.embedding.weight
+
+    @staticmethod
+    def _init(module: nn.Module) -> None:
+        if isinstance(module, nn.Linear | nn.Embedding):
+            nn.init.normal_(module.weight, std=0.02)
+
+    def forward(
+        self,
+        ids: torch.Tensor,
+        *,
+        positions: torch.Tensor | None = None,
+        documents: torch.Tensor | None = None,
+        cache: KVCache | None = None,
+    ) -> torch.Tensor:
+        """Hidden states ``(B, T, width)`` of ids ``(B, T)``; `logits` makes scores of them.
+
+        ``positions`` ``(B, T)``, by default from 0 or from the cache's end. ``documents`` ``(B, T)`` numbers the documents of a packed
+        row: a token attends to its own document alone. With a ``cache``, ids are what comes next.
+        """
+        past = cache.length if cache is not None else 0
+        if positions is None:
+            positions = torch.arange(past, past + ids.shape[1], device=ids.device).expand(ids.shape)
+        if ids.shape[1] + past > self.config.max_positions and documents is None:
+            raise ValueError(f"{ids.shape[1] + past} tokens: this model reads {self.config.max_positions} at most; shorten the text or prompt")
+        mask = None
+        if documents is not None:
+            if cache is not None:
+                raise ValueError("a cache holds one document a row: give no `documents` with it")
+            mask = document_mask(documents)
+        elif past and ids.shape[1] > 1:
+            mask = torch.ones(ids.shape[1], past + ids.shape[1], dtype=torch.bool, device=ids.device).tril(past)
+        rotary = torch.polar(torch.ones_like(positions, dtype=torch.float32)[..., None], positions[..., None].float() * self.frequencies)
+        x = self.dropout(self.embedding(ids))
+        for layer, block in enumerate(self.blocks):
+            x = block(x, rotary[:, None], mask, cache, layer)
+        if cache is not None:
+            cache.length += ids.shape[1]
+        return self.norm(x)
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        return self.head(hidden)
+
+    def num_parameters(self) -> int:
+        return sum(p.numel() for p in self.parameters())
+
+
+def rotary_frequencies(config: GPTConfig) -> torch.Tensor:
+    """Angle per position of each pair of channels, ``(head_dim // 2,)`` (Su et al. 2021, arXiv 2104.09864)."""
+    return config.rope_base ** (-torch.arange(0, config.head_dim, 2).float() / config.head_dim)
+
+
+def rotate(x: torch.Tensor, rotary: torch.Tensor) -> torch.Tensor:
+    """Turn the pairs (i, i + head_dim / 2) of ``(B, H, T, head_dim)`` by the unit complex numbers ``(B, 1, T, head_dim / 2)``."""
+    first, second = x.float().chunk(2, dim=-1)
+    cos, sin = rotary.real, rotary.imag
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)
+
+
+def document_mask(documents: torch.Tensor) -> torch.Tensor:
+    """``(B, 1, T, T)`` bool: true where row position i may attend to j, the same document and not later."""
+    length = documents.shape[1]
+    causal = torch.ones(length, length, dtype=torch.bool, device=documents.device).tril()
+    return ((documents[:, :, None] == documents[:, None, :]) & causal)[:, None]

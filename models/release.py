@@ -1,0 +1,255 @@
+"""A release: the three trained networks in a folder that loads without the corpus.
+
+Layout below a release URI: ``dvae/``, ``gpt/`` and ``diffusion/``, each with ``model.safetensors`` and ``config.json``; ``gpt/`` also holds
+the text ``tokenizer.json``. ``config.json`` is written last. GPT and diffusion name the hash of the dVAE they were trained on, and a
+release whose hashes do not agree is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import fsspec
+import numpy as np
+import torch
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import nn
+
+from triforce.models.diffusion import Diffusion, DiffusionConfig, SamplerConfig
+from triforce.models.dvae import DVAE, DVAEConfig
+from triforce.models.gpt import GPT, GPTConfig
+from triforce.models.mel import MelConfig, log_mel
+from triforce.models.sampling import SamplingConfig, sample_segment
+from triforce.models.text import TextTokenizer, clean_text
+from triforce.models.vocabulary import Segment
+from triforce.models.vocoder import GriffinLim, Vocoder
+
+FORMAT = 1
+STAGES = ("dvae", "gpt", "diffusion")
+MODELS: dict[str, tuple[type, type]] = {"dvae": (DVAE, DVAEConfig), "gpt": (GPT, GPTConfig), "diffusion": (Diffusion, DiffusionConfig)}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One trained network with what its ``config.json`` says."""
+
+    model: nn.Module
+    card: dict[str, Any]
+
+    @property
+    def hash(self) -> str:
+        return self.card["hash"]
+
+
+@dataclass(frozen=True)
+class Speech:
+    """What `Release.speak` made."""
+
+    waveform: np.ndarray
+    """``(N,)`` float32 at the release's rate."""
+    codes: np.ndarray
+    """``(K,)`` int64, as the GPT drew them."""
+    mel: np.ndarray
+    """``(num_mels, T)``, as the vocoder got it."""
+    text: str
+    reached_end: bool
+    """Whether the GPT ended by itself, not at the cap."""
+    seconds: float
+    """Time it took."""
+
+
+def stage_files(stage: str, model: nn.Module, card: dict[str, Any], tokenizer: TextTokenizer | None = None) -> dict[str, bytes]:
+    """The files of a stage by name, in the order to write them: ``config.json``, the marker that the stage is whole, comes last.
+
+    ``card`` is what else is to be known of the network: its training, its data, ``mel`` for the dVAE, ``dvae_hash`` for the others.
+    """
+    weights = save_tensors({name: tensor.detach().cpu().contiguous() for name, tensor in unique_tensors(model).items()})
+    config = json.loads(model.config.model_dump_json())
+    identity = json.dumps({"stage": stage, "model": config, "mel": card.get("mel")}, sort_keys=True).encode()
+    digest = hashlib.sha256(identity + hashlib.sha256(weights).digest()).hexdigest()
+    card = {"format": FORMAT, "stage": stage, "hash": digest, "model": config} | card
+    files = {"model.safetensors": weights}
+    if tokenizer is not None:
+        files["tokenizer.json"] = tokenizer.to_json().encode()
+    return files | {"config.json": json.dumps(card, indent=1, sort_keys=True).encode()}
+
+
+def unique_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The state without names for a tensor that is there already: safetensors stores no shared memory."""
+    seen: set[int] = set()
+    tensors = {}
+    for name, tensor in model.state_dict().items():
+        if tensor.data_ptr() not in seen or not tensor.numel():
+            tensors[name] = tensor
+            seen.add(tensor.data_ptr())
+    return tensors
+
+
+def load_unique(model: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
+    """Load what `unique_tensors` gave; anything else missing or left over is an error."""
+    expected = set(unique_tensors(model))
+    if expected != set(tensors):
+        difference = sorted(expected ^ set(tensors))[:4]
+        raise ValueError(f"weights do not fit the config: {', '.join(difference)} missing or left over; was one of the two files replaced?")
+    model.load_state_dict(tensors, strict=False)
+
+
+def load_stage(uri: str, stage: str, device: str | torch.device = "cpu") -> Stage | None:
+    """A stage of the release at ``uri``, or None where it is not trained yet."""
+    fs, root = fsspec.core.url_to_fs(uri)
+    folder = f"{root.rstrip('/')}/{stage}"
+    if not fs.exists(f"{folder}/config.json"):
+        return None
+    card = json.loads(fs.cat_file(f"{folder}/config.json"))
+    if card.get("format") != FORMAT or card.get("stage") != stage:
+        raise ValueError(f"{uri}/{stage}/config.json: format {card.get('format')} of a {card.get('stage')}; this version reads format {FORMAT}")
+    model_class, config_class = MODELS[stage]
+    with torch.device("meta" if device == "meta" else "cpu"):
+        model = model_class(config_class.model_validate(card["model"]))
+    load_unique(model, load_tensors(fs.cat_file(f"{folder}/model.safetensors")))
+    return Stage(model.to(device).eval().requires_grad_(False), card)
+
+
+class Release:
+    """The networks of a release, each loaded when it is first needed."""
+
+    def __init__(self, uri: str, *, device: str | torch.device = "cpu", vocoder: Vocoder | None = None) -> None:
+        self.uri = uri
+        self.device = torch.device(device)
+        self._vocoder = vocoder
+
+    @classmethod
+    def load(cls, uri: str, *, device: str | torch.device = "cpu") -> Release:
+        """Open the release at ``uri``; it needs a dVAE at least."""
+        release = cls(uri, device=device)
+        release._dvae  # noqa: B018 - an unreadable release fails here, not at the first word
+        return release
+
+    def _load(self, stage: str) -> Stage | None:
+        loaded = load_stage(self.uri, stage, self.device)
+        if loaded is not None and stage != "dvae" and loaded.card["dvae_hash"] != self._dvae.hash:
+            raise ValueError(
+                f"{self.uri}: the {stage} was trained on dVAE {loaded.card['dvae_hash'][:12]}, this release holds {self._dvae.hash[:12]}; "
+                f"train the {stage} again or put the other dVAE back"
+            )
+        return loaded
+
+    @cached_property
+    def _dvae(self) -> Stage:
+        loaded = load_stage(self.uri, "dvae", self.device)
+        if loaded is None:
+            raise FileNotFoundError(f"{self.uri}: no dvae/config.json here; train one with `triforce train dvae`, or name another release")
+        return loaded
+
+    @cached_property
+    def _gpt(self) -> Stage | None:
+        return self._load("gpt")
+
+    @cached_property
+    def _diffusion(self) -> Stage | None:
+        return self._load("diffusion")
+
+    @property
+    def dvae(self) -> DVAE:
+        return self._dvae.model
+
+    @property
+    def gpt(self) -> GPT | None:
+        return self._gpt.model if self._gpt else None
+
+    @property
+    def diffusion(self) -> Diffusion | None:
+        return self._diffusion.model if self._diffusion else None
+
+    @property
+    def dvae_hash(self) -> str:
+        return self._dvae.hash
+
+    @cached_property
+    def mel_config(self) -> MelConfig:
+        return MelConfig.model_validate(self._dvae.card["mel"])
+
+    @property
+    def sample_rate_hz(self) -> int:
+        return self.mel_config.sample_rate_hz
+
+    @cached_property
+    def vocoder(self) -> Vocoder:
+        return self._vocoder or GriffinLim(self.mel_config)
+
+    @cached_property
+    def tokenizer(self) -> TextTokenizer:
+        fs, root = fsspec.core.url_to_fs(self.uri)
+        return TextTokenizer(fs.cat_file(f"{root.rstrip('/')}/gpt/tokenizer.json").decode())
+
+    def info(self) -> dict[str, Any]:
+        """Sizes, hashes and rates, for tables."""
+        config = self.dvae.config
+        rate = self.mel_config.frames_per_s / config.compression[0]
+        stages = {"dvae": self._dvae, "gpt": self._gpt, "diffusion": self._diffusion}
+        return {
+            "codebook_size": config.num_codes,
+            "codes_per_second": rate,
+            "bits_per_second": rate * float(np.log2(config.num_codes)),
+            "stages": {
+                name: {"hash": stage.hash, "parameters": sum(p.numel() for p in stage.model.parameters()), "card": stage.card}
+                for name, stage in stages.items()
+                if stage
+            },
+        }
+
+    def log_mel(self, waveform: np.ndarray | torch.Tensor) -> torch.Tensor:
+        """Samples ``(N,)`` float32 in -1 to 1 to the log-mel ``(num_mels, T)``."""
+        return log_mel(torch.as_tensor(waveform, dtype=torch.float32, device=self.device), self.mel_config)
+
+    def encode(self, waveform: np.ndarray | torch.Tensor) -> np.ndarray:
+        """Samples ``(N,)`` to codes ``(K,)`` int64."""
+        return self.dvae.encode(self.log_mel(waveform)[None])[0].cpu().numpy()
+
+    def decode(self, codes: np.ndarray | torch.Tensor, num_frames: int | None = None) -> torch.Tensor:
+        """Codes ``(K,)`` to the dVAE's mel ``(num_mels, T)``, by default of all the frames the codes span."""
+        codes = torch.as_tensor(codes, device=self.device).long()[None]
+        sizes = None if num_frames is None else torch.tensor([[num_frames]], device=self.device)
+        return self.dvae.decode(codes, sizes)[0]
+
+    def restore(self, mel: torch.Tensor, *, seed: int = 0, config: SamplerConfig | None = None) -> torch.Tensor:
+        """The diffusion network's reading of a dVAE mel ``(num_mels, T)``; the mel itself where no diffusion is trained."""
+        if self.diffusion is None:
+            return mel
+        return self.diffusion.sample(mel[None], config=config, seed=seed)[0]
+
+    def vocode(self, mel: torch.Tensor, *, seed: int = 0) -> np.ndarray:
+        """Log-mel ``(num_mels, T)`` to samples ``((T - 1) * hop_length,)`` float32."""
+        return self.vocoder(mel, seed=seed).cpu().numpy()
+
+    def speak(
+        self,
+        text: str,
+        *,
+        voice: np.ndarray | None = None,
+        seed: int = 0,
+        sampling: SamplingConfig | None = None,
+        sampler: SamplerConfig | None = None,
+    ) -> Speech:
+        """Read ``text`` aloud, in the voice of the samples ``voice`` where they are given and the GPT knows voice prompts."""
+        started = time.monotonic()
+        if self.gpt is None:
+            raise FileNotFoundError(f"{self.uri}: no gpt/config.json here; train one with `triforce train gpt`")
+        cleaned = clean_text(text)
+        if not cleaned:
+            raise ValueError(f"text {text!r}: nothing to say; give at least one word")
+        prompt = [Segment("text", self.tokenizer.encode(cleaned))]
+        if voice is not None:
+            prompt.insert(0, Segment("voice", self.encode(voice)))
+        best = sample_segment(self.gpt, prompt, "speech", sampling or SamplingConfig(), seed=seed)[0]
+        if not best.codes.size:
+            return Speech(np.zeros(0, np.float32), best.codes, np.zeros((self.mel_config.num_mels, 0), np.float32), text, True, time.monotonic() - started)
+        mel = self.restore(self.decode(best.codes), seed=seed, config=sampler)
+        waveform = self.vocode(mel, seed=seed)
+        return Speech(waveform, best.codes, mel.cpu().numpy(), text, best.reached_end, time.monotonic() - started)
