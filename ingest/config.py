@@ -1,0 +1,206 @@
+"""``sources.yaml``: where recordings come from, and how politely they are fetched.
+
+::
+
+    contact: speech-corpus@example.org     # in every request's User-Agent
+    max_duration_s: 14400
+    sources:
+      - name: daily-talk
+        kind: podcast
+        feeds: [https://example.org/feed.xml]
+        licence: CC-BY-4.0
+      - name: novels
+        kind: audiobook
+        author: Austen
+      - name: lectures
+        kind: youtube
+        urls: [https://www.youtube.com/@example]
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from triforce.ingest.corpus import check_source_name
+from triforce.ingest.strict_yaml import load_model
+
+FROZEN = ConfigDict(frozen=True, extra="forbid")
+
+
+def _check_http_url(url: str) -> str:
+    if not re.match(r"https?://[^/\s]+", url):
+        raise ValueError("not a web address; it must begin with http:// or https:// and name a host")
+    return url
+
+
+def _check_listing_url(url: str) -> str:
+    return url if re.match(r"ytsearch(date)?(\d+|all)?:.", url) else _check_http_url(url)
+
+
+WebAddress = Annotated[str, AfterValidator(_check_http_url)]
+ListingAddress = Annotated[str, AfterValidator(_check_listing_url)]
+
+
+class Settings(BaseModel):
+    """What holds for every source: who we say we are, what we accept, how hard we try, how fast we go."""
+
+    model_config = FROZEN
+
+    contact: str = Field(min_length=3, description="An e-mail or web address for the people whose servers are asked.")
+    user_agent: str = Field(
+        "triforce-ingest/0.1", min_length=1, description="Product name; the contact is added to it."
+    )
+    allow_private_hosts: bool = Field(
+        False, description="Allow loopback, private and link-local addresses; off for the open web."
+    )
+
+    max_bytes: int = Field(2 << 30, ge=1, description="Largest media file in bytes.")
+    min_duration_s: float = Field(1.0, ge=0, description="Shortest recording in seconds.")
+    max_duration_s: float = Field(12 * 3600.0, gt=0, description="Longest recording in seconds.")
+    max_document_bytes: int = Field(
+        128 << 20, ge=1024, description="Largest feed or catalogue page in bytes, unpacked."
+    )
+
+    connect_timeout_s: float = Field(15.0, gt=0, description="Time to connect, in seconds.")
+    read_timeout_s: float = Field(30.0, gt=0, description="Longest silence inside a response, in seconds.")
+    min_bytes_per_s: float = Field(
+        2048.0, ge=0, description="A transfer slower than this over a whole window is given up."
+    )
+    slow_window_s: float = Field(30.0, gt=0, description="The window for min_bytes_per_s, in seconds.")
+    max_redirects: int = Field(8, ge=0, le=30, description="Redirects followed for one request.")
+
+    tries: int = Field(5, ge=1, le=20, description="Attempts for one request or file.")
+    backoff_s: float = Field(
+        1.0, ge=0, description="Wait before the second try in seconds; doubled for each next, with jitter."
+    )
+    max_backoff_s: float = Field(60.0, ge=0, description="Longest wait between tries in seconds.")
+    max_retry_after_s: float = Field(
+        120.0, ge=0, description="Longest Retry-After that is waited for; a longer one is a block."
+    )
+
+    requests_per_s: float = Field(4.0, gt=0, description="Requests begun per second and host.")
+    connections_per_host: int = Field(2, ge=1, le=32, description="Transfers at one time per host.")
+
+    max_failed_share: float = Field(0.5, ge=0, le=1, description="A sync fails when more than this share is rejected.")
+    max_blocks: int = Field(3, ge=1, description="A source is left alone for this run after so many blocks in a row.")
+    max_runs: int = Field(10, ge=1, description="Runs in which a recording with a transient failure is tried again.")
+
+    @field_validator("contact")
+    @classmethod
+    def _contact(cls, value: str) -> str:
+        if not re.fullmatch(r"[^@\s]+@[^@\s]+|https?://\S+", value):
+            raise ValueError("not a contact; give an e-mail address or a web address, as in 'corpus@example.org'")
+        return value
+
+    @model_validator(mode="after")
+    def _durations(self):
+        if self.min_duration_s >= self.max_duration_s:
+            raise ValueError(f"min_duration_s {self.min_duration_s} must be below max_duration_s {self.max_duration_s}")
+        return self
+
+    @property
+    def settings(self) -> Settings:
+        """These settings alone, without the sources of a whole file.
+
+        Small, hashable, cheap to send to another process.
+        """
+        return self
+
+    @property
+    def user_agent_header(self) -> str:
+        return (
+            f"{self.user_agent} (+{self.contact})" if "://" in self.contact else f"{self.user_agent} ({self.contact})"
+        )
+
+
+class _Source(BaseModel):
+    """What every kind of source has."""
+
+    model_config = FROZEN
+
+    name: str = Field(description="Folder name in the corpus: lower-case letters, digits and dashes.")
+    enabled: bool = Field(True, description="Whether a sync visits it.")
+    licence: str | None = Field(None, description="Licence of its recordings, where the source itself states none.")
+    language: str | None = Field(
+        None, pattern=r"^[a-z]{2,3}$", description="ISO 639 hint, where the source states none."
+    )
+    max_new: int | None = Field(None, ge=1, description="New recordings taken in one run; the rest wait for the next.")
+    min_duration_s: float | None = Field(None, ge=0, description="Overrides the general setting, in seconds.")
+    max_duration_s: float | None = Field(None, gt=0, description="Overrides the general setting, in seconds.")
+
+    @field_validator("name")
+    @classmethod
+    def _name(cls, value: str) -> str:
+        return check_source_name(value)
+
+
+class PodcastSource(_Source):
+    """RSS or Atom feeds with audio enclosures."""
+
+    kind: Literal["podcast"] = "podcast"
+    feeds: tuple[WebAddress, ...] = Field((), description="Addresses of the feeds.")
+
+    @model_validator(mode="after")
+    def _some_feed(self):
+        if not self.feeds:
+            raise ValueError("a podcast source needs 'feeds', a list of feed addresses")
+        return self
+
+
+class AudiobookSource(_Source):
+    """Books read aloud: the LibriVox catalogue."""
+
+    kind: Literal["audiobook"] = "audiobook"
+    base_url: WebAddress = Field("https://librivox.org/api/feed/audiobooks", description="The catalogue's address.")
+    author: str | None = Field(None, description="Only books by authors whose last name begins so.")
+    title: str | None = Field(None, description="Only books whose title begins so.")
+    page_size: int = Field(50, ge=1, le=1000, description="Books asked for in one request.")
+
+
+class YoutubeSource(_Source):
+    """Anything yt-dlp reads: channels, playlists, searches, single pages."""
+
+    kind: Literal["youtube"] = "youtube"
+    urls: tuple[ListingAddress, ...] = Field(
+        min_length=1, description="Addresses of channels, playlists or pages, or 'ytsearch10:words'."
+    )
+    sleep_s: float = Field(1.0, ge=0, description="Wait between requests in seconds.")
+    cookies_file: str | None = Field(None, description="Netscape cookies file of an account that may see the videos.")
+    extractors: tuple[str, ...] = Field(
+        (), description="Names of yt-dlp extractors to ask, as patterns; empty: all that may fit."
+    )
+    max_listed: int | None = Field(None, ge=1, description="Entries read from each address in one run.")
+
+
+Source = Annotated[PodcastSource | AudiobookSource | YoutubeSource, Field(discriminator="kind")]
+
+
+class SourcesConfig(Settings):
+    """A whole ``sources.yaml``. It is itself the `Settings` that `triforce.ingest.sync` takes."""
+
+    sources: tuple[Source, ...] = Field(min_length=1, description="The sources, in the order they are visited.")
+
+    @model_validator(mode="after")
+    def _unique_names(self):
+        names = [source.name for source in self.sources]
+        if repeated := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"source names {repeated} are there more than once; each source needs its own")
+        return self
+
+    @property
+    def settings(self) -> Settings:
+        return Settings(**{name: getattr(self, name) for name in Settings.model_fields})
+
+    def source(self, name: str) -> Source:
+        for source in self.sources:
+            if source.name == name:
+                return source
+        raise ValueError(f"no source {name!r} in the file; there are: {', '.join(s.name for s in self.sources)}")
+
+
+def load_sources(uri: str) -> SourcesConfig:
+    """Read and check a ``sources.yaml``; `ValueError` names file, line, value and fix for each fault."""
+    return load_model(uri, SourcesConfig)

@@ -1,0 +1,147 @@
+"""One media file from the web to the disk.
+
+Resumed where it broke off, hashed as it comes, never more than it may be.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from triforce.ingest import web
+from triforce.ingest.config import Settings
+from triforce.ingest.corpus import RejectReason
+from triforce.ingest.errors import Rejected
+
+
+@dataclass(frozen=True)
+class Download:
+    """A file that came whole."""
+
+    path: Path
+    url: str
+    """Where the bytes came from in the end, behind all redirects."""
+    num_bytes: int
+    sha256: str
+    content_type: str
+
+
+def download(url: str, path: Path, settings: Settings) -> Download:
+    """Fetch ``url`` into ``path``; `Rejected` when it cannot be had.
+
+    Where ``path`` already holds the beginning, and ``path``.json the validator it came with, only the rest is asked
+    for (Range with
+    If-Range, RFC 9110, 13.1.5 and 14.2), so an interrupted process resumes as an interrupted connection does. A file
+    that changed
+    meanwhile begins anew.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    result = web.with_retries(lambda: _attempt(url, path, settings), settings)
+    _validator_file(path).unlink(missing_ok=True)
+    return result
+
+
+def discard(path: Path) -> None:
+    """Remove a partial download and its validator."""
+    path.unlink(missing_ok=True)
+    _validator_file(path).unlink(missing_ok=True)
+
+
+def _attempt(url: str, path: Path, settings: Settings) -> Download:
+    offset, validator = _resume_point(path, url)
+    headers = {"Accept-Encoding": "identity"}
+    if offset:
+        headers |= {"Range": f"bytes={offset}-", "If-Range": validator}
+    with web.open_stream(url, settings, headers) as response:
+        if response.status_code == 416:
+            discard(path)
+            raise web.Retry(RejectReason.WRONG_LENGTH, f"{url}: the file is shorter than what came of it before")
+        if response.status_code == 206 and _range_start(response) != offset:
+            discard(path)
+            raise web.Retry(RejectReason.WRONG_LENGTH, f"{url}: the server sent another range than byte {offset} on")
+        if response.status_code != 206:
+            offset = 0
+            discard(path)
+        total = _declared_total(response, offset)
+        if total is not None and total > settings.max_bytes:
+            discard(path)
+            raise Rejected(RejectReason.TOO_LARGE, f"{url}: {total} bytes declared, the limit is {settings.max_bytes}")
+        if offset == 0:
+            _save_validator(path, url, response)
+        num_bytes, sha256 = _receive(response, path, offset, settings)
+        if total is not None and num_bytes != total:
+            raise web.Retry(RejectReason.WRONG_LENGTH, f"{url}: {num_bytes} bytes came, {total} were declared")
+        content_type = response.headers.get("content-type", "").split(";")[0].strip().lower()
+        return Download(path, str(response.url), num_bytes, sha256, content_type)
+
+
+def _receive(response: httpx.Response, path: Path, offset: int, settings: Settings) -> tuple[int, str]:
+    """Append the body to ``path``, which holds ``offset`` bytes; bytes and SHA-256 of the whole."""
+    digest = hashlib.sha256()
+    with path.open("ab") as file:
+        if offset:
+            _digest_file(path, digest)
+        pace, num_bytes = web.Pace(str(response.url), settings), offset
+        try:
+            for block in web.decoded_blocks(response, settings.max_bytes - offset):
+                file.write(block)
+                digest.update(block)
+                num_bytes += len(block)
+                pace.count(len(block))
+        except Rejected as rejection:
+            if rejection.reason is RejectReason.TOO_LARGE:
+                discard(path)
+            raise
+    return num_bytes, digest.hexdigest()
+
+
+def _digest_file(path: Path, digest) -> None:
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+
+
+def _declared_total(response: httpx.Response, offset: int) -> int | None:
+    """Length of the whole file as the server declares it.
+
+    None where it does not, or declares only the packed length.
+    """
+    if response.headers.get("content-encoding", "identity").lower() not in ("", "identity"):
+        return None
+    length = response.headers.get("content-length", "")
+    return offset + int(length) if re.fullmatch(r"\d{1,18}", length) else None
+
+
+def _range_start(response: httpx.Response) -> int:
+    match = re.match(r"bytes (\d{1,18})-", response.headers.get("content-range", ""))
+    return int(match.group(1)) if match else -1
+
+
+def _validator_file(path: Path) -> Path:
+    return path.with_name(path.name + ".json")
+
+
+def _save_validator(path: Path, url: str, response: httpx.Response) -> None:
+    """Keep what tells this version of the file from another: a strong ETag, or else its date.
+
+    Without one there is no resuming.
+    """
+    etag, packed = response.headers.get("etag", ""), response.headers.get("content-encoding", "identity") != "identity"
+    validator = etag if etag.startswith('"') else response.headers.get("last-modified")
+    if validator and not packed:
+        _validator_file(path).write_text(json.dumps({"url": url, "validator": validator}), encoding="utf-8")
+
+
+def _resume_point(path: Path, url: str) -> tuple[int, str]:
+    """How many bytes are there already, and the validator they came with; (0, "") where nothing can be resumed."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        saved = json.loads(_validator_file(path).read_text(encoding="utf-8"))
+        if saved["url"] == url and (size := path.stat().st_size):
+            return size, saved["validator"]
+    return 0, ""

@@ -1,0 +1,201 @@
+"""What a sync remembers between runs, kept in the corpus itself.
+
+::
+
+    state/source=<source>/pending.jsonl     discovered recordings that are not settled yet, in order of discovery
+    state/source=<source>/pages.json        validators and hashes of feeds and pages as they were when ``pending`` was
+    written
+    state/claims/<kind>/<aa>/<hash>         "<source>/<recording_id>": who had this guid, address, bytes or sound first
+    state/partial/<recording_id>            a download under way
+
+All of it can be lost: then feeds are read in full and recordings looked at once more, and nothing is fetched twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+from triforce.ingest import storage
+from triforce.ingest.corpus import Corpus, Recording, RejectReason, Status
+
+CLAIM_KINDS = {
+    "guid": RejectReason.DUPLICATE_ID,
+    "url": RejectReason.DUPLICATE_URL,
+    "bytes": RejectReason.DUPLICATE_BYTES,
+    "audio": RejectReason.DUPLICATE_AUDIO,
+}
+
+MEDIA_PATH = re.compile(r"\.(mp3|m4a|m4b|mp4|aac|ogg|oga|opus|flac|wav|webm|mka)$", re.IGNORECASE)
+
+TRACKING_KEY = re.compile(
+    r"(utm_.*|fbclid|gclid|mc_[ce]id|aw_0_.*|awcollectionid|awepisodeid|_ga|ref|src|source|dest)", re.IGNORECASE
+)
+
+# Redirectors that count listeners and put the true address behind their own: "<redirector>/<true host>/<true path>".
+TRACKING_PREFIX = re.compile(
+    r"^(?:(?:www\.|dts\.)?podtrac\.com/(?:pts/)?redirect\.\w+|pdst\.fm/e|chtbl\.com/track/\w+|chrt\.fm/track/\w+|op3\.dev/e(?:,[^/]*)?"
+    r"|mgln\.ai/e/\w+|pscrb\.fm/rss/p|verifi\.podscribe\.com/rss/p|prfx\.byspotify\.com/e|pdcn\.co/e|media\.blubrry\.com/[\w-]+"
+    r"|claritaspod\.com/measure|arttrk\.com/p/\w+|swap\.fm/track/\w+)/",
+    re.IGNORECASE,
+)
+
+
+def canonical_url(url: str) -> str:
+    """``url`` without scheme, fragment and what only counts visitors, for comparing; not for fetching.
+
+    The whole query goes where the path already names a media file; elsewhere, as in ``get.php?id=7``, it may be what
+    names the
+    recording, and only known tracking keys go.
+    """
+    parts = urlsplit(url)
+    bare = f"{(parts.hostname or '').removeprefix('www.')}{f':{parts.port}' if parts.port not in (None, 80, 443) else ''}{parts.path}"
+    while match := TRACKING_PREFIX.match(bare):
+        bare = re.sub(r"^https?(://|:/|/)", "", bare[match.end() :])
+    if MEDIA_PATH.search(bare) or not parts.query:
+        return bare
+    kept = [
+        (key, value) for key, value in parse_qsl(parts.query, keep_blank_values=True) if not TRACKING_KEY.fullmatch(key)
+    ]
+    return f"{bare}?{urlencode(sorted(kept))}" if kept else bare
+
+
+def _state(corpus: Corpus, *parts: str) -> str:
+    return storage.join(corpus.uri, "state", *parts)
+
+
+# Pending recordings and page validators.
+
+
+def read_pending(corpus: Corpus, source: str) -> list[Recording] | None:
+    """The recordings discovered earlier, None where nothing is remembered."""
+    try:
+        data = storage.read_bytes(_state(corpus, f"source={source}", "pending.jsonl"))
+        return [Recording(**json.loads(line)) for line in data.splitlines()]
+    except (FileNotFoundError, ValueError, TypeError):
+        return None
+
+
+def write_pending(corpus: Corpus, source: str, recordings: Iterable[Recording]) -> None:
+    with (
+        storage.atomic_file(_state(corpus, f"source={source}", "pending.jsonl")) as path,
+        path.open("w", encoding="utf-8") as file,
+    ):
+        for recording in recordings:
+            file.write(json.dumps(vars(recording), ensure_ascii=False) + "\n")
+
+
+def read_pages(corpus: Corpus, source: str) -> dict[str, dict[str, str | None]]:
+    """Validators by page address: ``etag``, ``last_modified``, ``sha256``, ``next``."""
+    try:
+        return json.loads(storage.read_bytes(_state(corpus, f"source={source}", "pages.json")))
+    except (FileNotFoundError, ValueError):
+        return {}
+
+
+def write_pages(corpus: Corpus, source: str, pages: dict[str, dict[str, str | None]]) -> None:
+    storage.write_bytes(
+        _state(corpus, f"source={source}", "pages.json"), json.dumps(pages, indent=0, sort_keys=True).encode()
+    )
+
+
+# Claims: what makes a duplicate.
+
+
+def keys_of(recording: Recording, *, sha256: str | None = None, pcm_sha256: str | None = None) -> dict[str, str]:
+    """What a recording may share with another one, by kind of claim."""
+    keys = {"url": canonical_url(recording.url)} if recording.url else {}
+    if is_universal(recording.source_id):
+        keys["guid"] = recording.source_id
+    if sha256:
+        keys["bytes"] = sha256
+    if pcm_sha256:
+        keys["audio"] = pcm_sha256
+    return keys
+
+
+def is_universal(identifier: str) -> bool:
+    """Whether an id is likely the only one of its kind in the world: an address, a UUID, a long token.
+
+    Not "17" or "episode-3".
+    """
+    if "://" in identifier or identifier.startswith("tag:"):
+        return True
+    return len(identifier) >= 20 and len(set(identifier)) >= 8
+
+
+def find_owner(corpus: Corpus, recording: Recording, keys: dict[str, str]) -> tuple[str, Recording] | None:
+    """The kind of claim, and the other recording that has it; None if this one is the first."""
+    for kind in CLAIM_KINDS:
+        if kind not in keys:
+            continue
+        try:
+            source, recording_id = storage.read_bytes(_claim_uri(corpus, kind, keys[kind])).decode().split("/")
+            if recording_id == recording.recording_id:
+                continue
+            owner = corpus.read_recording(source, recording_id)
+        except (FileNotFoundError, ValueError):
+            continue  # no claim, or its owner was never finished
+        if owner.status == Status.FETCHED or "removed_at" in owner.metadata:
+            return kind, owner
+    return None
+
+
+def write_claims(corpus: Corpus, recording: Recording, keys: dict[str, str]) -> None:
+    for kind, key in keys.items():
+        storage.write_bytes(_claim_uri(corpus, kind, key), f"{recording.source}/{recording.recording_id}".encode())
+
+
+def _claim_uri(corpus: Corpus, kind: str, key: str) -> str:
+    name = hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+    return _state(corpus, "claims", kind, name[:2], name)
+
+
+# Places and locks.
+
+
+def partial_path(corpus: Corpus, recording_id: str) -> Path:
+    """A local file to download into; in the corpus where that is a local folder.
+
+    So that a later run finds and resumes it.
+    """
+    if storage.is_local(corpus.uri):
+        return Path(storage.resolve(_state(corpus, "partial"))[1]) / recording_id
+    name = hashlib.sha256(corpus.uri.encode()).hexdigest()[:12]
+    return Path(tempfile.gettempdir()) / f"triforce-partial-{name}" / recording_id
+
+
+@contextlib.contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Hold ``path`` as a lock against threads and processes of this machine.
+
+    The file is gone afterwards, whoever dies.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        handle = os.open(path, os.O_CREAT | os.O_RDWR)
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        try:
+            if os.stat(path).st_ino == os.fstat(handle).st_ino:
+                break
+        except FileNotFoundError:
+            pass
+        os.close(handle)  # the holder before us removed the file that we waited for
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def commit_lock(corpus: Corpus) -> contextlib.AbstractContextManager:
+    """Held from the search for duplicates to the row's writing, so that of two equal recordings one is first."""
+    return exclusive(partial_path(corpus, "commit").with_suffix(".lock"))

@@ -1,0 +1,139 @@
+"""Discovery of one source: its pages, what of them is new, and what waits from earlier runs."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+
+from triforce.ingest import ledger
+from triforce.ingest.config import AudiobookSource, PodcastSource, Settings, Source
+from triforce.ingest.corpus import Corpus, Recording
+from triforce.ingest.errors import Rejected
+from triforce.ingest.sources import audiobook, podcast
+from triforce.ingest.web import Document, get_document
+
+KNOWN_IN_A_ROW = 60
+"""A listing that is newest first is left after so many known entries: two pages of the largest sites. Assumed."""
+
+
+class Listing:
+    """One look at a source. Pages are asked for conditionally.
+
+    And their validators kept only along with what they held.
+    """
+
+    def __init__(self, source: Source, settings: Settings, corpus: Corpus, on_problem: Callable[[Rejected], None]):
+        self._source, self._settings, self._corpus, self._on_problem = source, settings, corpus, on_problem
+        self._known = corpus.recording_ids(source.name)
+        self._waiting = self._read_waiting()
+        self._pages = ledger.read_pages(corpus, source.name)
+        self._read, self._failures, self._changed = 0, [], False
+
+    def pending(self) -> Iterator[Recording]:
+        """New recordings in the order of their pages, then the ones to try again.
+
+        Written down before the first is yielded.
+        """
+        retry = dict(self._waiting)
+        fresh: dict[str, Recording] = {}
+        for recording in self._listed():
+            if recording.recording_id not in self._known:
+                retry.pop(recording.recording_id, None)
+                fresh.setdefault(recording.recording_id, recording)
+        unfetched = {key: value for key, value in retry.items() if key not in self._known}
+        again = {key: value for key, value in retry.items() if key in self._known}
+        everything = [*unfetched.values(), *fresh.values(), *again.values()]
+        if self._changed or fresh or len(everything) != len(self._waiting):
+            ledger.write_pending(self._corpus, self._source.name, everything)
+            ledger.write_pages(self._corpus, self._source.name, self._pages)
+        if self._failures and not self._read and not everything:
+            raise self._failures[0]
+        yield from everything
+
+    def _read_waiting(self) -> dict[str, Recording]:
+        """What earlier runs discovered and did not settle; read from the rows themselves where the list is lost."""
+        remembered = ledger.read_pending(self._corpus, self._source.name)
+        if remembered is None:
+            rows = self._corpus.recordings(self._source.name) if self._known else []
+            return {row.recording_id: row for row in rows if self._is_open(row)}
+        return {
+            item.recording_id: item
+            for item in remembered
+            if item.recording_id not in self._known or self._is_open(item)
+        }
+
+    def _is_open(self, recording: Recording) -> bool:
+        row = self._corpus.read_recording(recording.source, recording.recording_id)
+        return not row.is_settled and int(row.metadata.get("runs", "0")) < self._settings.max_runs
+
+    def _listed(self) -> Iterator[Recording]:
+        if isinstance(self._source, PodcastSource):
+            for url in self._source.feeds:
+                yield from self._guarded(self._feed(url))
+        elif isinstance(self._source, AudiobookSource):
+            yield from self._guarded(self._catalogue())
+        else:
+            from triforce.ingest.sources import youtube  # yt-dlp takes a second to import
+
+            for url in self._source.urls:
+                entries = youtube.discover_entries(self._source, self._settings, url)
+                yield from self._guarded(self._until_known(entries) if youtube.is_newest_first(url) else entries)
+
+    def _guarded(self, recordings: Iterator[Recording]) -> Iterator[Recording]:
+        try:
+            yield from recordings
+            self._read += 1
+        except Rejected as rejection:
+            self._failures.append(rejection)
+            self._on_problem(rejection)
+
+    def _until_known(self, recordings: Iterator[Recording]) -> Iterator[Recording]:
+        in_a_row = 0
+        for recording in recordings:
+            in_a_row = in_a_row + 1 if recording.recording_id in self._known else 0
+            if in_a_row >= KNOWN_IN_A_ROW:
+                return
+            yield recording
+
+    def _document(self, url: str) -> Document:
+        """The page at ``url``; its body is None if it has not changed since the pending recordings were written."""
+        last = self._pages.get(url, {})
+        document = get_document(url, self._settings, etag=last.get("etag"), last_modified=last.get("last_modified"))
+        if document.body is None:
+            return document
+        sha256 = hashlib.sha256(document.body).hexdigest()
+        if sha256 == last.get("sha256"):
+            return Document(document.url, None)
+        return document
+
+    def _remember(self, url: str, document: Document, **extra) -> None:
+        self._changed = True
+        self._pages[url] = extra | {
+            "etag": document.etag,
+            "last_modified": document.last_modified,
+            "sha256": hashlib.sha256(document.body).hexdigest(),
+        }
+
+    def _feed(self, url: str) -> Iterator[Recording]:
+        document = self._document(url)
+        if document.body is None:
+            return
+        yield from podcast.parse_feed(document.body, url, self._source, base_url=document.url)
+        self._remember(url, document)
+
+    def _catalogue(self) -> Iterator[Recording]:
+        offset = 0
+        while True:
+            url = audiobook.page_url(self._source, offset)
+            document = self._document(url)
+            if document.body is None:
+                num_books = int(self._pages[url].get("books") or 0)
+            else:
+                books = audiobook.parse_page(document.body, url)
+                for book in books:
+                    yield from audiobook.sections(book, document.url, self._source)
+                num_books = len(books)
+                self._remember(url, document, books=num_books)
+            if num_books < self._source.page_size:
+                return
+            offset += num_books

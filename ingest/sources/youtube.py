@@ -1,0 +1,404 @@
+"""Everything yt-dlp reads: channels, playlists, searches, pages with a player.
+
+yt-dlp runs as a library with its own network code swapped for one that checks every address, redirects included,
+before it connects.
+No post-processor runs, so nothing is executed or transcoded: the best audio lands on the disk as the site serves it.
+"""
+
+from __future__ import annotations
+
+import functools
+import http.client
+import logging
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.error import URLError
+from urllib.parse import urlsplit
+
+import yt_dlp
+from yt_dlp.networking import _helper
+from yt_dlp.networking._urllib import HTTPHandler, UrllibRH
+from yt_dlp.networking.exceptions import HTTPError, TransportError
+
+from triforce.ingest import addresses
+from triforce.ingest.config import Settings, YoutubeSource
+from triforce.ingest.corpus import Recording, RejectReason, Status, make_recording_id
+from triforce.ingest.errors import Rejected
+
+logger = logging.getLogger(__name__)
+
+MAX_NESTING = 4
+"""A channel holds tabs, a tab holds playlists, a playlist holds videos."""
+
+WITHOUT_IDS = ("Generic", "HTML5MediaEmbed", "html5")
+"""Extractors whose ids are made of file names, which two hosts may share."""
+
+BLOCK_WORDS = (
+    "not a bot",
+    "sign in to confirm",
+    "login required",
+    "log in",
+    "rate-limit",
+    "rate limit",
+    "too many requests",
+    "captcha",
+)
+ABSENT_WORDS = ("unavailable", "not available", "removed", "does not exist", "terminated", "not found", "deleted")
+FORBIDDEN_WORDS = (
+    "private video",
+    "members-only",
+    "members only",
+    "join this channel",
+    "confirm your age",
+    "drm",
+    "geo restrict",
+)
+
+
+def is_newest_first(url: str) -> bool:
+    """Whether a listing grows at its front. A channel does; a playlist grows at its end and must be read to it."""
+    return bool(re.search(r"youtube\.com/(@|channel/|c/|user/)", url))
+
+
+def discover_entries(source: YoutubeSource, settings: Settings, url: str) -> Iterator[Recording]:
+    """What lies behind ``url``, newest first as sites list it, without looking at each video.
+
+    `Rejected` if it cannot be read.
+    """
+    with _YoutubeDL(_options(source, settings), settings) as ydl:
+        count = 0
+        for entry in _entries(ydl, url, depth=0):
+            recording = _recording(entry, url, source)
+            if recording is None:
+                continue
+            yield recording
+            count += 1
+            if source.max_listed and count >= source.max_listed:
+                return
+
+
+def _entries(ydl: yt_dlp.YoutubeDL, url: str, depth: int) -> Iterator[dict]:
+    info = _extract(ydl, url)
+    kind = info.get("_type", "video")
+    if kind in ("url", "url_transparent"):
+        if depth < MAX_NESTING:
+            yield from _entries(ydl, info["url"], depth + 1)
+    elif kind in ("playlist", "multi_video"):
+        entries = info.get("entries") or []
+        alone = isinstance(entries, list) and len(entries) == 1
+        for entry in _iterate(entries, url):
+            nested = entry.get("_type") == "playlist" or entry.get("ie_key") in ("YoutubeTab", "YoutubePlaylist")
+            if nested and depth < MAX_NESTING:
+                yield from _entries(ydl, entry.get("webpage_url") or entry["url"], depth + 1)
+            elif not nested:
+                yield _placed(entry, info, alone)
+    else:
+        yield info
+
+
+def _placed(entry: dict, listing: dict, alone: bool) -> dict:
+    """``entry`` with its listing's name and an address of its own, which a player among others on one page lacks."""
+    shared = {
+        "playlist_title": listing.get("title"),
+        "playlist_uploader": listing.get("uploader") or listing.get("channel"),
+    }
+    if entry.get("_type") in ("url", "url_transparent"):
+        return shared | entry
+    if alone:
+        own = {key: listing.get(key) for key in ("title", "webpage_url", "original_url")}
+    else:
+        media_urls = [entry.get("url"), *(item.get("url") for item in entry.get("formats") or [])]
+        own = {"webpage_url": entry.get("webpage_url") or next(filter(None, media_urls), None)}
+    return shared | entry | {key: value for key, value in own.items() if value}
+
+
+def _iterate(entries, url: str) -> Iterator[dict]:
+    """Lists come page by page, so errors come here too."""
+    try:
+        yield from (entry for entry in entries if isinstance(entry, dict))
+    except (yt_dlp.utils.YoutubeDLError, yt_dlp.networking.exceptions.RequestError) as error:
+        raise rejection_of(error, url) from error
+
+
+def _recording(entry: dict, listing_url: str, source: YoutubeSource) -> Recording | None:
+    flat = entry.get("_type") in ("url", "url_transparent")
+    url = entry.get("url") if flat else entry.get("webpage_url") or entry.get("original_url")
+    if not url or urlsplit(url).scheme not in ("http", "https"):
+        return None
+    extractor = entry.get("ie_key") or entry.get("extractor_key") or "Generic"
+    source_id = url if extractor in WITHOUT_IDS or not entry.get("id") else f"{extractor.lower()}:{entry['id']}"
+    metadata = {
+        "extractor": extractor,
+        "listed_at": listing_url,
+        "live_status": entry.get("live_status"),
+        "view_count": entry.get("view_count"),
+        "channel_id": entry.get("channel_id"),
+    }
+    return Recording(
+        recording_id=make_recording_id(source.name, source_id),
+        source=source.name,
+        source_kind=source.kind,
+        source_id=source_id,
+        url=url,
+        page_url=url,
+        title=_title(entry, extractor),
+        author=entry.get("uploader") or entry.get("channel") or entry.get("playlist_uploader"),
+        collection=entry.get("playlist_title") or entry.get("channel"),
+        published=_iso_date(entry.get("upload_date")),
+        licence=entry.get("license") or source.licence,
+        language=source.language or entry.get("language"),
+        duration_s=float(entry["duration"]) if entry.get("duration") else None,
+        status=Status.DISCOVERED,
+        metadata={key: str(value) for key, value in metadata.items() if value not in (None, "")},
+    )
+
+
+def fetch_video(recording: Recording, source: YoutubeSource, settings: Settings, path: Path) -> tuple[Path, dict]:
+    """Download the best audio of ``recording`` beside ``path``: the file, and what the site says about it."""
+    options = _options(source, settings) | {
+        "outtmpl": {"default": f"{path}.%(ext)s".replace("%", "%%").replace("%%(ext)s", "%(ext)s")},
+        "format": "bestaudio/best",
+        "max_filesize": settings.max_bytes,
+        "progress_hooks": [functools.partial(_check_progress, settings, recording.url)],
+    }
+    with _YoutubeDL(options, settings) as ydl:
+        info = _first_video(_extract(ydl, recording.url, process=True), recording.url)
+        check_video(info, source, settings, recording.url)
+        try:
+            done = ydl.process_ie_result(info, download=True)
+        except (yt_dlp.utils.YoutubeDLError, yt_dlp.networking.exceptions.RequestError) as error:
+            raise rejection_of(error, recording.url) from error
+    downloads = done.get("requested_downloads") or []
+    if len(downloads) != 1 or not Path(downloads[0]["filepath"]).exists():
+        raise Rejected(
+            RejectReason.TOO_LARGE,
+            f"{recording.url}: nothing was saved; most likely it is over {settings.max_bytes} bytes",
+        )
+    return Path(downloads[0]["filepath"]), done
+
+
+def _title(entry: dict, extractor: str) -> str | None:
+    """yt-dlp numbers the players of a page; where there is one only, the number is noise."""
+    title = entry.get("title")
+    numbered = title and extractor == "HTML5MediaEmbed" and not entry.get("playlist_title")
+    return title.removesuffix(" (1)") if numbered else title
+
+
+def _first_video(info: dict, url: str) -> dict:
+    while info.get("_type") in ("playlist", "multi_video"):
+        entries = [entry for entry in info.get("entries") or [] if entry]
+        if len(entries) != 1:
+            raise Rejected(
+                RejectReason.BAD_METADATA,
+                f"{url}: {len(entries)} videos where one was expected; list the page as a source",
+            )
+        info = entries[0]
+    return info
+
+
+def check_video(info: dict, source: YoutubeSource, settings: Settings, url: str) -> None:
+    """`Rejected` for what is not worth a download: live, too long, too short."""
+    if info.get("is_live") or info.get("live_status") in ("is_live", "is_upcoming", "post_live"):
+        raise Rejected(
+            RejectReason.NETWORK,
+            f"{url}: live or not yet there ({info.get('live_status')}); a later run will look again",
+        )
+    duration_s, longest_s = info.get("duration"), source.max_duration_s or settings.max_duration_s
+    if duration_s and duration_s > longest_s:
+        raise Rejected(RejectReason.TOO_LONG, f"{url}: {duration_s} s, the limit is {longest_s:.0f} s")
+
+
+def _check_progress(settings: Settings, url: str, progress: dict) -> None:
+    if progress.get("downloaded_bytes", 0) > settings.max_bytes:
+        raise Rejected(RejectReason.TOO_LARGE, f"{url}: more than {settings.max_bytes} bytes")
+    elapsed_s, num_bytes = progress.get("elapsed") or 0.0, progress.get("downloaded_bytes") or 0
+    if progress.get("status") == "downloading" and elapsed_s > settings.slow_window_s:
+        if num_bytes < elapsed_s * settings.min_bytes_per_s:
+            raise Rejected(RejectReason.TOO_SLOW, f"{url}: {num_bytes} bytes in {elapsed_s:.0f} s")
+
+
+def _extract(ydl: yt_dlp.YoutubeDL, url: str, *, process: bool = False) -> dict:
+    try:
+        info = ydl.extract_info(url, download=False, process=process)
+    except (yt_dlp.utils.YoutubeDLError, yt_dlp.networking.exceptions.RequestError) as error:
+        raise rejection_of(error, url) from error
+    if not isinstance(info, dict):
+        raise Rejected(RejectReason.BAD_METADATA, f"{url}: yt-dlp finds nothing there")
+    return info
+
+
+def rejection_of(error: Exception, url: str) -> Rejected:
+    """The named reason of a yt-dlp error: by the causes it carries, then by HTTP status, then by its words."""
+    causes = list(_causes(error))
+    for cause in causes:
+        if isinstance(cause, Rejected):
+            return cause
+    status = next((cause.status for cause in causes if isinstance(cause, HTTPError)), None)
+    text = " ".join(str(error).split())
+    words, detail = text.lower(), f"{url}: {text[:300]}"
+    if status == 429 or any(word in words for word in BLOCK_WORDS):
+        return Rejected(RejectReason.BLOCKED, detail)
+    if any(word in words for word in FORBIDDEN_WORDS):
+        return Rejected(RejectReason.FORBIDDEN, detail)
+    if status in (404, 410) or any(word in words for word in ABSENT_WORDS):
+        return Rejected(RejectReason.NOT_FOUND, detail)
+    if status in (401, 402, 403, 451):
+        return Rejected(RejectReason.FORBIDDEN, detail)
+    if "unsupported url" in words or "no video formats" in words or "is not a valid url" in words:
+        return Rejected(RejectReason.NOT_AUDIO, detail)
+    return Rejected(RejectReason.NETWORK, detail)
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    queue = [error]
+    while queue:
+        current = queue.pop()
+        if current is None or id(current) in seen:
+            continue
+        seen.add(id(current))
+        yield current
+        info = getattr(current, "exc_info", None)
+        queue += [
+            current.__cause__,
+            current.__context__,
+            getattr(current, "cause", None),
+            getattr(current, "reason", None),
+        ]
+        queue += [info[1]] if isinstance(info, tuple) and len(info) > 1 else []
+        queue = [item for item in queue if isinstance(item, BaseException)]
+
+
+def _iso_date(date: str | None) -> str | None:
+    return f"{date[:4]}-{date[4:6]}-{date[6:8]}" if date and len(date) == 8 and date.isdecimal() else None
+
+
+def _options(source: YoutubeSource, settings: Settings) -> dict:
+    return {
+        "allowed_extractors": _extractors(source),
+        "quiet": True,
+        "no_warnings": True,
+        "noprogress": True,
+        "logger": _Logger(),
+        "cachedir": False,
+        "ignoreconfig": True,
+        "extract_flat": "in_playlist",
+        "lazy_playlist": True,
+        "noplaylist": False,
+        "postprocessors": [],
+        "fixup": "never",
+        "hls_prefer_native": True,
+        "overwrites": False,
+        "writethumbnail": False,
+        "retries": settings.tries,
+        "fragment_retries": settings.tries,
+        "extractor_retries": min(settings.tries, 3),
+        "retry_sleep_functions": {
+            kind: lambda n: min(settings.backoff_s * 2**n, settings.max_backoff_s)
+            for kind in ("http", "fragment", "extractor")
+        },
+        "socket_timeout": settings.read_timeout_s,
+        "sleep_interval_requests": source.sleep_s,
+        "cookiefile": source.cookies_file,
+        "http_headers": {"User-Agent": settings.user_agent_header} if not _is_youtube(source) else {},
+        "proxy": "",
+    }
+
+
+def _is_youtube(source: YoutubeSource) -> bool:
+    """YouTube's own clients send their own User-Agent, and yt-dlp must speak as they do."""
+    return all(
+        url.startswith("ytsearch") or re.match(r"https?://([\w.]+\.)?(youtube\.com|youtu\.be)/", url)
+        for url in source.urls
+    )
+
+
+def _extractors(source: YoutubeSource) -> list[str]:
+    """Which of yt-dlp's 1 900 extractors may be asked: compiling all their patterns takes 5 to 50 seconds."""
+    if source.extractors:
+        return list(source.extractors)
+    if _is_youtube(source):
+        return ["youtube.*"]
+    hosts = [urlsplit(url).hostname or "" for url in source.urls]
+    if all(re.fullmatch(r"localhost|[\d.]+|[0-9a-f:]*:[0-9a-f:.]*", host) for host in hosts):
+        return ["generic", "html5.*"]  # no site is known by its bare address
+    return ["default"]
+
+
+class _YoutubeDL(yt_dlp.YoutubeDL):
+    """yt-dlp with the one network code that checks addresses; its others (curl, requests, websockets) are left out."""
+
+    def __init__(self, options: dict, settings: Settings):
+        self._settings = settings
+        super().__init__(options)
+
+    def build_request_director(self, handlers, preferences=None):
+        return super().build_request_director([_checked_handler(self._settings.allow_private_hosts)], preferences)
+
+
+@functools.lru_cache(maxsize=2)
+def _checked_handler(allow_private: bool) -> type[UrllibRH]:
+    def connect(address, timeout=None, source_address=None, **_):
+        rows = addresses.resolve(*address, allow_private=allow_private)
+        failure: OSError | None = None
+        for row in rows:
+            try:
+                return _helper._socket_connect(row, timeout, source_address)
+            except OSError as error:
+                failure = error
+        raise failure
+
+    def connection(http_class, *args, **kwargs):
+        made = http_class(*args, **kwargs)
+        made._create_connection = connect
+        return made
+
+    class CheckedHTTPHandler(HTTPHandler):
+        def _open(self, name: str, request, **kwargs):
+            addresses.check_url(request.full_url)
+            return self.do_open(functools.partial(connection, getattr(http.client, name)), request, **kwargs)
+
+        def http_open(self, request):
+            return self._open("HTTPConnection", request)
+
+        def https_open(self, request):
+            return self._open("HTTPSConnection", request, context=self._context)
+
+    class CheckedUrllibRH(UrllibRH):
+        _SUPPORTED_URL_SCHEMES = ("http", "https")
+
+        def _send(self, request):
+            try:
+                return super()._send(request)
+            except Rejected as rejection:  # yt-dlp passes on its own errors only
+                raise TransportError(str(rejection), cause=rejection) from rejection
+
+        def _create_instance(self, proxies, cookiejar, legacy_ssl_support=None):
+            opener = super()._create_instance(proxies, cookiejar, legacy_ssl_support)
+            checked = CheckedHTTPHandler(context=self._make_sslcontext(legacy_ssl_support=legacy_ssl_support))
+            for handler in opener.handlers:
+                if type(handler) is HTTPHandler:
+                    handler.http_open, handler.https_open = checked.http_open, checked.https_open
+                for scheme in ("ftp", "file", "data"):
+                    if hasattr(handler, f"{scheme}_open"):
+                        setattr(handler, f"{scheme}_open", _refuse)
+            return opener
+
+    return CheckedUrllibRH
+
+
+def _refuse(request):
+    raise URLError(Rejected(RejectReason.BAD_REDIRECT, f"{request.full_url[:200]!r} is not an http or https address"))
+
+
+class _Logger:
+    """yt-dlp's messages, at our levels."""
+
+    def debug(self, message: str) -> None:
+        logger.debug("%s", message)
+
+    info = warning = debug
+
+    def error(self, message: str) -> None:
+        logger.info("%s", message)

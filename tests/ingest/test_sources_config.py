@@ -1,0 +1,67 @@
+"""Faults in a sources.yaml are named with their line and their fix."""
+
+from __future__ import annotations
+
+import pytest
+
+from triforce.ingest.config import SourcesConfig, load_sources
+
+GOOD = """\
+contact: corpus@example.org
+tries: 3
+sources:
+  - name: talk
+    kind: podcast
+    feeds: [https://example.org/feed.xml]
+  - name: books
+    kind: audiobook
+    author: Austen
+  - name: lectures
+    kind: youtube
+    urls: ["https://www.youtube.com/@example", "ytsearch3:phonetics"]
+"""
+
+
+def load(tmp_path, text: str) -> SourcesConfig:
+    path = tmp_path / "sources.yaml"
+    path.write_text(text, encoding="utf-8")
+    return load_sources(str(path))
+
+
+def test_a_good_file_is_read(tmp_path):
+    config = load(tmp_path, GOOD)
+    assert [source.kind for source in config.sources] == ["podcast", "audiobook", "youtube"]
+    assert config.source("books").author == "Austen"
+    assert config.settings.tries == 3
+    assert config.user_agent_header == "triforce-ingest/0.1 (corpus@example.org)"
+    assert not config.allow_private_hosts
+    assert hash(config.settings) == hash(load(tmp_path, GOOD).settings)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("tries: 3", "trys: 3", "sources.yaml:2: trys = 3: unknown key; did you mean 'tries'?"),
+        ("tries: 3", "tries: 99", "sources.yaml:2: tries = 99: Input should be less than or equal to 20"),
+        ("tries: 3", "tries: 3\ntries: 4", "sources.yaml:3: key 'tries' is there twice, first in line 2; keep one"),
+        ("    feeds:", "    feedz:", "sources.yaml:6: sources[0].feedz = ['https://example.org/feed.xml']: unknown key; did you mean 'feeds'?"),
+        ("kind: podcast", "kind: podcasts", "sources.yaml:4: sources[0].kind = 'podcasts': use one of 'podcast', 'audiobook', 'youtube'"),
+        ("name: books", "name: Books!", "sources.yaml:7: sources[1].name = 'Books!': source name 'Books!': use 1 to 40"),
+        ("https://example.org/feed.xml", "file:///etc/passwd", "sources.yaml:6: sources[0].feeds[0] = 'file:///etc/passwd': not a web address"),
+        ("name: books", "name: talk", "source names ['talk'] are there more than once"),
+        ("contact: corpus@example.org\n", "", "sources.yaml:1: contact: missing; add it"),
+        ("contact: corpus@example.org", "contact: nobody", "sources.yaml:1: contact = 'nobody': not a contact; give an e-mail"),
+        ("  - name: books", "  - [name: books", "sources.yaml:8: not YAML"),
+        ("    author: Austen", "    author: Austen\n    colour: red", "sources.yaml:10: sources[1].colour = 'red': unknown key; use one of: author,"),
+    ],
+)  # fmt: skip
+def test_each_fault_names_line_value_and_fix(tmp_path, old, new, expected):
+    assert old in GOOD
+    with pytest.raises(ValueError, match=r"sources\.yaml:") as caught:
+        load(tmp_path, GOOD.replace(old, new, 1))
+    assert expected in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(ValueError, match="no such file"):
+        load_sources(str(tmp_path / "none.yaml"))
