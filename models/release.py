@@ -100,20 +100,36 @@ def load_unique(model: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
     model.load_state_dict(tensors, strict=False)
 
 
-def load_stage(uri: str, stage: str, device: str | torch.device = "cpu") -> Stage | None:
-    """A stage of the release at ``uri``, or None where it is not trained yet."""
+def load_card(uri: str, stage: str) -> dict[str, Any] | None:
+    """What ``config.json`` of a stage says, without its weights; None where the stage is not trained yet."""
     fs, root = fsspec.core.url_to_fs(uri)
-    folder = f"{root.rstrip('/')}/{stage}"
-    if not fs.exists(f"{folder}/config.json"):
+    path = f"{root.rstrip('/')}/{stage}/config.json"
+    if not fs.exists(path):
         return None
-    card = json.loads(fs.cat_file(f"{folder}/config.json"))
+    card = json.loads(fs.cat_file(path))
     if card.get("format") != FORMAT or card.get("stage") != stage:
         raise ValueError(f"{uri}/{stage}/config.json: format {card.get('format')} of a {card.get('stage')}; this version reads format {FORMAT}")
+    return card
+
+
+def load_stage(uri: str, stage: str, device: str | torch.device = "cpu") -> Stage | None:
+    """A stage of the release at ``uri``, or None where it is not trained yet."""
+    card = load_card(uri, stage)
+    if card is None:
+        return None
+    fs, root = fsspec.core.url_to_fs(uri)
     model_class, config_class = MODELS[stage]
-    with torch.device("meta" if device == "meta" else "cpu"):
-        model = model_class(config_class.model_validate(card["model"]))
-    load_unique(model, load_tensors(fs.cat_file(f"{folder}/model.safetensors")))
+    model = model_class(config_class.model_validate(card["model"]))
+    load_unique(model, load_tensors(fs.cat_file(f"{root.rstrip('/')}/{stage}/model.safetensors")))
     return Stage(model.to(device).eval().requires_grad_(False), card)
+
+
+def require_dvae(uri: str, device: str | torch.device = "cpu") -> Stage:
+    """The dVAE of a release, which everything else stands on."""
+    stage = load_stage(uri, "dvae", device)
+    if stage is None:
+        raise FileNotFoundError(f"{uri}: no dvae/config.json here; train one with `triforce train dvae`, or name another release")
+    return stage
 
 
 class Release:
@@ -142,10 +158,7 @@ class Release:
 
     @cached_property
     def _dvae(self) -> Stage:
-        loaded = load_stage(self.uri, "dvae", self.device)
-        if loaded is None:
-            raise FileNotFoundError(f"{self.uri}: no dvae/config.json here; train one with `triforce train dvae`, or name another release")
-        return loaded
+        return require_dvae(self.uri, self.device)
 
     @cached_property
     def _gpt(self) -> Stage | None:

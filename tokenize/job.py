@@ -13,7 +13,7 @@ import torch
 from triforce.ingest import storage
 from triforce.ingest.corpus import Corpus
 from triforce.models.mel import MelConfig
-from triforce.models.release import load_stage
+from triforce.models.release import require_dvae
 from triforce.tokenize.config import TokenizeConfig
 from triforce.tokenize.encode import encode_shard
 from triforce.tokenize.plan import PlannedShard, extend_plan, load_tokenizer, open_tokens, shards_of
@@ -41,7 +41,7 @@ class ShardWriter:
             torch.set_num_threads(max(1, int(config.cpus_per_worker)))
         self.config = config
         self.device = torch.device(config.device)
-        stage = load_stage(config.release, "dvae", self.device)
+        stage = require_dvae(config.release, self.device)
         self.dvae = stage.model
         self.mel_config = MelConfig.model_validate(stage.card["mel"])
         self.tokenizer = load_tokenizer(config.tokens)
@@ -70,9 +70,7 @@ class ShardWriter:
 def tokenize_corpus(config: TokenizeConfig) -> TokenizeSummary:
     """Bring the shards up to date with the corpus. Ray is started here unless the caller or the cluster has done so."""
     started = time.monotonic()
-    stage = load_stage(config.release, "dvae")
-    if stage is None:
-        raise FileNotFoundError(f"{config.release}: no dvae/config.json here; train one with `triforce train dvae`")
+    stage = require_dvae(config.release)
     storage.remove_stale_temporaries(config.tokens)
     open_tokens(config, stage.hash, stage.model.config.num_codes)
     shards = shards_of(extend_plan(config))

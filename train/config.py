@@ -1,0 +1,120 @@
+"""What a training run is told, and the size presets."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+StageName = Literal["dvae", "gpt", "diffusion"]
+SizeName = Literal["tiny", "small", "medium", "tortoise"]
+
+
+class OptimizerConfig(BaseModel):
+    """AdamW with a warm-up, a plateau and a linear decay to zero, and a moving average of the weights."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    learning_rate: float = Field(1e-3, gt=0, le=1, description="Peak rate.")
+    warmup_steps: int = Field(50, ge=0, description="Steps of linear rise.")
+    decay_share: float = Field(0.7, ge=0, le=1, description="Share of the run, at its end, over which the rate falls to zero.")
+    weight_decay: float = Field(0.01, ge=0, le=1, description="On matrices and filters; never on vectors.")
+    beta1: float = Field(0.9, ge=0, lt=1, description="Decay of the gradient's mean.")
+    beta2: float = Field(0.95, ge=0, lt=1, description="Decay of the gradient's square.")
+    max_grad_norm: float = Field(1.0, gt=0, description="Gradients are scaled down to this norm.")
+    ema_decay: float = Field(0.995, ge=0, lt=1, description="Of the moving average of weights and buffers; it warms up with the steps.")
+
+
+class TrainConfig(BaseModel):
+    """One run, complete: saved with the release it makes. Unset sizes come from ``size``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    stage: StageName
+    release: str = Field(description="URI of the release: the stage is written here, earlier stages are read from here.")
+    runs: str = Field(description="URI of the folder for checkpoints and metrics.")
+    corpus: str | None = Field(None, description="URI of the corpus: dvae and diffusion read clips.")
+    tokens: str | None = Field(None, description="URI of the shards: gpt reads these.")
+    size: SizeName = Field("tiny", description="Preset of the network's shape.")
+    model: dict[str, Any] = Field(default_factory=dict, description="Fields of the network's config to set over the preset.")
+    optimizer: OptimizerConfig = OptimizerConfig()
+    max_steps: int = Field(600, ge=1, description="Optimizer steps.")
+    max_minutes: float | None = Field(None, gt=0, description="Training time after which the schedule ends early; none: steps alone count.")
+    batch_size: int = Field(16, ge=1, description="Samples (dvae, diffusion) or packed rows (gpt) a step, over all workers.")
+    accumulation: int = Field(1, ge=1, description="Parts a worker's batch is worked through in.")
+    crop_frames: int = Field(144, ge=16, le=65_536, description="Mel frames of a training crop (dvae, diffusion).")
+    context: int = Field(512, ge=32, le=65_536, description="Tokens of a packed row (gpt).")
+    layouts: dict[str, float] = Field(
+        default_factory=lambda: {"text>speech": 1.0}, description="Orders of segments and how often each is drawn (gpt)."
+    )
+    loss_weights: dict[str, float] = Field(
+        default_factory=lambda: {"text": 0.1}, description="Weight of a modality's tokens in the loss; 1 unless named (gpt)."
+    )
+    validation_share: float = Field(0.02, ge=0, lt=0.5, description="Share of the clips kept for validation, by a hash of their id.")
+    eval_every: int = Field(100, ge=1, description="Steps between evaluations.")
+    eval_clips: int = Field(32, ge=1, description="Clips in an evaluation, at most.")
+    checkpoint_every_s: float = Field(60.0, gt=0, description="Seconds between checkpoints.")
+    log_every: int = Field(10, ge=1, description="Steps between points of the training curve.")
+    seed: int = Field(0, ge=0, description="Of weights, order and noise.")
+    num_workers: int = Field(1, ge=1, le=4096, description="Data-parallel workers.")
+    use_gpu: bool = Field(False, description="One GPU a worker, with bfloat16.")
+    threads_per_worker: int | None = Field(None, ge=1, description="CPU threads of a worker; none: the cores shared out evenly.")
+    compile: bool = Field(False, description="Compile the network with torch.compile; pays on GPU.")
+    max_failures: int = Field(3, ge=-1, description="Restarts after a worker's death before the run ends; -1: no end.")
+    cache_bytes: int = Field(2 << 30, ge=1 << 20, description="Memory a worker keeps decoded clips in.")
+
+    @model_validator(mode="after")
+    def _check(self) -> TrainConfig:
+        wanted = "tokens" if self.stage == "gpt" else "corpus"
+        if getattr(self, wanted) is None:
+            raise ValueError(f"stage {self.stage} needs {wanted}: give the URI of the {wanted}")
+        if self.batch_size % (self.num_workers * self.accumulation):
+            raise ValueError(
+                f"batch_size {self.batch_size}: must be a multiple of num_workers x accumulation, {self.num_workers * self.accumulation}"
+            )
+        if not self.layouts or min(self.layouts.values()) < 0 or not sum(self.layouts.values()):
+            raise ValueError(f"layouts {self.layouts}: give at least one with a weight over 0")
+        return self
+
+    @property
+    def batch_per_worker(self) -> int:
+        return self.batch_size // self.num_workers
+
+    def run_name(self, inputs: dict[str, str]) -> str:
+        """The stage and a hash of what decides the result: a run with the same name continues, another begins anew.
+
+        ``inputs`` are hashes of what is read: the corpus or shards, the dVAE.
+        """
+        ignored = {"runs", "release", "corpus", "tokens", "max_failures", "cache_bytes", "checkpoint_every_s", "threads_per_worker"}
+        text = json.dumps([self.model_dump(mode="json", exclude=ignored), inputs], sort_keys=True)
+        return f"{self.stage}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+
+PRESETS: dict[str, dict[str, dict[str, Any]]] = {
+    "dvae": {
+        "tiny": {"hidden": 256, "stem": 128, "num_blocks": 6},
+        "small": {"hidden": 384, "stem": 192, "num_blocks": 8},
+        "medium": {"hidden": 512, "stem": 256, "num_blocks": 12, "num_outer_blocks": 2},
+        # TorToiSe's: 8192 codes, hidden 512, 3 residual blocks, EMA-VQ
+        "tortoise": {"hidden": 512, "stem": 512, "num_blocks": 3, "quantizer": "ema-vq", "codebook_size": 8192},
+    },
+    "gpt": {
+        "tiny": {"num_layers": 6, "width": 256, "num_heads": 4, "dropout": 0.1},
+        "small": {"num_layers": 8, "width": 384, "num_heads": 6},
+        "medium": {"num_layers": 16, "width": 768, "num_heads": 12},
+        "tortoise": {"num_layers": 30, "width": 1024, "num_heads": 16},
+    },
+    "diffusion": {
+        "tiny": {"hidden": 192, "num_blocks": 10},
+        "small": {"hidden": 320, "num_blocks": 14},
+        "medium": {"hidden": 512, "num_blocks": 20},
+        "tortoise": {"hidden": 1024, "num_blocks": 24},
+    },
+}
+
+
+def model_settings(config: TrainConfig) -> dict[str, Any]:
+    """Fields for the network's config: the preset's, then the run's own."""
+    return PRESETS[config.stage][config.size] | config.model

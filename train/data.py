@@ -1,0 +1,177 @@
+"""Clips and token documents in a random order that a seed fixes, shared out over workers, and resumed at the exact sample.
+
+Data lies in groups that are read whole (row groups of Parquet, tar shards). Groups are permuted anew each epoch, clips within windows of
+groups, so reading stays sequential in pieces and memory bounded. A worker's place is one number, its position in the endless order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from triforce.ingest import storage
+from triforce.ingest.corpus import Corpus
+from triforce.tokenize.encode import decode_flac
+from triforce.tokenize.shards import TokenSample, list_shards, read_shard
+
+T = TypeVar("T")
+WINDOW_GROUPS = 16
+"""Groups that are mixed with each other: 16 row groups are about 500 clips. Assumed."""
+
+
+def is_validation(clip_id: str, share: float) -> bool:
+    """Whether a clip is kept from training: by its id alone, so it stays out whatever else is in the corpus."""
+    return int.from_bytes(hashlib.sha256(clip_id.encode()).digest()[:4], "big") < share * 2**32
+
+
+class ShuffledOrder:
+    """Position in the endless order to ``(group, row)``."""
+
+    def __init__(self, group_sizes: Sequence[int], seed: int) -> None:
+        self.group_sizes = list(group_sizes)
+        self.epoch_length = sum(group_sizes)
+        self.seed = seed
+        self._epoch = -1
+        self._window: tuple[int, np.ndarray] = (-1, np.empty((0, 2), np.int64))
+        if not self.epoch_length:
+            raise ValueError("nothing to train on: no clip is kept; run `triforce ingest`, loosen the filters, or lower validation_share")
+
+    def __call__(self, position: int) -> tuple[int, int]:
+        epoch, place = divmod(position, self.epoch_length)
+        if epoch != self._epoch:
+            self._epoch = epoch
+            self._groups = np.random.default_rng([self.seed, epoch]).permutation(len(self.group_sizes))
+            sizes = [self.group_sizes[g] for g in self._groups]
+            starts = range(0, len(sizes), WINDOW_GROUPS)
+            self._window_starts = np.cumsum([0, *(sum(sizes[i : i + WINDOW_GROUPS]) for i in starts)]).tolist()
+            self._window = (-1, self._window[1])
+        window = bisect_right(self._window_starts, place) - 1
+        if window != self._window[0]:
+            members = self._groups[window * WINDOW_GROUPS : (window + 1) * WINDOW_GROUPS]
+            pairs = np.array([(group, row) for group in members for row in range(self.group_sizes[group])])
+            self._window = (window, np.random.default_rng([self.seed, epoch, window]).permutation(pairs))
+        group, row = self._window[1][place - self._window_starts[window]]
+        return int(group), int(row)
+
+
+class GroupCache(Generic[T]):
+    """The last groups read, up to a number of bytes."""
+
+    def __init__(self, read: Callable[[int], tuple[T, int]], max_bytes: int) -> None:
+        self._read, self._max_bytes, self._bytes = read, max_bytes, 0
+        self._groups: OrderedDict[int, tuple[T, int]] = OrderedDict()
+
+    def __getitem__(self, group: int) -> T:
+        if group in self._groups:
+            self._groups.move_to_end(group)
+            return self._groups[group][0]
+        value, size = self._read(group)
+        self._groups[group] = (value, size)
+        self._bytes += size
+        while self._bytes > self._max_bytes and len(self._groups) > 1:
+            self._bytes -= self._groups.popitem(last=False)[1][1]
+        return value
+
+
+@dataclass(frozen=True)
+class _RowGroup:
+    uri: str
+    index: int
+    rows: tuple[int, ...]
+    clip_ids: tuple[str, ...]
+
+
+class ClipStore:
+    """The kept clips of a corpus as waveforms, by group and row. Columns without audio are read once; audio when it is asked for."""
+
+    def __init__(self, corpus: Corpus, sample_rate_hz: int, keep: Callable[[str], bool], max_bytes: int) -> None:
+        self._corpus, self._sample_rate_hz = corpus, sample_rate_hz
+        self.groups = [group for uri in corpus.clip_files() for group in _row_groups(uri, keep)]
+        self._cache: GroupCache[list[np.ndarray]] = GroupCache(self._read, max_bytes)
+
+    @property
+    def group_sizes(self) -> list[int]:
+        return [len(group.rows) for group in self.groups]
+
+    def __len__(self) -> int:
+        return sum(self.group_sizes)
+
+    def fingerprint(self) -> str:
+        """Hash of the clips' ids, in order."""
+        digest = hashlib.sha256()
+        for group in self.groups:
+            digest.update("\n".join(group.clip_ids).encode() + b"\n")
+        return digest.hexdigest()
+
+    def waveform(self, group: int, row: int) -> np.ndarray:
+        """``(N,)`` int16."""
+        return self._cache[group][row]
+
+    def _read(self, index: int) -> tuple[list[np.ndarray], int]:
+        group = self.groups[index]
+        fs, path = storage.resolve(group.uri)
+        with fs.open(path, "rb") as file:
+            column = pq.ParquetFile(file).read_row_group(group.index, columns=["audio"])["audio"]
+        waveforms = [
+            (decode_flac(column[row].as_py()["bytes"], self._sample_rate_hz) * 32767).astype(np.int16) for row in group.rows
+        ]
+        return waveforms, sum(waveform.nbytes for waveform in waveforms)
+
+
+def _row_groups(uri: str, keep: Callable[[str], bool]) -> list[_RowGroup]:
+    fs, path = storage.resolve(uri)
+    groups = []
+    with fs.open(path, "rb") as file:
+        parquet = pq.ParquetFile(file)
+        for index in range(parquet.num_row_groups):
+            columns = parquet.read_row_group(index, columns=["clip_id", "drop_reason"]).to_pylist()
+            kept = [(i, row["clip_id"]) for i, row in enumerate(columns) if row["drop_reason"] is None and keep(row["clip_id"])]
+            if kept:
+                groups.append(_RowGroup(uri, index, *(tuple(values) for values in zip(*kept, strict=True))))
+    return groups
+
+
+class TokenStore:
+    """The token samples of a shard set, by group and row."""
+
+    def __init__(self, tokens: str, keep: Callable[[str], bool], max_bytes: int) -> None:
+        self._keep = keep
+        self._uris = list_shards(tokens)
+        self._cache: GroupCache[list[TokenSample]] = GroupCache(self._read, max_bytes)
+        self.group_sizes = [len(self._cache[group]) for group in range(len(self._uris))]
+
+    def __len__(self) -> int:
+        return sum(self.group_sizes)
+
+    def sample(self, group: int, row: int) -> TokenSample:
+        return self._cache[group][row]
+
+    def _read(self, group: int) -> tuple[list[TokenSample], int]:
+        samples = [sample for sample in read_shard(self._uris[group]) if self._keep(sample.clip_id)]
+        return samples, sum(sample.codes.nbytes + sample.text.nbytes + 1000 for sample in samples)
+
+
+class Place:
+    """Where a worker is in the endless order: takes positions ``rank``, ``rank + num_workers``, ..."""
+
+    def __init__(self, rank: int, num_workers: int) -> None:
+        self.rank, self.num_workers, self.taken = rank, num_workers, 0
+
+    def next(self) -> int:
+        position = self.taken * self.num_workers + self.rank
+        self.taken += 1
+        return position
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"taken": self.taken, "num_workers": self.num_workers}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        # With another number of workers the order is kept and the place rounded down: a few samples come again, none is lost.
+        self.taken = state["taken"] * state["num_workers"] // self.num_workers

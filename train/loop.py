@@ -1,0 +1,212 @@
+"""The training loop that all three networks share: step, evaluate, save, and resume as if nothing had happened.
+
+Everything random is drawn from (seed, step, rank) and everything read depends on a position, so a resumed run takes the very steps that
+an undisturbed one would have taken.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import logging
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from triforce.models.release import load_unique, unique_tensors
+from triforce.train.config import OptimizerConfig, TrainConfig
+from triforce.train.data import Place
+
+log = logging.getLogger(__name__)
+
+
+class Task(Protocol):
+    """What is trained, on what, and how well it does."""
+
+    model: nn.Module
+    place: Place
+
+    def next_batch(self) -> Any:
+        """This worker's part of the next step's batch; moves ``place``."""
+        ...
+
+    def loss(self, batch: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Scalar to minimise, and what to plot. Draws from torch's global generator alone."""
+        ...
+
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        """Metrics of ``model``, a copy of the task's own with averaged weights, on clips that training never sees."""
+        ...
+
+    def anneal(self, progress: float) -> None:
+        """Told before each step how much of the run is behind, 0 to 1."""
+        ...
+
+
+class NonFiniteLossError(ArithmeticError):
+    """The loss or its gradient is no longer a number: training would only destroy the weights."""
+
+
+@dataclass
+class Progress:
+    step: int = 0
+    elapsed_s: float = 0.0
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+class _Loss(nn.Module):
+    """The task's loss as a module, so that DistributedDataParallel and torch.compile see one forward pass."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__()
+        self.model = task.model
+        self._task = [task]  # a list hides the task from module registration
+
+    def forward(self, batch: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        return self._task[0].loss(batch)
+
+
+class Trainer:
+    """One worker's training state. ``save`` is called with a folder's writer and the metrics so far; see `fit`."""
+
+    def __init__(self, task: Task, config: TrainConfig, *, rank: int = 0, num_workers: int = 1, device: str = "cpu") -> None:
+        self.task, self.config = task, config
+        self.rank, self.num_workers = rank, num_workers
+        self.device = torch.device(device)
+        self.progress = Progress()
+        task.model.to(self.device)
+        self.ema = copy.deepcopy(task.model).eval().requires_grad_(False)
+        self.optimizer = make_optimizer(task.model, config.optimizer)
+        module: nn.Module = _Loss(task)
+        if num_workers > 1:
+            # Buffers are codebooks and statistics that the quantizers keep in step themselves.
+            module = DistributedDataParallel(module, broadcast_buffers=False, find_unused_parameters=True)
+        self.module = torch.compile(module) if config.compile else module
+
+    def fit(self, report: Callable[[Trainer, dict[str, float], bool], None], log_metrics: Callable[[list[dict[str, float]]], None]) -> None:
+        """Train to the end. ``report(trainer, metrics, save)`` runs on every rank after an evaluation or when a checkpoint is due."""
+        config, progress = self.config, self.progress
+        started = time.monotonic() - progress.elapsed_s
+        saved_s = progress.elapsed_s
+        while (done := self.share_done()) < 1:
+            metrics = self.step(done)
+            progress.step += 1
+            progress.elapsed_s, due = self._agree(time.monotonic() - started, saved_s)
+            last = self.share_done() >= 1
+            evaluated = progress.step % config.eval_every == 0 or last
+            if evaluated:
+                metrics |= {f"eval/{name}": value for name, value in self.task.evaluate(self.ema).items()}
+            if evaluated or progress.step % config.log_every == 0 or progress.step == 1:
+                progress.history.append({"step": progress.step, "wall_s": round(progress.elapsed_s, 2)} | metrics)
+                if self.rank == 0:
+                    log_metrics(progress.history)
+            if due or last:
+                report(self, metrics, True)
+                saved_s = progress.elapsed_s
+
+    def share_done(self) -> float:
+        """How much of the run is behind: by steps, or by time where the config caps it."""
+        by_steps = self.progress.step / self.config.max_steps
+        if self.config.max_minutes is None:
+            return by_steps
+        return max(by_steps, self.progress.elapsed_s / (60 * self.config.max_minutes))
+
+    def step(self, done: float) -> dict[str, float]:
+        """One optimizer step; the training metrics under ``train/``."""
+        config, step = self.config, self.progress.step
+        torch.manual_seed(hash((config.seed, step, self.rank)) % 2**63)
+        self.task.anneal(done)
+        self.module.train()
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(config.optimizer, step, done)
+        totals: dict[str, float] = {}
+        for part in range(config.accumulation):
+            batch = self.task.next_batch()
+            wait = self.num_workers > 1 and part + 1 < config.accumulation
+            with self.module.no_sync() if wait else contextlib.nullcontext():
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+                    loss, metrics = self.module(batch)
+                (loss / config.accumulation).backward()
+            for name, value in {"loss": loss, **metrics}.items():
+                totals[name] = totals.get(name, 0.0) + float(value.detach()) / config.accumulation
+        norm = float(nn.utils.clip_grad_norm_(self.task.model.parameters(), config.optimizer.max_grad_norm))
+        if not math.isfinite(totals["loss"]) or not math.isfinite(norm):
+            raise NonFiniteLossError(
+                f"step {step}: loss {totals['loss']}, gradient norm {norm}; the weights are untouched since the last checkpoint. "
+                "Lower optimizer.learning_rate, or look for broken clips"
+            )
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        update_ema(self.ema, self.task.model, min(config.optimizer.ema_decay, (1 + step) / (10 + step)))
+        rate = self.optimizer.param_groups[0]["lr"]
+        return {f"train/{name}": value for name, value in totals.items()} | {"train/grad_norm": norm, "train/learning_rate": rate}
+
+    def _agree(self, elapsed_s: float, saved_s: float) -> tuple[float, bool]:
+        """Rank 0's clock, and whether a checkpoint is due by it: every rank must take the same turn."""
+        if self.num_workers > 1:
+            clock = torch.tensor([elapsed_s], dtype=torch.float64, device=self.device)
+            torch.distributed.broadcast(clock, src=0)
+            elapsed_s = float(clock)
+        return elapsed_s, elapsed_s - saved_s >= self.config.checkpoint_every_s
+
+    def save(self, folder: Path) -> None:
+        """Write the state of training; every rank calls it with the same state but for its place, which is the same number."""
+        for name, model in (("model", self.task.model), ("ema", self.ema)):
+            save_file({key: value.contiguous() for key, value in unique_tensors(model).items()}, folder / f"{name}.safetensors")
+        torch.save(self.optimizer.state_dict(), folder / "optimizer.pt")
+        state = {
+            "step": self.progress.step,
+            "elapsed_s": self.progress.elapsed_s,
+            "history": self.progress.history,
+            "place": self.task.place.state_dict(),
+        }
+        (folder / "state.json").write_text(json.dumps(state))
+
+    def load(self, folder: Path) -> None:
+        """Continue from what `save` wrote."""
+        for name, model in (("model", self.task.model), ("ema", self.ema)):
+            load_unique(model, load_file(folder / f"{name}.safetensors"))
+        self.optimizer.load_state_dict(torch.load(folder / "optimizer.pt", weights_only=True, map_location=self.device))
+        state = json.loads((folder / "state.json").read_text())
+        self.progress.step, self.progress.elapsed_s = state["step"], state["elapsed_s"]
+        self.progress.history[:] = state["history"]
+        self.task.place.load_state_dict(state["place"])
+
+
+def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
+    """AdamW that decays matrices and filters but no vector."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True)
+
+
+def learning_rate(config: OptimizerConfig, step: int, done: float) -> float:
+    """Linear rise over the warm-up, then flat, then linear to zero over the last ``decay_share`` of the run."""
+    rise = min(1.0, (step + 1) / max(1, config.warmup_steps))
+    fall = min(1.0, (1 - done) / config.decay_share) if config.decay_share else 1.0
+    return config.learning_rate * min(rise, fall)
+
+
+@torch.no_grad()
+def update_ema(ema: nn.Module, model: nn.Module, decay: float) -> None:
+    """Move ``ema`` toward ``model``: weights and floating buffers by average, whole-number buffers by copy."""
+    averaged, current = [], []
+    for mine, theirs in zip(ema.state_dict().values(), model.state_dict().values(), strict=True):
+        if mine.is_floating_point():
+            averaged.append(mine)
+            current.append(theirs.to(mine.dtype))
+        else:
+            mine.copy_(theirs)
+    torch._foreach_lerp_(averaged, current, 1 - decay)

@@ -1,0 +1,160 @@
+"""What the loop trains: the discrete VAE, the transformer and the diffusion network, each with its batches, loss and evaluation."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from triforce.ingest.corpus import Corpus
+from triforce.models.diffusion import Diffusion, DiffusionConfig, SamplerConfig
+from triforce.models.dvae import DVAE, DVAEConfig
+from triforce.models.layers import size_mask
+from triforce.models.mel import MelConfig, log_mel
+from triforce.train.config import TrainConfig, model_settings
+from triforce.train.data import ClipStore, Place, ShuffledOrder, is_validation
+
+STATISTICS_CLIPS = 64
+"""Clips that the medium's mean and spread are measured on: 64 are 10 minutes or so. Assumed."""
+EVAL_CROP_S = 8.0
+
+
+class ClipCrops:
+    """Mel crops of a corpus's clips: for training by position, for evaluation the same ones each time."""
+
+    def __init__(self, config: TrainConfig, mel_config: MelConfig, device: torch.device) -> None:
+        self.config, self.mel_config, self.device = config, mel_config, device
+        corpus = Corpus(config.corpus)
+        share = config.validation_share
+        rate = mel_config.sample_rate_hz
+        self.store = ClipStore(corpus, rate, lambda clip_id: not is_validation(clip_id, share), config.cache_bytes)
+        self.validation = ClipStore(corpus, rate, lambda clip_id: is_validation(clip_id, share), config.cache_bytes // 8)
+        self.order = ShuffledOrder(self.store.group_sizes, config.seed)
+
+    def crop(self, position: int) -> tuple[np.ndarray, int]:
+        """Samples ``(N,)`` int16 of a training crop with its frames; a short clip is zero-padded to a crop's samples."""
+        waveform = self.store.waveform(*self.order(position))
+        hop, frames = self.mel_config.hop_length, self.config.crop_frames
+        wanted = (frames - 1) * hop
+        if len(waveform) > wanted:
+            start = int(np.random.default_rng([self.config.seed, position]).integers(len(waveform) - wanted + 1))
+            return waveform[start : start + wanted], frames
+        return np.pad(waveform, (0, wanted - len(waveform))), self.mel_config.num_frames(len(waveform))
+
+    def batch(self, place: Place, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mels ``(count, num_mels, crop_frames)`` and their true frames ``(count, 1)``."""
+        crops = [self.crop(place.next()) for _ in range(count)]
+        waveforms = torch.from_numpy(np.stack([samples for samples, _ in crops])).to(self.device).float() / 32767
+        sizes = torch.tensor([[frames] for _, frames in crops], device=self.device)
+        return log_mel(waveforms, self.mel_config), sizes
+
+    def evaluation_mels(self) -> list[torch.Tensor]:
+        """Mels ``(num_mels, T)`` of the validation clips, or where there are none of training clips, at most 8 s each."""
+        store = self.validation if len(self.validation) else self.store
+        places = [(group, row) for group, size in enumerate(store.group_sizes) for row in range(size)][: self.config.eval_clips]
+        longest = int(EVAL_CROP_S * self.mel_config.sample_rate_hz)
+        waveforms = [torch.from_numpy(store.waveform(*place)[:longest].copy()) for place in places]
+        return [log_mel(waveform.to(self.device).float() / 32767, self.mel_config) for waveform in waveforms]
+
+    def statistics(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and spread of each mel bin, ``(num_mels,)``, over the first clips of the order."""
+        count = min(STATISTICS_CLIPS, len(self.store))
+        crops = [self.store.waveform(*self.order(position)) for position in range(count)]
+        frames = torch.cat([log_mel(torch.from_numpy(crop).float() / 32767, self.mel_config) for crop in crops], dim=1)
+        return frames.mean(1).to(self.device), frames.std(1).to(self.device)
+
+
+class DVAETask:
+    def __init__(self, config: TrainConfig, place: Place, device: torch.device, mel_config: MelConfig | None = None) -> None:
+        self.config, self.place = config, place
+        self.mel_config = mel_config or MelConfig()
+        self.crops = ClipCrops(config, self.mel_config, device)
+        self.model = DVAE(DVAEConfig.model_validate({"channels": self.mel_config.num_mels} | model_settings(config))).to(device)
+        self.model.set_statistics(*self.crops.statistics())
+        self._evaluation = self.crops.evaluation_mels()
+
+    def next_batch(self) -> Any:
+        return self.crops.batch(self.place, self.config.batch_per_worker // self.config.accumulation)
+
+    def loss(self, batch: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        mel, sizes = batch
+        output = self.model(mel, sizes)
+        mask = size_mask(sizes, mel.shape[2:])
+        error = (output.reconstruction - mel).abs()
+        total = mask.sum() * mel.shape[1]
+        # Each bin in units of its spread, so that quiet bins count as much as loud ones.
+        scaled = (error / self.model.std.view(-1, 1) * mask).sum() / total
+        return scaled + output.quantizer_loss, {"l1_nats": (error * mask).sum() / total, "quantizer": output.quantizer_loss}
+
+    def anneal(self, progress: float) -> None:
+        if self.model.config.quantizer == "gumbel":  # from 1 to 1/16, as DALL-E's (Ramesh et al. 2021, appendix A)
+            self.model.quantizer.temperature.fill_(math.exp(math.log(1 / 16) * min(1.0, progress)))
+
+    @torch.inference_mode()
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        """L1 in nats from the codes alone, and how much of the codebook is in use."""
+        error, frames, counts = 0.0, 0, torch.zeros(model.config.num_codes)
+        for mel in self._evaluation:
+            codes = model.encode(mel[None])
+            decoded = model.decode(codes, torch.tensor([[mel.shape[1]]], device=mel.device))[0]
+            error += float((decoded - mel).abs().mean(0).sum())
+            frames += mel.shape[1]
+            counts += torch.bincount(codes.flatten().cpu(), minlength=len(counts))
+        return {"l1_nats": error / frames, "perplexity": perplexity(counts), "live_share": float((counts > 0).float().mean())}
+
+
+class DiffusionTask:
+    """Trains on clips and on what a frozen dVAE makes of them, run on the fly."""
+
+    def __init__(self, config: TrainConfig, place: Place, device: torch.device, dvae: DVAE, mel_config: MelConfig) -> None:
+        self.config, self.place, self.dvae = config, place, dvae
+        self.crops = ClipCrops(config, mel_config, device)
+        self.model = Diffusion(DiffusionConfig.model_validate({"channels": mel_config.num_mels} | model_settings(config))).to(device)
+        self._evaluation = [(mel, self._prior(mel[None], torch.tensor([[mel.shape[1]]], device=device))[0]) for mel in self.crops.evaluation_mels()]
+        residual = torch.cat([mel - prior for mel, prior in self._evaluation], dim=1)
+        self.model.set_statistics(dvae.mean, dvae.std, residual.std(1))
+
+    @torch.no_grad()
+    def _prior(self, mel: torch.Tensor, sizes: torch.Tensor) -> torch.Tensor:
+        return self.dvae.decode(self.dvae.encode(mel, sizes), sizes) if mel.shape[2] == int(sizes.max()) else self.dvae(mel, sizes).reconstruction
+
+    def next_batch(self) -> Any:
+        mel, sizes = self.crops.batch(self.place, self.config.batch_per_worker // self.config.accumulation)
+        return mel, self._prior(mel, sizes), sizes
+
+    def loss(self, batch: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        mel, prior, sizes = batch
+        return self.model.loss(mel, prior, sizes), {}
+
+    def anneal(self, progress: float) -> None:
+        pass
+
+    @torch.inference_mode()
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        """The loss with fixed noise and times, and L1 and sharpness of samples beside those of the prior."""
+        device = self._evaluation[0][0].device
+        generator = torch.Generator(device).manual_seed(0)
+        model = model.train(False)
+        rows = []
+        for mel, prior in self._evaluation[:16]:
+            sizes = torch.tensor([[mel.shape[1]]], device=device)
+            loss = float(model.loss(mel[None], prior[None], sizes, generator))
+            restored = model.sample(prior[None], sizes, SamplerConfig(num_steps=4))[0]
+            rows.append([loss, *(float((x - mel).abs().mean()) for x in (restored, prior)), *(sharpness(x) for x in (restored, prior, mel))])
+        names = ("loss", "l1_nats", "l1_prior_nats", "sharpness", "sharpness_prior", "sharpness_truth")
+        return dict(zip(names, np.mean(rows, axis=0).tolist(), strict=True))
+
+
+def perplexity(counts: torch.Tensor) -> float:
+    """Of codes counted ``(num_codes,)``: the number of equally likely codes that would be as unpredictable."""
+    share = counts[counts > 0].double() / counts.sum()
+    return float(torch.exp(-(share * share.log()).sum()))
+
+
+def sharpness(mel: torch.Tensor) -> float:
+    """Variance of a mel's Laplacian ``(num_mels, T)``: blur lowers it."""
+    kernel = torch.tensor([[0.0, 1.0, 0.0], [1.0, -4.0, 1.0], [0.0, 1.0, 0.0]], device=mel.device, dtype=mel.dtype)
+    return float(nn.functional.conv2d(mel[None, None], kernel[None, None]).var())
