@@ -1,7 +1,4 @@
-"""HTTP as a guest behaves: checked addresses.
-
-Checked redirects, limits on everything, one pace per host, patience with errors.
-"""
+"""HTTP as a guest behaves: checked addresses and redirects, limits on everything, one pace a host, patience."""
 
 from __future__ import annotations
 
@@ -164,6 +161,8 @@ def _named_failures(url: str) -> Iterator[None]:
     except (httpx.InvalidURL, httpx.UnsupportedProtocol, httpx.LocalProtocolError, UnicodeError) as error:
         raise Rejected(RejectReason.BAD_REDIRECT, f"{url[:200]!r}: {error}") from error
     except httpx.TransportError as error:
+        if "location header" in str(error):
+            raise Rejected(RejectReason.BAD_REDIRECT, f"{url}: {error}") from error
         raise Retry(RejectReason.NETWORK, f"{url}: {type(error).__name__}: {error}") from error
 
 
@@ -214,26 +213,34 @@ def with_retries(attempt, settings: Settings):
 
 
 def decoded_blocks(response: httpx.Response, limit: int) -> Iterator[bytes]:
-    """The body in blocks, unpacked if it came packed.
-
-    `Rejected` past ``limit`` bytes, however small the packed form is.
-    """
-    encoding = response.headers.get("content-encoding", "identity").strip().lower()
-    if encoding not in ("identity", "", "gzip", "x-gzip", "deflate"):
+    """The body in blocks, unpacked if it came packed; `Rejected` past ``limit`` bytes, however few came over the wire."""
+    encoding = response.headers.get("content-encoding", "").strip().lower() or "identity"
+    if encoding not in ("identity", "gzip", "x-gzip", "deflate"):
         raise Rejected(RejectReason.BAD_METADATA, f"{response.url}: content encoding {encoding!r} was not asked for")
-    unpack = zlib.decompressobj(47) if encoding in ("gzip", "x-gzip", "deflate") else None
+    blocks = response.iter_raw()
+    if encoding != "identity":
+        blocks = _unpacked(blocks, str(response.url))
     total = 0
-    for block in response.iter_raw(BLOCK_BYTES):
-        while block:
-            try:
-                data = unpack.decompress(block, BLOCK_BYTES) if unpack else block
-            except zlib.error as error:
-                raise Retry(RejectReason.NETWORK, f"{response.url}: broken {encoding} stream: {error}") from error
-            total += len(data)
-            if total > limit:
-                raise Rejected(RejectReason.TOO_LARGE, f"{response.url}: more than {limit} bytes")
-            yield data
-            block = unpack.unconsumed_tail if unpack else b""
+    for block in blocks:
+        total += len(block)
+        if total > limit:
+            raise Rejected(RejectReason.TOO_LARGE, f"{response.url}: more than {limit} bytes")
+        yield block
+
+
+def _unpacked(blocks: Iterator[bytes], url: str) -> Iterator[bytes]:
+    """Gzip or zlib, told apart by their headers, never more than a block at a time in memory."""
+    unpack = zlib.decompressobj(wbits=47)
+    try:
+        for packed in blocks:
+            while packed:
+                yield unpack.decompress(packed, BLOCK_BYTES)
+                packed = unpack.unconsumed_tail
+        yield unpack.flush()
+    except zlib.error as error:
+        raise Retry(RejectReason.NETWORK, f"{url}: the packed body is broken: {error}") from error
+    if not unpack.eof:
+        raise Retry(RejectReason.WRONG_LENGTH, f"{url}: the packed body ends early")
 
 
 @dataclass(frozen=True)
