@@ -70,7 +70,8 @@ def probe_duration_s(path: Path) -> float:
 def encode(path: Path, pieces: Iterable[np.ndarray], *, title: str, container_format: str) -> float:
     """Write float32 mono pieces at `SAMPLE_RATE_HZ` to ``path``; returns how many seconds they were.
 
-    The bytes depend on nothing but the input. ``container_format`` is a key of `ENCODERS`: ``path`` may be a temporary name.
+    The bytes depend on nothing but the input. ``container_format`` is a key of `ENCODERS`; ``path`` may be a temporary
+    name.
     """
     muxer, codec, bit_rate, options = ENCODERS[container_format]
     num_samples = 0

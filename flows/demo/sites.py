@@ -7,8 +7,8 @@ Below one folder::
     videos/talk-01.html.in, videos/talk-01.webm ...        HTML5 pages with Opus in WebM
     sites.json                                             written last: what is there
 
-A ``.in`` file is a template that `triforce.flows.demo.serve` puts the server's address into. The same speech gives the same
-bytes.
+A ``.in`` file is a template that `triforce.flows.demo.serve` puts the server's address into. The same speech gives the
+same bytes.
 """
 
 from __future__ import annotations

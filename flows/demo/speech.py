@@ -1,7 +1,7 @@
 """The demo's speech: a folder of the user's, Debian's recorded telephone prompts, or a synthetic voice.
 
-Whichever it is becomes a list of `Prompt`: a short recording and, where known, what is said in it. Some are held out: no
-model ever trains on them, and every figure in the report comes from them.
+Whichever it is becomes a list of `Prompt`: a short recording and, where known, what is said in it. Some are held out:
+no model ever trains on them, and every figure in the report comes from them.
 """
 
 from __future__ import annotations
@@ -84,8 +84,8 @@ def obtain_speech(cache: Path, folder: Path | None = None) -> Speech:
             logger.info("%s", error)
             failures.append(str(error))
     raise NoSpeechError(
-        f"no demo speech: {'; '.join(failures)}. Give your own with SPEECH=dir: a folder of audio files (wav, flac, mp3, "
-        "ogg, ...), the text of each beside it as .txt if you have it"
+        f"no demo speech: {'; '.join(failures)}. Give your own with SPEECH=dir: a folder of audio files (wav, flac, "
+        "mp3, ...), the text of each beside it as .txt if you have it"
     )
 
 
@@ -172,7 +172,7 @@ def _folder_prompts(folder: Path) -> Iterator[Prompt]:
 
 
 def hold_out(prompts: list[Prompt]) -> tuple[list[Prompt], list[Prompt]]:
-    """Training and held-out prompts: of ten about one is held out, spread evenly, `MAX_HELDOUT` at most, one at least."""
+    """Training and held-out prompts: about one of ten is held out, spread evenly; `MAX_HELDOUT` at most."""
     count = max(1, min(MAX_HELDOUT, round(len(prompts) / 10)))
     held = {(2 * i + 1) * len(prompts) // (2 * count) for i in range(count)}
     return (

@@ -1,0 +1,87 @@
+"""The flow ``pipeline``: from a list of sources to a release, each stage by its own flow, and any stage again."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from prefect import flow
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from triforce.flows.ingest import Kind, ingest
+from triforce.flows.tokens import tokenize
+from triforce.flows.train import train
+from triforce.ingest import storage
+from triforce.ingest.clips import ClipConfig
+from triforce.ingest.config import load_sources
+from triforce.tokenize.config import TokenizeConfig
+from triforce.train.config import StageName, TrainConfig
+
+Stage = Literal["ingest", "dvae", "tokenize", "gpt", "diffusion"]
+STAGES: tuple[Stage, ...] = ("ingest", "dvae", "tokenize", "gpt", "diffusion")
+
+
+class PipelineConfig(BaseModel):
+    """One folder, local or in an object store, and what each stage is told beyond where things lie."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    folder: str = Field(min_length=1, description="URI below which corpus/, tokens/, runs/ and release/ lie.")
+    sources: str = Field(description="URI of the sources.yaml.")
+    stages: tuple[Stage, ...] = Field(STAGES, min_length=1, description="Stages to run, whatever their order here.")
+    clips: ClipConfig = Field(default_factory=ClipConfig, description="How recordings become clips.")
+    tokenize: dict[str, Any] = Field(default_factory=dict, description="Fields of TokenizeConfig beside the folders.")
+    dvae: dict[str, Any] = Field(default_factory=dict, description="Fields of TrainConfig beside the folders.")
+    gpt: dict[str, Any] = Field(default_factory=dict, description="Fields of TrainConfig beside the folders.")
+    diffusion: dict[str, Any] = Field(default_factory=dict, description="Fields of TrainConfig beside the folders.")
+
+    @field_validator("stages")
+    @classmethod
+    def _in_order(cls, stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
+        return tuple(stage for stage in STAGES if stage in stages)
+
+    def uri(self, name: str) -> str:
+        return storage.join(self.folder, name)
+
+    @property
+    def tokens(self) -> str:
+        """Shards of each dVAE have a folder of their own: codes of two would not belong together."""
+        from triforce.models.release import load_card  # torch
+
+        card = load_card(self.uri("release"), "dvae")
+        if card is None:
+            raise FileNotFoundError(f"{self.uri('release')}: no dVAE in it; run the stage dvae")
+        return storage.join(self.folder, "tokens", card["hash"][:12])
+
+    def tokenize_config(self) -> TokenizeConfig:
+        settings = {"corpus": self.uri("corpus"), "release": self.uri("release"), "tokens": self.tokens}
+        return TokenizeConfig.model_validate(settings | self.tokenize)
+
+    def train_config(self, stage: StageName) -> TrainConfig:
+        data = {"tokens": self.tokens} if stage == "gpt" else {"corpus": self.uri("corpus")}
+        settings = {"stage": stage, "release": self.uri("release"), "runs": self.uri("runs")}
+        return TrainConfig.model_validate(settings | data | getattr(self, stage))
+
+
+@flow(name="pipeline", flow_run_name="pipeline in {config.folder}", persist_result=False)
+def pipeline(config: PipelineConfig, ray_address: str | None = None) -> None:
+    """Run the stages in their order; what an earlier run finished is skipped, so it may be run again at any time.
+
+    Leave ``dvae`` out of the stages to add recordings to a corpus whose codes stay the same.
+
+    Args:
+        config: the folder, the sources, the stages and their settings.
+        ray_address: the dashboard of a Ray cluster for the stages that tokenize and train; left out, Ray starts here.
+    """
+    for stage in config.stages:
+        if stage == "ingest":
+            for kind in kinds_of(config.sources):
+                ingest(kind, config.sources, config.uri("corpus"), config.clips)
+        elif stage == "tokenize":
+            tokenize(config.tokenize_config(), ray_address)
+        else:
+            train(config.train_config(stage), ray_address)
+
+
+def kinds_of(sources: str) -> list[Kind]:
+    """The kinds of the enabled sources in a ``sources.yaml``, in its order."""
+    return list(dict.fromkeys(source.kind for source in load_sources(sources).sources if source.enabled))
