@@ -1,0 +1,181 @@
+"""The listener: Whisper writes down what it hears of each system, greedily, so that the same sound always gives the same words.
+
+Whisper's encoder costs the same for one second as for thirty. So clips of one system are packed into windows, a pause between them,
+and the words of a window are dealt back to its clips along the cheapest alignment with what was said. A window that went wrong as a
+whole (a loop, or a clip that got no word while its neighbours did) is heard again clip by clip.
+"""
+
+from __future__ import annotations
+
+import logging
+import zlib
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jiwer
+import numpy as np
+import soxr
+from pydantic import BaseModel, ConfigDict, Field
+
+from triforce.ingest.whisper_weights import find_whisper
+from triforce.train.metrics import normalize_text
+
+logger = logging.getLogger(__name__)
+
+WHISPER_RATE_HZ = 16_000
+WINDOW_S = 30.0
+"""What Whisper's encoder sees; longer sound is cut there."""
+MAX_COMPRESSION_RATIO = 2.4
+"""Bytes of text over its zlib bytes; more is a loop. faster-whisper's default threshold."""
+
+
+class JudgeConfig(BaseModel):
+    """Who listens, and how."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str = Field("base", min_length=1, description="Whisper model: a name or a folder of CTranslate2 weights.")
+    language: str = Field("en", pattern="^[a-z]{2,3}$", description="ISO 639 code of what is spoken.")
+    packed: bool = Field(True, description="Several clips to a window; a third of the time, and off it is one clip each.")
+    gap_s: float = Field(1.0, ge=0.2, le=5, description="Silence between the clips of a window, seconds.")
+    batch_size: int = Field(4, ge=1, le=64, description="Windows encoded together.")
+    compute_type: str = Field("float32", description="CTranslate2's arithmetic; int8 is faster where the CPU has VNNI.")
+    num_threads: int = Field(0, ge=0, le=256, description="CPU threads; 0 follows OMP_NUM_THREADS or the cores.")
+
+
+class Window(NamedTuple):
+    """Clips that are heard together."""
+
+    indices: list[int]
+    waveform: np.ndarray
+
+
+class Judge:
+    """``judge(waveforms, rate, truths)`` gives the words heard in each. Loads the model once."""
+
+    def __init__(self, config: JudgeConfig | None = None) -> None:
+        from faster_whisper import WhisperModel
+        from faster_whisper.tokenizer import Tokenizer
+
+        self.config = config or JudgeConfig()
+        self.path = find_whisper(self.config.model)
+        self._whisper = WhisperModel(
+            self.path, device="cpu", compute_type=self.config.compute_type, cpu_threads=self.config.num_threads
+        )
+        multilingual = self._whisper.model.is_multilingual
+        if not multilingual and self.config.language != "en":
+            raise ValueError(f"language {self.config.language!r}: Whisper {self.config.model!r} hears only English; take 'base'")
+        self._tokenizer = Tokenizer(
+            self._whisper.hf_tokenizer, multilingual, task="transcribe", language=self.config.language
+        )
+
+    def __call__(self, waveforms: Sequence[np.ndarray], sample_rate_hz: int, truths: Sequence[str]) -> list[str]:
+        """What is heard in each of ``waveforms``, ``(N,)`` float32 in -1 to 1; ``truths`` only deal words out to packed clips."""
+        clips = [_resample(waveform, sample_rate_hz) for waveform in waveforms]
+        heard = [""] * len(clips)
+        windows = pack(clips, self.config.gap_s) if self.config.packed else single(clips)
+        suspects: list[int] = []
+        for window, text in self._listen(windows):
+            parts = deal_words(text, [truths[index] for index in window.indices])
+            for index, part in zip(window.indices, parts, strict=True):
+                heard[index] = part
+            if len(window.indices) > 1 and (_is_loop(text) or not all(parts)):
+                suspects += window.indices
+        if suspects:
+            logger.info("hearing %d of %d clips again one by one", len(suspects), len(clips))
+            for window, text in self._listen([Window([index], clips[index]) for index in suspects]):
+                heard[window.indices[0]] = text.strip()
+        return heard
+
+    def _listen(self, windows: list[Window]) -> Iterator[tuple[Window, str]]:
+        """Each window with its words; of a window over `WINDOW_S` the pieces are heard one after the other and joined."""
+        length = int(WINDOW_S * WHISPER_RATE_HZ)
+        jobs = [
+            (number, window.waveform[start : start + length])
+            for number, window in enumerate(windows)
+            for start in range(0, len(window.waveform), length)
+        ]
+        texts: list[list[str]] = [[] for _ in windows]
+        for first in range(0, len(jobs), self.config.batch_size):
+            batch = jobs[first : first + self.config.batch_size]
+            for (number, _), text in zip(batch, self._transcribe([waveform for _, waveform in batch]), strict=True):
+                texts[number].append(text)
+        for window, parts in zip(windows, texts, strict=True):
+            yield window, " ".join(parts)
+
+    def _transcribe(self, waveforms: list[np.ndarray]) -> list[str]:
+        from faster_whisper.audio import pad_or_trim
+
+        features = np.stack([pad_or_trim(self._whisper.feature_extractor(w)[..., :-1]) for w in waveforms])
+        prompt = self._whisper.get_prompt(self._tokenizer, [], without_timestamps=True)
+        results = self._whisper.model.generate(
+            self._whisper.encode(features),
+            [prompt] * len(waveforms),
+            beam_size=1,
+            max_length=self._whisper.max_length,
+            suppress_blank=True,
+        )
+        end = self._tokenizer.eot
+        return [self._tokenizer.decode([t for t in result.sequences_ids[0] if t < end]).strip() for result in results]
+
+    def describe(self) -> dict[str, Any]:
+        """For the record: the config and the versions that matter."""
+        import ctranslate2
+        import faster_whisper
+
+        versions = {"faster-whisper": faster_whisper.__version__, "ctranslate2": ctranslate2.__version__}
+        return {"config": self.config.model_dump(), "versions": versions}
+
+
+def single(clips: Sequence[np.ndarray]) -> list[Window]:
+    """A window for each clip; none for clips without a sample, in which nothing is heard."""
+    return [Window([index], clip) for index, clip in enumerate(clips) if clip.size]
+
+
+def pack(clips: Sequence[np.ndarray], gap_s: float) -> list[Window]:
+    """Clips at `WHISPER_RATE_HZ` in as few windows as first-fit decreasing needs, each with ``gap_s`` of silence behind it."""
+    capacity, gap = int(WINDOW_S * WHISPER_RATE_HZ), int(gap_s * WHISPER_RATE_HZ)
+    bins: list[list[int]] = []
+    room: list[int] = []
+    for index in sorted((i for i, clip in enumerate(clips) if clip.size), key=lambda i: (-clips[i].size, i)):
+        need = clips[index].size + gap
+        slot = next((slot for slot, free in enumerate(room) if free >= need), None)
+        if slot is None:
+            slot = len(bins)
+            bins.append([])
+            room.append(capacity)
+        bins[slot].append(index)
+        room[slot] -= need
+    silence = np.zeros(gap, np.float32)
+    return [Window(indices, np.concatenate([part for i in indices for part in (clips[i], silence)])) for indices in bins]
+
+
+def deal_words(heard: str, truths: Sequence[str]) -> list[str]:
+    """The words of a window, normalised, dealt to the clips that were spoken in it in the order of ``truths``.
+
+    Along the alignment with the fewest word edits; a word that nobody said goes to the clip whose word came before.
+    """
+    if len(truths) == 1:
+        return [heard.strip()]
+    spoken = [normalize_text(truth).split() for truth in truths]
+    words = normalize_text(heard).split()
+    owner = [clip for clip, part in enumerate(spoken) for _ in part]
+    if not owner or not words:
+        return [" ".join(words), *[""] * (len(truths) - 1)]
+    dealt: list[list[str]] = [[] for _ in truths]
+    alignment = jiwer.process_words(" ".join(word for part in spoken for word in part), " ".join(words)).alignments[0]
+    for chunk in alignment:
+        for offset in range(chunk.hyp_end_idx - chunk.hyp_start_idx):
+            position = max(chunk.ref_start_idx - 1, 0) if chunk.type == "insert" else chunk.ref_start_idx + offset
+            dealt[owner[position]].append(words[chunk.hyp_start_idx + offset])
+    return [" ".join(part) for part in dealt]
+
+
+def _is_loop(text: str) -> bool:
+    data = text.encode()
+    return len(data) / max(len(zlib.compress(data)), 1) > MAX_COMPRESSION_RATIO
+
+
+def _resample(waveform: np.ndarray, sample_rate_hz: int) -> np.ndarray:
+    waveform = np.asarray(waveform, dtype=np.float32)
+    return waveform if not waveform.size else soxr.resample(waveform, sample_rate_hz, WHISPER_RATE_HZ).astype(np.float32)
