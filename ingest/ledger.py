@@ -57,7 +57,8 @@ def canonical_url(url: str) -> str:
     recording, and only known tracking keys go.
     """
     parts = urlsplit(url)
-    bare = f"{(parts.hostname or '').removeprefix('www.')}{f':{parts.port}' if parts.port not in (None, 80, 443) else ''}{parts.path}"
+    port = "" if parts.port in (None, 80, 443) else f":{parts.port}"
+    bare = f"{(parts.hostname or '').removeprefix('www.')}{port}{parts.path}"
     while match := TRACKING_PREFIX.match(bare):
         bare = re.sub(r"^https?(://|:/|/)", "", bare[match.end() :])
     if MEDIA_PATH.search(bare) or not parts.query:
@@ -107,6 +108,11 @@ def write_pages(corpus: Corpus, source: str, pages: dict[str, dict[str, str | No
     )
 
 
+def forget_pages(corpus: Corpus, source: str) -> None:
+    """Forget validators, so that the next discovery reads every page in full."""
+    storage.remove(_state(corpus, f"source={source}", "pages.json"))
+
+
 # Claims: what makes a duplicate.
 
 
@@ -150,8 +156,21 @@ def find_owner(corpus: Corpus, recording: Recording, keys: dict[str, str]) -> tu
 
 
 def write_claims(corpus: Corpus, recording: Recording, keys: dict[str, str]) -> None:
+    """Written without waiting for the disk.
+
+    A claim that a power cut takes is one duplicate missed, and `verify` restores it.
+    """
+    owner = f"{recording.source}/{recording.recording_id}".encode()
     for kind, key in keys.items():
-        storage.write_bytes(_claim_uri(corpus, kind, key), f"{recording.source}/{recording.recording_id}".encode())
+        uri = _claim_uri(corpus, kind, key)
+        if not storage.is_local(corpus.uri):
+            storage.write_bytes(uri, owner)
+            continue
+        path = Path(storage.resolve(uri)[1])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f"{storage.TEMPORARY_PREFIX}{recording.recording_id}-{path.name}")
+        temporary.write_bytes(owner)
+        temporary.replace(path)
 
 
 def _claim_uri(corpus: Corpus, kind: str, key: str) -> str:
@@ -171,6 +190,14 @@ def partial_path(corpus: Corpus, recording_id: str) -> Path:
         return Path(storage.resolve(_state(corpus, "partial"))[1]) / recording_id
     name = hashlib.sha256(corpus.uri.encode()).hexdigest()[:12]
     return Path(tempfile.gettempdir()) / f"triforce-partial-{name}" / recording_id
+
+
+def discard_partial(corpus: Corpus, recording_id: str) -> None:
+    """Remove what a download of this recording left behind, whatever endings its files got."""
+    path = partial_path(corpus, recording_id)
+    for file in path.parent.glob(f"{recording_id}*"):
+        if file.suffix != ".lock":
+            file.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

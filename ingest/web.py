@@ -68,7 +68,7 @@ def _tls() -> ssl.SSLContext:
 
 class _CheckedTransport(httpx.HTTPTransport):
     def __init__(self, allow_private: bool):
-        super().__init__()
+        super().__init__(verify=_tls())
         self._pool = httpcore.ConnectionPool(
             ssl_context=_tls(),
             max_connections=64,
@@ -100,7 +100,8 @@ class _Host:
         with self._lock:
             begin_s = max(self._next_s, time.monotonic())
             self._next_s = begin_s + self._interval_s
-        time.sleep(max(0.0, begin_s - time.monotonic()))
+        if (wait_s := begin_s - time.monotonic()) > 0:
+            time.sleep(wait_s)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -213,7 +214,10 @@ def with_retries(attempt, settings: Settings):
 
 
 def decoded_blocks(response: httpx.Response, limit: int) -> Iterator[bytes]:
-    """The body in blocks, unpacked if it came packed; `Rejected` past ``limit`` bytes, however few came over the wire."""
+    """The body in blocks, unpacked if it came packed.
+
+    `Rejected` past ``limit`` bytes, however few came over the wire.
+    """
     encoding = response.headers.get("content-encoding", "").strip().lower() or "identity"
     if encoding not in ("identity", "gzip", "x-gzip", "deflate"):
         raise Rejected(RejectReason.BAD_METADATA, f"{response.url}: content encoding {encoding!r} was not asked for")

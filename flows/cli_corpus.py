@@ -1,0 +1,180 @@
+"""``triforce corpus``: look at a corpus, check it, take things out of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from itertools import islice
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(name="corpus", help="Look at a corpus, check it, take recordings out of it.", no_args_is_help=True)
+
+CorpusUri = Annotated[str, typer.Argument(help="The corpus: a folder, or an address such as s3://bucket/corpus.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a program instead of text for a person.")]
+
+
+def _open(uri: str):
+    from triforce.ingest.corpus import Corpus
+
+    corpus = Corpus(uri)
+    if not corpus.sources():
+        raise ValueError(
+            f"{uri!r} holds no corpus: no source below its 'recordings' folder; give the folder that ingest wrote"
+        )
+    return corpus
+
+
+@app.command()
+def ls(
+    uri: CorpusUri,
+    source: Annotated[str | None, typer.Option(help="Only this source.")] = None,
+    status: Annotated[str | None, typer.Option(help="Only fetched, rejected or duplicate ones.")] = None,
+    reason: Annotated[str | None, typer.Option(help="Only those rejected for this reason.")] = None,
+    author: Annotated[str | None, typer.Option(help="Only by this author.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most so many.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List recordings, one a line."""
+    from triforce.ingest.manage import list_recordings
+
+    found = list_recordings(_open(uri), source=source, status=status, reason=reason, author=author)
+    for item in islice(found, limit):
+        if as_json:
+            print(json.dumps(dataclasses.asdict(item), ensure_ascii=False))
+            continue
+        length = float(item.metadata.get("decoded_duration_s", item.duration_s or 0.0))
+        state = item.status if item.reason is None else f"{item.status}: {item.reason}"
+        print(f"{item.recording_id}  {item.source:<20} {_clock(length)}  {state:<28} {item.title or item.url}")
+
+
+@app.command()
+def show(
+    uri: CorpusUri,
+    identifier: Annotated[str, typer.Argument(help="A recording's id, the beginning of one, or a clip's id.")],
+    as_json: AsJson = False,
+) -> None:
+    """Show one recording: where it came from, what became of it, and its clips."""
+    from triforce.ingest.manage import clips_of, find_recording
+
+    corpus = _open(uri)
+    item = find_recording(corpus, identifier)
+    clips = clips_of(corpus, item)
+    rows = clips.to_pylist() if clips is not None else []
+    if "-" in identifier:
+        rows = [row for row in rows if row["clip_id"] == identifier]
+        if not rows:
+            raise ValueError(
+                f"recording {item.recording_id} has no clip {identifier!r}; `show {item.recording_id}` lists its clips"
+            )
+    if as_json:
+        print(json.dumps(dataclasses.asdict(item) | {"clips": rows}, ensure_ascii=False, default=str))
+        return
+    for name, value in dataclasses.asdict(item).items():
+        if value not in (None, {}):
+            print(f"{name:<14} {_flat(value)}")
+    print(f"{'clips':<14} {len(rows) if clips is not None else 'not cut yet'}")
+    for row in rows:
+        span = f"{row['start_sample'] / row['sample_rate_hz']:9.2f} s  {row['duration_s']:6.2f} s"
+        print(f"  {row['clip_id']}  {span}  {row['drop_reason'] or 'keep':<16} {row['text'] or ''}")
+
+
+@app.command()
+def stats(uri: CorpusUri, as_json: AsJson = False) -> None:
+    """Count recordings, clips and hours, by source and by reason."""
+    from triforce.ingest.manage import stats as count
+
+    by_source = count(_open(uri))
+    if as_json:
+        print(json.dumps({name: item.as_dict() for name, item in by_source.items()}))
+        return
+    columns = ("fetched", "dupl.", "rejected", "hours", "clips", "kept", "kept h", "GB")
+    print(f"{'source':<20}" + "".join(f" {name:>8}" for name in columns))
+    for name, item in by_source.items():
+        fetched, duplicate, rejected = (item.recordings[key] for key in ("fetched", "duplicate", "rejected"))
+        print(
+            f"{name:<20} {fetched:>8} {duplicate:>8} {rejected:>8} {item.recorded_s / 3600:>8.2f} {item.num_clips:>8} "
+            f"{item.num_kept:>8} {item.kept_s / 3600:>8.2f} {item.num_bytes / 1e9:>8.2f}"
+        )
+    total = by_source["total"]
+    for title, counts in (
+        ("recordings rejected or duplicate", total.reasons),
+        ("clips not kept", total.drops),
+        ("clips kept, by language", total.languages),
+        ("recordings, by licence", total.licences),
+    ):
+        if counts:
+            print(f"\n{title}: " + ", ".join(f"{key or 'unknown'} {count}" for key, count in counts.most_common()))
+
+
+@app.command()
+def verify(
+    uri: CorpusUri,
+    quick: Annotated[bool, typer.Option("--quick", help="Sizes and rows only: hash no file, decode no clip.")] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Remove what is broken, so that the next run makes it anew.")
+    ] = False,
+) -> None:
+    """Check every file and row; ends with 1 if something is wrong."""
+    from tqdm import tqdm
+
+    from triforce.ingest.verify import verify as check
+
+    corpus = _open(uri)
+    with tqdm(unit=" recordings", disable=not sys.stderr.isatty()) as bar:
+        faults = check(corpus, deep=not quick, repair=repair, on_progress=lambda _: bar.update())
+    for fault in faults:
+        print(f"{fault.kind:<18} {fault.path}: {fault.detail}")
+    print(f"{len(faults)} faults{', repaired: run the ingest again' if repair and faults else ''}")
+    if faults and not repair:
+        raise typer.Exit(1)
+
+
+@app.command()
+def rm(
+    uri: CorpusUri,
+    recording: Annotated[list[str] | None, typer.Option(help="A recording's id; may be given several times.")] = None,
+    source: Annotated[str | None, typer.Option(help="All recordings of a source.")] = None,
+    author: Annotated[str | None, typer.Option(help="All recordings by an author.")] = None,
+    tokens: Annotated[str | None, typer.Option(help="Mark the shards there stale that hold samples of them.")] = None,
+    forget: Annotated[
+        bool, typer.Option("--forget", help="Keep no mark, so that a sync may fetch them again.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Take recordings out with everything derived from them, and keep them out."""
+    from triforce.ingest.manage import find_recording, list_recordings
+    from triforce.ingest.takedown import remove
+
+    if not (recording or source or author):
+        raise ValueError("nothing named; give --recording, --source or --author")
+    if recording and (source or author):
+        raise ValueError("--recording names recordings one by one; leave out --source and --author")
+    corpus = _open(uri)
+    if recording:
+        chosen = [find_recording(corpus, identifier) for identifier in recording]
+    else:
+        chosen = [
+            item for item in list_recordings(corpus, source=source, author=author) if "removed_at" not in item.metadata
+        ]
+    plan = remove(corpus, chosen, tokens=tokens, forget=forget, dry_run=True)
+    for item in plan.recordings:
+        print(f"{item.recording_id}  {item.source:<20} {item.title or item.url}")
+    size = f"{plan.num_bytes / 1e6:.1f} MB"
+    print(f"{len(plan.recordings)} recordings, {plan.num_clips} clips, {size}, {len(plan.stale_shards)} shards")
+    if not plan.recordings or not (yes or typer.confirm("Remove them for good?")):
+        return
+    done = remove(corpus, chosen, tokens=tokens, forget=forget)
+    stale = f"; make these shards anew: {', '.join(done.stale_shards)}" if done.stale_shards else ""
+    print(f"removed{stale}")
+
+
+def _clock(seconds: float) -> str:
+    minutes, second = divmod(round(seconds), 60)
+    return f"{minutes // 60:3d}:{minutes % 60:02d}:{second:02d}"
+
+
+def _flat(value: object) -> str:
+    return ", ".join(f"{key}={item}" for key, item in value.items()) if isinstance(value, dict) else str(value)
