@@ -1,8 +1,9 @@
-"""The listener: Whisper writes down what it hears of each system, greedily, so that the same sound always gives the same words.
+"""The listener: Whisper writes down what it hears, greedily, so that the same sound always gives the same words.
 
-Whisper's encoder costs the same for one second as for thirty. So clips of one system are packed into windows, a pause between them,
-and the words of a window are dealt back to its clips along the cheapest alignment with what was said. A window that went wrong as a
-whole (a loop, or a clip that got no word while its neighbours did) is heard again clip by clip.
+Whisper's encoder costs the same for one second as for thirty. So clips of one system are packed into windows, a pause
+between them, and the words of a window are dealt back to its clips along the cheapest alignment with what was said. A
+window that went wrong as a whole (a loop, or a clip that got no word while its neighbours did) is heard again clip by
+clip.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class JudgeConfig(BaseModel):
 
     model: str = Field("base", min_length=1, description="Whisper model: a name or a folder of CTranslate2 weights.")
     language: str = Field("en", pattern="^[a-z]{2,3}$", description="ISO 639 code of what is spoken.")
-    packed: bool = Field(True, description="Several clips to a window; a third of the time, and off it is one clip each.")
+    packed: bool = Field(True, description="Several clips share a window; off: one each, and slower.")
     gap_s: float = Field(1.0, ge=0.2, le=5, description="Silence between the clips of a window, seconds.")
     batch_size: int = Field(4, ge=1, le=64, description="Windows encoded together.")
     compute_type: str = Field("float32", description="CTranslate2's arithmetic; int8 is faster where the CPU has VNNI.")
@@ -64,13 +65,13 @@ class Judge:
         )
         multilingual = self._whisper.model.is_multilingual
         if not multilingual and self.config.language != "en":
-            raise ValueError(f"language {self.config.language!r}: Whisper {self.config.model!r} hears only English; take 'base'")
+            raise ValueError(f"{self.config.language!r}: {self.config.model!r} hears only English, use 'base'")
         self._tokenizer = Tokenizer(
             self._whisper.hf_tokenizer, multilingual, task="transcribe", language=self.config.language
         )
 
     def __call__(self, waveforms: Sequence[np.ndarray], sample_rate_hz: int, truths: Sequence[str]) -> list[str]:
-        """What is heard in each of ``waveforms``, ``(N,)`` float32 in -1 to 1; ``truths`` only deal words out to packed clips."""
+        """What is heard in each of ``waveforms``, ``(N,)`` float32; ``truths`` only deal out packed words."""
         clips = [_resample(waveform, sample_rate_hz) for waveform in waveforms]
         heard = [""] * len(clips)
         windows = pack(clips, self.config.gap_s) if self.config.packed else single(clips)
@@ -88,7 +89,7 @@ class Judge:
         return heard
 
     def _listen(self, windows: list[Window]) -> Iterator[tuple[Window, str]]:
-        """Each window with its words; of a window over `WINDOW_S` the pieces are heard one after the other and joined."""
+        """Each window with its words; of a window over `WINDOW_S` the pieces are heard in turn."""
         length = int(WINDOW_S * WHISPER_RATE_HZ)
         jobs = [
             (number, window.waveform[start : start + length])
@@ -133,7 +134,7 @@ def single(clips: Sequence[np.ndarray]) -> list[Window]:
 
 
 def pack(clips: Sequence[np.ndarray], gap_s: float) -> list[Window]:
-    """Clips at `WHISPER_RATE_HZ` in as few windows as first-fit decreasing needs, each with ``gap_s`` of silence behind it."""
+    """Clips at `WHISPER_RATE_HZ` in the windows of first-fit decreasing, each with ``gap_s`` of silence behind it."""
     capacity, gap = int(WINDOW_S * WHISPER_RATE_HZ), int(gap_s * WHISPER_RATE_HZ)
     bins: list[list[int]] = []
     room: list[int] = []
@@ -147,7 +148,8 @@ def pack(clips: Sequence[np.ndarray], gap_s: float) -> list[Window]:
         bins[slot].append(index)
         room[slot] -= need
     silence = np.zeros(gap, np.float32)
-    return [Window(indices, np.concatenate([part for i in indices for part in (clips[i], silence)])) for indices in bins]
+    joined = [np.concatenate([part for i in indices for part in (clips[i], silence)]) for indices in bins]
+    return [Window(indices, waveform) for indices, waveform in zip(bins, joined, strict=True)]
 
 
 def deal_words(heard: str, truths: Sequence[str]) -> list[str]:
@@ -178,4 +180,4 @@ def _is_loop(text: str) -> bool:
 
 def _resample(waveform: np.ndarray, sample_rate_hz: int) -> np.ndarray:
     waveform = np.asarray(waveform, dtype=np.float32)
-    return waveform if not waveform.size else soxr.resample(waveform, sample_rate_hz, WHISPER_RATE_HZ).astype(np.float32)
+    return soxr.resample(waveform, sample_rate_hz, WHISPER_RATE_HZ) if waveform.size else waveform

@@ -1,4 +1,4 @@
-"""What is measured of speech: words lost, distance and sharpness of mels, use of the codebook. Pure functions on arrays."""
+"""What is measured of speech: words lost, distance and sharpness of mels, use of the codebook. Pure functions."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def character_errors(truth: str, heard: str) -> Errors:
 
 
 def resample_clips(num_clips: int, num_resamples: int, seed: int) -> np.ndarray:
-    """Clips drawn with replacement, ``(num_resamples, num_clips)`` indices; share them to compare systems clip by clip."""
+    """Clips drawn with replacement, ``(num_resamples, num_clips)`` indices; shared between systems to pair them."""
     return np.random.default_rng(seed).integers(0, num_clips, (num_resamples, num_clips))
 
 
@@ -66,7 +66,7 @@ def error_rate(errors: Sequence[Errors], draws: np.ndarray, level: float = 0.95)
 
 
 def error_rate_difference(a: Sequence[Errors], b: Sequence[Errors], draws: np.ndarray, level: float = 0.95) -> Interval:
-    """Error rate of ``a`` minus that of ``b`` on the same clips: paired, so far tighter than two intervals side by side."""
+    """Error rate of ``a`` minus that of ``b`` on the same clips: paired, so far tighter than two intervals."""
     first, second = np.array(a, dtype=np.float64), np.array(b, dtype=np.float64)
     difference = _pooled(first[draws]) - _pooled(second[draws])
     return _interval(float((_pooled(first[None]) - _pooled(second[None]))[0]), difference, level)
@@ -91,9 +91,9 @@ def log_mel_l1(mel: np.ndarray, truth: np.ndarray) -> float:
 def sharpness(mel: np.ndarray) -> float:
     """Variance of a log-mel's Laplacian: how much changes from bin to bin and frame to frame.
 
-    A network trained on L1 answers with the median of what is possible, and a median is blurred; harmonics and onsets go first.
-    The 5-point Laplacian, which microscopes use to focus (Pech-Pacheco et al. 2000), sees exactly that loss. Noise is sharp too, so
-    this figure means something only beside a word error rate. NaN for mels under 3 bins or frames.
+    A network trained on L1 answers with the median of what is possible, and a median is blurred: harmonics and onsets
+    go first. The 5-point Laplacian, by which microscopes focus (Pech-Pacheco et al. 2000), sees just that. Noise is
+    sharp too, so this figure means something only beside a word error rate. NaN for mels under 3 bins or frames.
     """
     if min(mel.shape) < 3:
         return float("nan")
@@ -107,7 +107,7 @@ def mel_cepstral_distortion(mel: np.ndarray, truth: np.ndarray) -> float:
     order = np.arange(1, CEPSTRAL_COEFFICIENTS + 1)[:, None]
     basis = np.cos(np.pi / num_mels * (np.arange(num_mels) + 0.5) * order) * np.sqrt(2 / num_mels)
     cepstra = basis @ (mel - truth).astype(np.float64)
-    # Cepstra of log magnitudes by the orthonormal DCT; the factor turns nats of magnitude into dB, as in speech coding papers.
+    # Cepstra of log magnitudes by the orthonormal DCT; the factor makes dB of nats, as in speech coding.
     scale = 10 / np.log(10) * np.sqrt(2) * np.sqrt(2 / num_mels)
     return float(scale * np.sqrt((cepstra**2).sum(axis=0)).mean())
 
