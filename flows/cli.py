@@ -2,25 +2,42 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import os
 import sys
+from collections.abc import Callable
 from enum import StrEnum
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from triforce.flows import environment
+
 app = typer.Typer(
     name="triforce",
-    help="From raw internet audio to a voice: ingest, tokenize, train, speak, evaluate.",
+    help="From raw internet audio to a voice: ingest, train the dVAE, tokenize, train the rest, speak.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-EXIT_BAD_INPUT, EXIT_INTERRUPTED = 2, 130
+train_app = typer.Typer(help="Fit a network with Ray Train: dvae, then gpt and diffusion.", no_args_is_help=True)
+app.add_typer(train_app, name="train")
+
+EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
+
+CorpusUri = Annotated[str, typer.Option("--corpus", help="The corpus: a folder, or an address such as s3://bucket/x.")]
+ReleaseUri = Annotated[str, typer.Option("--release", help="The release: networks are read from and written to here.")]
+TokensUri = Annotated[str, typer.Option("--tokens", help="The folder of the token shards.")]
+RunsUri = Annotated[str, typer.Option("--runs", help="The folder for checkpoints and training curves.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="NAME=VALUE", help="Any other setting, as in optimizer.learning_rate=3e-4; repeatable."
+    ),
+]
 
 
 class Kind(StrEnum):
@@ -37,27 +54,159 @@ def _options(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show what the libraries log.")] = False,
 ) -> None:
     os.environ["TRIFORCE_DEBUG"] = "1" if debug else os.environ.get("TRIFORCE_DEBUG", "")
-    logging.basicConfig(
-        level=logging.INFO if verbose else logging.WARNING, format="%(asctime)s %(levelname)s %(message)s"
+    if not verbose:
+        os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
+    level = logging.INFO if verbose else logging.WARNING
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(message)s")
+    environment.prepare()
+
+
+@app.command()
+def ingest(
+    kind: Annotated[Kind, typer.Argument(help="Which of the file's sources to visit.")],
+    corpus: CorpusUri,
+    sources: Annotated[str, typer.Option(help="The list of sources.")] = "sources.yaml",
+    only: Annotated[list[str] | None, typer.Option(help="Only the source of this name; repeatable.")] = None,
+    whisper: Annotated[
+        str, typer.Option(help="Whisper model that transcribes: a name, or a folder of weights.")
+    ] = "tiny.en",
+    settings: Settings = None,
+) -> None:
+    """Fetch what is new, cut it, transcribe it: recordings become clips in the corpus."""
+    from triforce.flows.ingest import ingest as flow
+    from triforce.flows.ingest_summary import as_text
+    from triforce.ingest.clips import ClipConfig
+
+    clips = ClipConfig.model_validate(merged({"transcribe": {"model": whisper}}, settings))
+    _show_progress()
+    typer.echo(as_text(flow(kind.value, sources, corpus, clips, only)))
+
+
+@app.command()
+def tokenize(corpus: CorpusUri, release: ReleaseUri, tokens: TokensUri, settings: Settings = None) -> None:
+    """Run the release's dVAE over every clip of the corpus, into WebDataset shards."""
+    from triforce.tokenize.config import TokenizeConfig
+
+    config = TokenizeConfig.model_validate(merged({"corpus": corpus, "release": release, "tokens": tokens}, settings))
+    from triforce.tokenize.job import tokenize_corpus
+
+    _show_progress()
+    total = tokenize_corpus(config)
+    typer.echo(
+        f"{total.num_shards} shards, {total.num_new_shards} of them new: {total.num_clips} clips, "
+        f"{total.num_codes} codes, {total.hours:.2f} h in {total.wall_s:.0f} s"
     )
+
+
+@train_app.command()
+def dvae(corpus: CorpusUri, release: ReleaseUri, runs: RunsUri = "runs", settings: Settings = None) -> None:
+    """The discrete VAE: sound to codes and back, learnt from the corpus."""
+    _train({"stage": "dvae", "corpus": corpus, "release": release, "runs": runs}, settings)
+
+
+@train_app.command()
+def gpt(tokens: TokensUri, release: ReleaseUri, runs: RunsUri = "runs", settings: Settings = None) -> None:
+    """The transformer: text to codes, learnt from the token shards."""
+    _train({"stage": "gpt", "tokens": tokens, "release": release, "runs": runs}, settings)
+
+
+@train_app.command()
+def diffusion(corpus: CorpusUri, release: ReleaseUri, runs: RunsUri = "runs", settings: Settings = None) -> None:
+    """The diffusion network: what the dVAE blurs, made sharp again; learnt from the corpus."""
+    _train({"stage": "diffusion", "corpus": corpus, "release": release, "runs": runs}, settings)
+
+
+def _train(fields: dict[str, Any], settings: list[str] | None) -> None:
+    from triforce.train.config import TrainConfig
+
+    config = TrainConfig.model_validate(merged(fields, settings))
+    from triforce.train.job import train
+
+    summary = train(config)
+    done = "was trained before" if summary.skipped else f"trained in {summary.wall_s:.0f} s"
+    typer.echo(f"{summary.stage} {summary.hash[:12]} in {config.release}: {summary.steps} steps, {done}")
+
+
+@app.command()
+def speak(
+    text: Annotated[str, typer.Argument(help="What to say.")],
+    release: ReleaseUri,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Sound file to write; its ending says the format.")] = Path(
+        "speech.wav"
+    ),
+    voice: Annotated[Path | None, typer.Option(help="A recording of the voice to say it in.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Another number, another reading.")] = 0,
+) -> None:
+    """Say a text in the voice of a release."""
+    import soundfile
+
+    from triforce.ingest import storage
+    from triforce.models.release import Release
+
+    if out.suffix.lower().lstrip(".").upper() not in soundfile.available_formats():
+        raise ValueError(f"--out {out}: unknown sound format {out.suffix!r}; use .wav, .flac, .ogg or .mp3")
+    model = Release.load(release)
+    speech = model.speak(text, voice=None if voice is None else read_waveform(voice, model.sample_rate_hz), seed=seed)
+    if not speech.waveform.size:
+        raise RuntimeError("the network said nothing; try another --seed, or train it longer")
+    with storage.atomic_file(out) as temporary:
+        kind = out.suffix.lower().lstrip(".").upper()
+        soundfile.write(temporary, speech.waveform, model.sample_rate_hz, format=kind)
+    typer.echo(f"{out}: {len(speech.waveform) / model.sample_rate_hz:.1f} s, made in {speech.wall_s:.1f} s")
+
+
+def read_waveform(path: Path, sample_rate_hz: int) -> Any:
+    """Any sound file as ``(N,) float32`` mono in -1 to 1."""
+    import numpy as np
+
+    from triforce.ingest.decode import decode
+
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; give a recording of speech")
+    return np.concatenate(list(decode(path, sample_rate_hz))).astype(np.float32) / 32768
 
 
 @app.command()
 def demo(
     folder: Annotated[Path, typer.Argument(help="Where everything goes; run again to continue.")] = Path("demo-run"),
     speech: Annotated[
-        Path | None, typer.Option(help="Your own folder of audio files, .txt beside each if you have them.")
+        Path | None, typer.Option(help="Your own folder of audio files, texts beside them as .txt.")
     ] = None,
+    settings: Settings = None,
 ) -> None:
     """The whole pipeline on real speech, on loopback, in one go: the report's place is the last line."""
-    from triforce.flows.demo.run import run_demo
+    from triforce.flows.demo.run import DemoConfig, run_demo
 
-    run_demo(folder, speech)
+    run_demo(folder, speech, DemoConfig.model_validate(merged({}, settings)))
+
+
+def merged(fields: dict[str, Any], settings: list[str] | None) -> dict[str, Any]:
+    """``fields`` with ``a.b=value`` settings put in; a value is read as YAML, so numbers, lists and null work."""
+    import yaml
+
+    for setting in settings or []:
+        path, equals, text = setting.partition("=")
+        if not equals or not path:
+            raise ValueError(f"--set {setting!r}: give a name and a value, as in --set max_steps=2000")
+        *parents, name = path.replace("-", "_").split(".")
+        place = fields
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        try:
+            place[name] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ValueError(f"--set {setting!r}: the value is not readable: {error}") from error
+    return fields
+
+
+def _show_progress() -> None:
+    """What our own stages log, on the terminal."""
+    logging.getLogger("triforce").setLevel(logging.INFO)
 
 
 def _add_sub_apps() -> None:
     """Subcommands that live in modules of their own."""
-    if importlib.util.find_spec("triforce.flows.cli_corpus"):
+    if find_spec("triforce.flows.cli_corpus"):
         from triforce.flows.cli_corpus import app as corpus_app
 
         app.add_typer(corpus_app, name="corpus")
@@ -66,26 +215,40 @@ def _add_sub_apps() -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command and exit: 0 well, 2 bad input, 130 interrupted, 1 anything else; one line says what was wrong."""
     _add_sub_apps()
+    sys.exit(run(lambda: app(args=arguments, standalone_mode=False)))
+
+
+def run(command: Callable[[], Any]) -> int:
+    """The exit code of ``command``; errors become a line on the standard error, and with ``--debug`` go on."""
     try:
-        app(args=arguments, standalone_mode=False)
+        code = command()
+        return code if isinstance(code, int) else 0
     except (KeyboardInterrupt, typer.Abort):
         print("\ntriforce: interrupted; run the same command again to continue where it stopped", file=sys.stderr)
-        sys.exit(EXIT_INTERRUPTED)
+        return EXIT_INTERRUPTED
     except Exception as error:
         if hasattr(error, "show") and hasattr(error, "exit_code"):  # click's usage errors, of its own or typer's copy
             error.show()
-            sys.exit(error.exit_code)
+            return error.exit_code
         if os.environ.get("TRIFORCE_DEBUG"):
             raise
-        bad_input = isinstance(error, ValueError | FileNotFoundError | NotADirectoryError | PermissionError)
         print(f"triforce: {_one_line(error)}", file=sys.stderr)
-        sys.exit(EXIT_BAD_INPUT if bad_input else 1)
+        return EXIT_BAD_INPUT if _is_bad_input(error) else EXIT_FAILED
+
+
+def _is_bad_input(error: Exception) -> bool:
+    return isinstance(error, ValueError | FileNotFoundError | NotADirectoryError | PermissionError)
 
 
 def _one_line(error: Exception) -> str:
+    if hasattr(error, "errors") and hasattr(error, "title"):  # pydantic's: one line for each field is too many
+        faults = [
+            f"{'.'.join(map(str, fault['loc']))} = {fault['input']!r}: {fault['msg']}" for fault in error.errors()
+        ]
+        return f"{error.title}: {'; '.join(faults)}"
     text = " ".join(str(error).split()) or type(error).__name__
     known = isinstance(error, ValueError | OSError) or type(error).__module__.startswith("triforce.")
-    return text if known else f"{type(error).__name__}: {text} (--debug before the subcommand shows where)"
+    return text if known else f"{type(error).__name__}: {text} (triforce --debug ... shows where)"
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ def prepare(state: Path | None = None) -> None:
     With ``state``, Prefect keeps its database there, not in the user's home.
     """
     if state is not None:
+        state.mkdir(parents=True, exist_ok=True)
         os.environ["PREFECT_HOME"] = str(state.absolute())
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
