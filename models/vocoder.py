@@ -32,6 +32,10 @@ class GriffinLim:
             raise ValueError(f"mel of shape {tuple(mel.shape)}: give ({self.config.num_mels}, T)")
         if mel.shape[1] < 2:
             return torch.zeros(0)
+        num_samples = self.config.num_samples(mel.shape[1])
+        fewest = self.config.n_fft // 2 // self.config.hop_length + 2  # the STFT reflects half a window at each end
+        if mel.shape[1] < fewest:
+            mel = torch.cat([mel, mel[:, -1:].expand(-1, fewest - mel.shape[1])], dim=1)
         target = invert_mel(mel.float(), self.config)
         generator = torch.Generator().manual_seed(seed)
         angle = torch.rand(target.shape, generator=generator).to(target) * (2 * torch.pi)
@@ -42,7 +46,7 @@ class GriffinLim:
             phase = rebuilt + self.momentum / (1 + self.momentum) * (rebuilt - previous)
             phase = phase / phase.abs().clamp_min(1e-16)
             previous = rebuilt
-        return self._istft(target * phase).clamp(-1, 1)
+        return self._istft(target * phase)[:num_samples].clamp(-1, 1)
 
     def _stft(self, waveform: torch.Tensor) -> torch.Tensor:
         config = self.config
@@ -53,9 +57,6 @@ class GriffinLim:
         config = self.config
         length = config.num_samples(spectrum.shape[-1])
         window = _window(config.n_fft).to(spectrum.real)
-        if length <= config.n_fft // 2:  # the STFT reflects half a window, so it needs at least that much signal
-            spectrum = torch.nn.functional.pad(spectrum, (0, config.n_fft // config.hop_length))
-            return torch.istft(spectrum, config.n_fft, config.hop_length, window=window)[:length]
         return torch.istft(spectrum, config.n_fft, config.hop_length, window=window, length=length)
 
 

@@ -1,0 +1,124 @@
+import numpy as np
+import pytest
+import torch
+
+from triforce.models.gpt import GPT, GPTConfig, KVCache
+from triforce.models.sampling import SamplingConfig, sample_segment
+from triforce.models.vocabulary import Modality, Segment, Vocabulary
+
+VOCABULARY = Vocabulary(modalities=(Modality(name="text", num_codes=20), Modality(name="speech", num_codes=30)))
+
+
+def make_gpt(**settings) -> GPT:
+    torch.manual_seed(0)
+    shape = {"vocabulary": VOCABULARY, "num_layers": 3, "width": 64, "num_heads": 4, "max_positions": 128}
+    model = GPT(GPTConfig(**(shape | settings))).eval()
+    for parameter in model.parameters():  # far from the start, where every position would look alike
+        torch.nn.init.normal_(parameter, std=0.2) if parameter.ndim > 1 else torch.nn.init.uniform_(parameter, 0.5, 1.5)
+    return model
+
+
+@pytest.mark.parametrize("pieces", [[12], [1] * 12, [5, 7], [5, 1, 1, 5]])
+def test_cached_is_uncached(pieces):
+    model = make_gpt()
+    ids = torch.randint(0, VOCABULARY.size, (2, 12))
+    whole = model(ids)
+    cache = KVCache.empty(model.config, 2, 12, model.embedding.weight)
+    parts = [model(part, cache=cache) for part in ids.split(pieces, dim=1)]
+    torch.testing.assert_close(torch.cat(parts, 1), whole, atol=2e-5, rtol=1e-4)
+    with pytest.raises(ValueError, match="larger capacity"):
+        model(ids[:, :1], cache=cache)
+
+
+def test_fanned_out_cache_is_each_continuation_alone():
+    model = make_gpt()
+    prompt, tails = torch.randint(0, VOCABULARY.size, (1, 6)), torch.randint(0, VOCABULARY.size, (3, 4))
+    cache = KVCache.empty(model.config, 1, 10, model.embedding.weight)
+    model(prompt, cache=cache)
+    found = model(tails, cache=cache.fan_out(3))
+    for row in range(3):
+        alone = model(torch.cat([prompt, tails[row : row + 1]], 1))[:, 6:]
+        torch.testing.assert_close(found[row : row + 1], alone, atol=2e-5, rtol=1e-4)
+
+
+def test_the_future_changes_nothing():
+    model = make_gpt()
+    ids = torch.randint(0, VOCABULARY.size, (1, 12))
+    changed = ids.clone()
+    changed[:, 8:] = (changed[:, 8:] + 1) % VOCABULARY.size
+    torch.testing.assert_close(model(ids)[:, :8], model(changed)[:, :8])
+    assert (model(ids)[:, 8:] - model(changed)[:, 8:]).abs().max() > 0.1
+
+
+def test_packed_documents_do_not_see_each_other():
+    model = make_gpt()
+    first, second = torch.randint(0, VOCABULARY.size, (1, 5)), torch.randint(0, VOCABULARY.size, (1, 9))
+    packed = torch.cat([first, second, torch.zeros(1, 2, dtype=torch.long)], 1)
+    documents = torch.tensor([[1] * 5 + [2] * 9 + [0] * 2])
+    positions = torch.cat([torch.arange(5), torch.arange(9), torch.zeros(2, dtype=torch.long)])[None]
+    hidden = model(packed, positions=positions, documents=documents)
+    torch.testing.assert_close(hidden[:, :5], model(first), atol=2e-5, rtol=1e-4)
+    torch.testing.assert_close(hidden[:, 5:14], model(second), atol=2e-5, rtol=1e-4)
+
+
+def train_on(model: GPT, documents: list[list[Segment]], steps: int = 150) -> GPT:
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    model.train()
+    rows = [torch.as_tensor(VOCABULARY.document_ids(document)) for document in documents]
+    for _ in range(steps):
+        loss = sum(
+            torch.nn.functional.cross_entropy(model.logits(model(row[None, :-1]))[0], row[1:]) for row in rows
+        )
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return model.eval()
+
+
+def test_what_was_learnt_is_sampled_in_both_directions():
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(vocabulary=VOCABULARY, num_layers=2, width=64, num_heads=4, max_positions=64))
+    texts = [np.array([1, 2, 3]), np.array([7, 8])]
+    speeches = [np.array([5, 6, 7, 8, 9, 10]), np.array([20, 21, 22])]
+    pairs = [(Segment("text", t), Segment("speech", s)) for t, s in zip(texts, speeches, strict=True)]
+    train_on(model, [document for text, speech in pairs for document in ([text, speech], [speech, text])])
+    greedy = SamplingConfig(temperature=0)
+    for text, speech in pairs:
+        spoken = sample_segment(model, [text], "speech", greedy)[0]
+        np.testing.assert_array_equal(spoken.codes, speech.codes)
+        assert spoken.reached_end
+        np.testing.assert_array_equal(sample_segment(model, [speech], "text", greedy)[0].codes, text.codes)
+
+
+def test_samples_are_legal_seeded_and_capped():
+    model = make_gpt()
+    settings = SamplingConfig(num_candidates=5, max_codes=20, temperature=2.0, top_p=1.0)
+    prompt = [Segment("text", np.array([3, 4]))]
+    candidates = sample_segment(model, prompt, "speech", settings, seed=1)
+    assert len(candidates) == 5
+    for candidate in candidates:
+        assert ((candidate.codes >= 0) & (candidate.codes < 30)).all()
+        assert len(candidate.codes) <= 21
+        assert candidate.reached_end or len(candidate.codes) == 21
+    again = sample_segment(model, prompt, "speech", settings, seed=1)
+    assert all(np.array_equal(a.codes, b.codes) for a, b in zip(candidates, again, strict=True))
+    other = sample_segment(model, prompt, "speech", settings, seed=2)
+    assert not all(np.array_equal(a.codes, b.codes) for a, b in zip(candidates, other, strict=True))
+
+
+def test_top_k_of_one_is_greedy():
+    model = make_gpt()
+    prompt = [Segment("text", np.array([3, 4]))]
+    greedy = sample_segment(model, prompt, "speech", SamplingConfig(temperature=0, max_codes=9))[0]
+    narrow = sample_segment(model, prompt, "speech", SamplingConfig(top_k=1, max_codes=9), seed=5)[0]
+    np.testing.assert_array_equal(greedy.codes, narrow.codes)
+
+
+def test_too_much_is_refused():
+    model = make_gpt()
+    with pytest.raises(ValueError, match="this model reads 128"):
+        model(torch.zeros(1, 129, dtype=torch.long))
+    with pytest.raises(ValueError, match="leaves no room for speech"):
+        sample_segment(model, [Segment("text", np.zeros(126, int))], "speech", SamplingConfig())
+    with pytest.raises(ValueError, match="multiple of twice num_heads"):
+        GPTConfig(vocabulary=VOCABULARY, width=60, num_heads=4)
