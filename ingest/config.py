@@ -142,11 +142,14 @@ class PodcastSource(_Source):
 
     kind: Literal["podcast"] = "podcast"
     feeds: tuple[WebAddress, ...] = Field((), description="Addresses of the feeds.")
+    opml: str | None = Field(None, description="An OPML list of more feeds: a web address, or a path beside this file.")
+    max_pages: int = Field(200, ge=1, description="Pages read of a feed that comes in pages.")
+    transcripts: bool = Field(True, description="Whether published transcripts are stored beside the recordings.")
 
     @model_validator(mode="after")
     def _some_feed(self):
-        if not self.feeds:
-            raise ValueError("a podcast source needs 'feeds', a list of feed addresses")
+        if not self.feeds and not self.opml:
+            raise ValueError("a podcast source needs 'feeds', a list of feed addresses, or 'opml', a list in a file")
         return self
 
 

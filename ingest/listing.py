@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 
-from triforce.ingest import ledger
+from triforce.ingest import ledger, storage
 from triforce.ingest.config import AudiobookSource, PodcastSource, Settings, Source
 from triforce.ingest.corpus import Corpus, Recording
 from triforce.ingest.errors import Rejected
@@ -68,7 +68,7 @@ class Listing:
 
     def _listed(self) -> Iterator[Recording]:
         if isinstance(self._source, PodcastSource):
-            for url in self._source.feeds:
+            for url in self._feeds():
                 yield from self._guarded(self._feed(url))
         elif isinstance(self._source, AudiobookSource):
             yield from self._guarded(self._catalogue())
@@ -114,12 +114,36 @@ class Listing:
             "sha256": hashlib.sha256(document.body).hexdigest(),
         }
 
+    def _feeds(self) -> list[str]:
+        """The feeds of a podcast source, those of its OPML list behind its own."""
+        opml, listed = self._source.opml, []
+        try:
+            if opml and opml.startswith(("http://", "https://")):
+                document = get_document(opml, self._settings)
+                listed = list(podcast.parse_opml(document.body, document.url))
+            elif opml:
+                listed = list(podcast.parse_opml(storage.read_bytes(opml), opml))
+        except Rejected as rejection:
+            self._failures.append(rejection)
+            self._on_problem(rejection)
+        return list(dict.fromkeys([*self._source.feeds, *listed]))
+
     def _feed(self, url: str) -> Iterator[Recording]:
-        document = self._document(url)
-        if document.body is None:
-            return
-        yield from podcast.parse_feed(document.body, url, self._source, base_url=document.url)
-        self._remember(url, document)
+        """A feed and its older pages (RFC 5005), as far back as there is something new or a page never read."""
+        page, seen = url, set()
+        while page and page not in seen and len(seen) < self._source.max_pages:
+            seen.add(page)
+            document = self._document(page)
+            if document.body is None:
+                page, new = self._pages[page].get("next"), False
+            else:
+                found, next_page = podcast.parse_feed(document.body, url, self._source, base_url=document.url)
+                self._remember(page, document, next=next_page)
+                new = any(item.recording_id not in self._known for item in found)
+                yield from found
+                page = next_page
+            if not new and page in self._pages:
+                return
 
     def _catalogue(self) -> Iterator[Recording]:
         offset = 0

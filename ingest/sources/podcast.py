@@ -1,57 +1,56 @@
-"""Podcast feeds: what feedparser reads, as recordings."""
+"""Podcast feeds and lists of them, as recordings."""
 
 from __future__ import annotations
 
-import io
 import re
-import time
 from collections.abc import Iterator
 from urllib.parse import urljoin
-
-import feedparser
 
 from triforce.ingest.config import PodcastSource
 from triforce.ingest.corpus import Recording, RejectReason, Status, make_recording_id
 from triforce.ingest.errors import Rejected
 from triforce.ingest.ledger import canonical_url, is_universal
+from triforce.ingest.sources.feed import FORBIDDEN_MARKUP, Entry, Feed, decode, parse
 
 AUDIO_PATH = re.compile(r"\.(mp3|m4a|m4b|aac|ogg|oga|opus|flac|wav)(\?|$)", re.IGNORECASE)
-FORBIDDEN_MARKUP = re.compile(rb"<!\s*(ENTITY|ELEMENT|ATTLIST|NOTATION)", re.IGNORECASE)
+
+LOSSLESS = re.compile(r"flac|wav", re.IGNORECASE)
+
+OPML_OUTLINE = re.compile(r"<outline\b[^>]*?\bxmlUrl\s*=\s*(?:\"([^\"]*)\"|'([^']*)')", re.IGNORECASE)
 
 
-def parse_feed(body: bytes, url: str, source: PodcastSource, *, base_url: str | None = None) -> Iterator[Recording]:
-    """The episodes of a feed in its own order; `Rejected` for what is no feed, or a hostile one.
+def parse_feed(
+    body: bytes, url: str, source: PodcastSource, *, base_url: str | None = None
+) -> tuple[list[Recording], str | None]:
+    """The episodes of a feed in its own order, and the address of its next page; `Rejected` for what is no feed.
 
     ``url`` is the feed's name in ids; ``base_url``, where redirects led, is what relative links are relative to.
     """
-    if FORBIDDEN_MARKUP.search(body):
-        raise Rejected(RejectReason.BAD_METADATA, f"{url}: the feed declares XML entities; honest feeds need none")
-    feed = feedparser.parse(io.BytesIO(body), sanitize_html=False, resolve_relative_uris=False)
-    if not feed.get("version") and not feed.entries:
-        raise Rejected(
-            RejectReason.BAD_METADATA, f"{url}: not a feed ({feed.get('bozo_exception', 'no channel in it')})"
-        )
-    seen: set[str] = set()
+    feed = parse(body, base_url or url)
+    found: dict[str, Recording] = {}
     for entry in feed.entries:
-        recording = _episode(entry, feed.feed, url, source, base_url or url)
-        if recording and recording.recording_id not in seen:
-            seen.add(recording.recording_id)
-            yield recording
+        recording = _episode(entry, feed, url, source, base_url or url)
+        if recording:
+            found.setdefault(recording.recording_id, recording)
+    return list(found.values()), feed.next_url
 
 
-def _episode(entry, channel, feed_url: str, source: PodcastSource, base_url: str) -> Recording | None:
+def _episode(entry: Entry, feed: Feed, feed_url: str, source: PodcastSource, base_url: str) -> Recording | None:
     """One entry as a recording, None where it has no audio."""
-    enclosure = choose_enclosure(entry.get("enclosures", []))
+    enclosure = choose_enclosure(entry.enclosures)
     if enclosure is None:
         return None
     url = urljoin(base_url, enclosure["href"].strip())
-    guid = (entry.get("id") or "").strip() or canonical_url(url)
+    guid = (entry.guid or "").strip() or canonical_url(url)
     source_id = guid if is_universal(guid) else f"{feed_url}#{guid}"
-    metadata = {key: entry.get(f"itunes_{key}") for key in ("season", "episode", "explicit", "episodetype")}
-    metadata |= {
+    transcript = choose_transcript(entry.transcripts)
+    metadata = entry.extra | {
         "feed_url": feed_url,
         "declared_bytes": enclosure.get("length"),
         "declared_type": enclosure.get("type"),
+        "persons": "; ".join(entry.persons),
+        "transcript_url": urljoin(base_url, transcript["url"]) if transcript else None,
+        "transcript_type": transcript.get("type") if transcript else None,
     }
     return Recording(
         recording_id=make_recording_id(source.name, source_id),
@@ -59,41 +58,64 @@ def _episode(entry, channel, feed_url: str, source: PodcastSource, base_url: str
         source_kind=source.kind,
         source_id=source_id,
         url=url,
-        page_url=entry.get("link"),
-        title=entry.get("title"),
-        author=entry.get("author") or channel.get("author"),
-        collection=channel.get("title"),
-        published=iso_time(entry.get("published_parsed")),
-        licence=first(
-            entry.get("rights"), licence_of(entry), source.licence, licence_of(channel), channel.get("rights")
-        ),
-        language=source.language or language_code(channel.get("language")),
-        duration_s=parse_duration(entry.get("itunes_duration")),
+        page_url=entry.link,
+        title=entry.title,
+        author=entry.author or feed.author,
+        collection=feed.title,
+        published=entry.published,
+        licence=entry.licence or source.licence or feed.licence,
+        language=source.language or language_code(feed.language),
+        duration_s=parse_duration(entry.duration),
         status=Status.DISCOVERED,
         metadata={key: str(value) for key, value in metadata.items() if value not in (None, "")},
     )
 
 
-def choose_enclosure(enclosures: list[dict]) -> dict | None:
-    """The largest audio enclosure by declared length; an unlabelled one counts as audio if its name says so."""
+def choose_enclosure(enclosures: list[dict[str, str]]) -> dict[str, str] | None:
+    """The best audio among an entry's files: lossless before lossy, then the largest by what the feed declares.
+
+    A file without a type counts as audio if its name says so. None where there is no audio.
+    """
     audio = [
         item
         for item in enclosures
         if item.get("href") and (item.get("type", "").lower().startswith("audio/") or AUDIO_PATH.search(item["href"]))
     ]
-    return max(
-        audio, key=lambda item: int(item["length"]) if str(item.get("length", "")).isdecimal() else 0, default=None
-    )
+
+    def quality(item: dict[str, str]) -> tuple[bool, int]:
+        length = item.get("length") or ""
+        return bool(LOSSLESS.search(item.get("type", ""))), int(length) if re.fullmatch(r"[0-9]{1,15}", length) else 0
+
+    return max(audio, key=quality, default=None)
 
 
-def licence_of(element) -> str | None:
-    """A licence that the feed links or names: Creative Commons and Podcasting 2.0 elements."""
-    for key in ("license", "creativecommons_license", "cc_license", "podcast_license"):
-        if value := element.get(key):
-            return str(value)
-    return next(
-        (link["href"] for link in element.get("links", []) if link.get("rel") == "license" and link.get("href")), None
-    )
+TRANSCRIPT_TYPES = (
+    "text/vtt",
+    "application/srt",
+    "application/x-subrip",
+    "text/srt",
+    "application/json",
+    "text/html",
+    "text/plain",
+)
+"""Best first: those with times, then those without."""
+
+
+def choose_transcript(transcripts: list[dict[str, str]]) -> dict[str, str] | None:
+    def rank(item: dict[str, str]) -> int:
+        kind = item.get("type", "").split(";")[0].strip().lower()
+        return TRANSCRIPT_TYPES.index(kind) if kind in TRANSCRIPT_TYPES else len(TRANSCRIPT_TYPES)
+
+    return min(transcripts, key=rank, default=None)
+
+
+def parse_opml(body: bytes, url: str) -> Iterator[str]:
+    """The addresses of the feeds that an OPML list names, in its order, each once."""
+    text = decode(body, url)
+    if FORBIDDEN_MARKUP.search(text) or not re.search(r"<opml\b", text, re.IGNORECASE):
+        raise Rejected(RejectReason.BAD_METADATA, f"{url}: not an OPML list of feeds")
+    found = (re.sub(r"&amp;", "&", match[0] or match[1]).strip() for match in OPML_OUTLINE.findall(text))
+    yield from dict.fromkeys(urljoin(url, address) for address in found if address)
 
 
 def parse_duration(text: str | None) -> float | None:
@@ -110,11 +132,3 @@ def language_code(text: str | None) -> str | None:
     """ISO 639 code of a language tag such as "en-GB"."""
     match = re.match(r"[a-zA-Z]{2,3}(?=$|[-_])", text or "")
     return match.group().lower() if match else None
-
-
-def iso_time(parsed: time.struct_time | None) -> str | None:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", parsed) if parsed else None
-
-
-def first(*values: str | None) -> str | None:
-    return next((value for value in values if value), None)
