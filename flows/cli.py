@@ -54,8 +54,8 @@ def _options(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show what the libraries log.")] = False,
 ) -> None:
     os.environ["TRIFORCE_DEBUG"] = "1" if debug else os.environ.get("TRIFORCE_DEBUG", "")
-    if not verbose:
-        os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
+    if not verbose and not debug:  # Prefect logs a failed run's whole traceback; the error itself becomes our one line
+        os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
     level = logging.INFO if verbose else logging.WARNING
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(message)s")
     environment.prepare()
@@ -73,11 +73,14 @@ def ingest(
     settings: Settings = None,
 ) -> None:
     """Fetch what is new, cut it, transcribe it: recordings become clips in the corpus."""
-    from triforce.flows.ingest import ingest as flow
     from triforce.flows.ingest_summary import as_text
+    from triforce.flows.source_choice import choose_sources
     from triforce.ingest.clips import ClipConfig
 
     clips = ClipConfig.model_validate(merged({"transcribe": {"model": whisper}}, settings))
+    choose_sources(sources, kind.value, only)  # a bad file fails before Prefect is started, which takes ten seconds
+    from triforce.flows.ingest import ingest as flow
+
     _show_progress()
     typer.echo(as_text(flow(kind.value, sources, corpus, clips, only)))
 
@@ -164,6 +167,36 @@ def read_waveform(path: Path, sample_rate_hz: int) -> Any:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; give a recording of speech")
     return np.concatenate(list(decode(path, sample_rate_hz))).astype(np.float32) / 32768
+
+
+@app.command()
+def evaluate(
+    release: ReleaseUri,
+    heldout: Annotated[str, typer.Option(help="A corpus of clips that no network trained on.")],
+    out: Annotated[str, typer.Option("--out", "-o", help="The folder for the figures and samples.")] = "evaluation",
+    corpus: Annotated[
+        str | None, typer.Option(help="The training corpus, for texts that were read in training.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Again, although it is there.")] = False,
+    settings: Settings = None,
+) -> None:
+    """Let Whisper listen: word error rates of original, vocoder, dVAE, diffusion and speech from text."""
+    from triforce.train.evaluate import EvaluateConfig
+    from triforce.train.evaluate import evaluate as run_evaluation
+
+    config = EvaluateConfig.model_validate(merged({}, settings))
+    typer.echo(run_evaluation(release, heldout, out, corpus_uri=corpus, config=config, force=force).table())
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="The folder of a run: corpus/, release/, evaluation/ and so on.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="By default report.html in the folder.")] = None,
+) -> None:
+    """Write one HTML file that shows what a run heard, learned and says; it opens without a network."""
+    from triforce.flows.report import write_report
+
+    typer.echo(write_report(folder, out))
 
 
 @app.command()

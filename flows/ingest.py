@@ -12,7 +12,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any
 
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_table_artifact
@@ -21,9 +21,10 @@ from prefect.futures import PrefectFuture
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from triforce.flows.ingest_summary import SourceSummary, as_text
+from triforce.flows.source_choice import Kind, choose_sources
 from triforce.ingest import sync
 from triforce.ingest.clips import ClipConfig, ClipSummary, clip_recording
-from triforce.ingest.config import Settings, Source, load_sources
+from triforce.ingest.config import Settings, Source
 from triforce.ingest.corpus import Corpus, Recording, RejectReason, Status
 from triforce.ingest.errors import Rejected
 from triforce.ingest.sync import SyncSummary
@@ -31,7 +32,6 @@ from triforce.ingest.transcribe import TranscribeConfig, Transcriber
 
 progress = logging.getLogger(__name__)
 
-Kind = Literal["podcast", "audiobook", "youtube"]
 WORKERS = max(2, os.cpu_count() or 1)
 IN_FLIGHT_PER_WORKER = 4
 """Recordings handed to the task runner and not yet done; bounds memory where a source lists thousands. Assumed."""
@@ -131,10 +131,7 @@ def ingest(
 
     Raises ValueError for a bad sources file, IngestError where a source was rejected beyond its settings' limit.
     """
-    config = load_sources(sources)
-    chosen = [source for source in config.sources if source.kind == kind and _is_wanted(source, only)]
-    if not chosen:
-        raise ValueError(f"{sources}: no enabled source of kind {kind!r}{f' among {only}' if only else ''}; add one")
+    config, chosen = choose_sources(sources, kind, only)
     clips = clips or ClipConfig()
     summaries = [_ingest_source(source, config.settings, Corpus(corpus), clips) for source in chosen]
     rows = [summary.row() for summary in summaries]
@@ -144,10 +141,6 @@ def ingest(
     if failures:
         raise IngestError("; ".join(failures))
     return rows
-
-
-def _is_wanted(source: Source, only: list[str] | None) -> bool:
-    return source.name in only if only is not None else source.enabled
 
 
 def _ingest_source(source: Source, settings: Settings, corpus: Corpus, config: ClipConfig) -> SourceSummary:

@@ -7,12 +7,12 @@ from typing import Any, Literal
 from prefect import flow
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from triforce.flows.ingest import Kind, ingest
+from triforce.flows.ingest import ingest
+from triforce.flows.source_choice import kinds_of
 from triforce.flows.tokens import tokenize
 from triforce.flows.train import train
 from triforce.ingest import storage
 from triforce.ingest.clips import ClipConfig
-from triforce.ingest.config import load_sources
 from triforce.tokenize.config import TokenizeConfig
 from triforce.train.config import StageName, TrainConfig
 
@@ -80,8 +80,3 @@ def pipeline(config: PipelineConfig, ray_address: str | None = None) -> None:
             tokenize(config.tokenize_config(), ray_address)
         else:
             train(config.train_config(stage), ray_address)
-
-
-def kinds_of(sources: str) -> list[Kind]:
-    """The kinds of the enabled sources in a ``sources.yaml``, in its order."""
-    return list(dict.fromkeys(source.kind for source in load_sources(sources).sources if source.enabled))

@@ -19,6 +19,8 @@ from triforce.ingest import storage
 
 SOURCES = {"podcast": "please-hold", "audiobook": "book-of-prompts", "youtube": "talks"}
 """The demo's sources, by kind."""
+SENTENCE_WORDS = 12
+"""The held-out sentence nearest to this length is the one spoken. Assumed."""
 
 
 class DemoConfig(BaseModel):
@@ -46,7 +48,9 @@ def run_demo(folder: Path, speech: Path | None = None, config: DemoConfig | None
     folder = folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
     environment.prepare(folder / "prefect")
-    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault(
+        "PREFECT_LOGGING_LEVEL", "CRITICAL"
+    )  # errors are raised; their tracebacks are not for the screen
     _remember_speech(folder, speech)
     run = DemoRun(folder, speech, config)
     with _progress_on_screen():
@@ -106,6 +110,9 @@ class DemoRun:
             Stage("tokenize", self._tokenize, artifacts=("tokens",)),
             self._train_stage("gpt"),
             self._train_stage("diffusion"),
+            Stage("speak", self._speak, SENTENCE_WORDS, ("spoken.wav",)),
+            Stage("evaluate", self._evaluate, config.judge, ("evaluation/evaluation.json",)),
+            Stage("report", self._report, artifacts=("report.html",)),
         ]
 
     @functools.cached_property
@@ -207,3 +214,38 @@ class DemoRun:
 
         totals = tokenize(self._pipeline.tokenize_config())
         return f"{totals['num_clips']} clips, {totals['num_codes']} codes in {totals['num_shards']} shards"
+
+    def _speak(self) -> str:
+        """One held-out sentence, from its text alone."""
+        import soundfile
+
+        from triforce.ingest.corpus import Corpus
+        from triforce.models.release import Release
+
+        texts = Corpus(str(self.folder / "heldout")).clips(["text"], kept_only=True)["text"].to_pylist()
+        text = min(texts, key=lambda text: (abs(len(text.split()) - SENTENCE_WORDS), text))
+        release = Release.load(str(self.folder / "release"))
+        speech = release.speak(text)
+        with storage.atomic_file(self.folder / "spoken.wav") as path:
+            soundfile.write(path, speech.waveform, release.sample_rate_hz, format="WAV")
+        seconds = len(speech.waveform) / release.sample_rate_hz
+        return f"spoken.wav, {seconds:.1f} s in {speech.wall_s:.1f} s: {text!r}"
+
+    def _evaluate(self) -> str:
+        from triforce.train.evaluate import EvaluateConfig, evaluate
+        from triforce.train.judge import JudgeConfig
+
+        evaluation = evaluate(
+            str(self.folder / "release"),
+            str(self.folder / "heldout"),
+            str(self.folder / "evaluation"),
+            corpus_uri=str(self.folder / "corpus"),
+            config=EvaluateConfig(judge=JudgeConfig(model=self.config.judge)),
+        )
+        return "WER " + ", ".join(f"{system.name} {system.wer.value:.1%}" for system in evaluation.systems)
+
+    def _report(self) -> str:
+        from triforce.flows.report import write_report
+
+        place = Path(write_report(self.folder))
+        return f"{place.name}, {place.stat().st_size / 1e6:.1f} MB"
