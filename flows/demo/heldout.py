@@ -19,12 +19,15 @@ from triforce.ingest.corpus import (
     make_clip_id,
     make_recording_id,
 )
+from triforce.ingest.filters import FilterConfig
 from triforce.ingest.scores import score_audio
 from triforce.ingest.transcribe import TranscribeConfig, Transcriber
 
 SOURCE = "heldout"
 TRANSCRIPT = "transcript"
 """In place of a recogniser's name, where a person wrote the text."""
+SHORTEST_S = 1.0
+"""As in an evaluation, which leaves out what is shorter; for training clips are longer."""
 LONGEST_S = 25.0
 """A prompt up to this is one clip; the judge hears 30 s at a time."""
 
@@ -48,7 +51,8 @@ def write_heldout(speech: Speech, corpus: Corpus, judge: str = "base") -> int:
         transcriber = transcriber or Transcriber(TranscribeConfig(model=judge))
         recording = _with_media(recording, prompt, corpus)
         corpus.write_recording(recording)
-        clip_recording(recording, corpus, ClipConfig(transcribe=transcriber.config), transcriber)
+        config = ClipConfig(transcribe=transcriber.config, filter=FilterConfig(min_s=SHORTEST_S))
+        clip_recording(recording, corpus, config, transcriber)
     return len(corpus.clips(["clip_id"], source=SOURCE, kept_only=True))
 
 
