@@ -20,6 +20,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -154,13 +155,38 @@ class PodcastSource(_Source):
 
 
 class AudiobookSource(_Source):
-    """Books read aloud: the LibriVox catalogue."""
+    """Books read aloud: the LibriVox catalogue, items of archive.org, or a folder, by what is given."""
 
     kind: Literal["audiobook"] = "audiobook"
-    base_url: WebAddress = Field("https://librivox.org/api/feed/audiobooks", description="The catalogue's address.")
-    author: str | None = Field(None, description="Only books by authors whose last name begins so.")
-    title: str | None = Field(None, description="Only books whose title begins so.")
-    page_size: int = Field(50, ge=1, le=1000, description="Books asked for in one request.")
+    library: Literal["librivox", "archive.org", "folder"] = Field("librivox", description="Where the books are.")
+    base_url: WebAddress | None = Field(None, description="The library's address, where it is not the well-known one.")
+    author: str | None = Field(None, description="LibriVox: only authors whose last name begins so.")
+    title: str | None = Field(None, description="LibriVox: only books whose title begins so.")
+    reader: str | None = Field(None, description="LibriVox: only sections by a reader of this name.")
+    book_language: str | None = Field(None, description="LibriVox: only books in this language, as in 'English'.")
+    page_size: int = Field(50, ge=1, le=1000, description="LibriVox: books asked for in one request.")
+    items: tuple[str, ...] = Field((), description="archive.org: identifiers of items.")
+    query: str | None = Field(None, description="archive.org: a search, as in 'collection:librivoxaudio'.")
+    path: str | None = Field(None, description="Folder: where it is; a relative path begins beside this file.")
+
+    @model_validator(mode="after")
+    def _fits_library(self):
+        needs = {"librivox": (), "archive.org": ("items", "query"), "folder": ("path",)}[self.library]
+        if needs and not any(getattr(self, name) for name in needs):
+            raise ValueError(f"library {self.library!r} needs {' or '.join(repr(name) for name in needs)}")
+        foreign = {"items": "archive.org", "query": "archive.org", "path": "folder"}
+        for name in ("author", "title", "reader", "book_language"):
+            foreign[name] = "librivox"
+        for name, library in foreign.items():
+            if getattr(self, name) and library != self.library:
+                raise ValueError(f"{name!r} belongs to library {library!r}, not to {self.library!r}; remove it")
+        return self
+
+    @property
+    def library_url(self) -> str:
+        """The library's address, without a slash at its end."""
+        known = {"librivox": "https://librivox.org/api/feed/audiobooks", "archive.org": "https://archive.org"}
+        return (self.base_url or known[self.library]).rstrip("/")
 
 
 class YoutubeSource(_Source):
@@ -205,5 +231,19 @@ class SourcesConfig(Settings):
 
 
 def load_sources(uri: str) -> SourcesConfig:
-    """Read and check a ``sources.yaml``; `ValueError` names file, line, value and fix for each fault."""
-    return load_model(uri, SourcesConfig)
+    """Read and check a ``sources.yaml``; `ValueError` names file, line, value and fix for each fault.
+
+    Relative paths in it begin where the file lies.
+    """
+    config = load_model(uri, SourcesConfig)
+    return config.model_copy(update={"sources": tuple(_anchored(source, uri) for source in config.sources)})
+
+
+def _anchored(source: Source, uri: str) -> Source:
+    paths = {name: getattr(source, name, None) for name in ("opml", "path", "cookies_file")}
+    beside = {
+        name: str(Path(uri).resolve().parent / path)
+        for name, path in paths.items()
+        if path and "://" not in path and "://" not in str(uri)
+    }
+    return source.model_copy(update=beside) if beside else source

@@ -57,6 +57,8 @@ def canonical_url(url: str) -> str:
     recording, and only known tracking keys go.
     """
     parts = urlsplit(url)
+    if parts.scheme == "file":
+        return url  # with its fragment, which names the chapter
     port = "" if parts.port in (None, 80, 443) else f":{parts.port}"
     bare = f"{(parts.hostname or '').removeprefix('www.')}{port}{parts.path}"
     while match := TRACKING_PREFIX.match(bare):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Callable, Iterator
 
 from triforce.ingest import ledger, storage
 from triforce.ingest.config import AudiobookSource, PodcastSource, Settings, Source
 from triforce.ingest.corpus import Corpus, Recording
 from triforce.ingest.errors import Rejected
-from triforce.ingest.sources import audiobook, podcast
+from triforce.ingest.sources import archive_org, audiobook, folder, podcast
 from triforce.ingest.web import Document, get_document
 
 KNOWN_IN_A_ROW = 60
@@ -71,7 +72,7 @@ class Listing:
             for url in self._feeds():
                 yield from self._guarded(self._feed(url))
         elif isinstance(self._source, AudiobookSource):
-            yield from self._guarded(self._catalogue())
+            yield from self._books()
         else:
             from triforce.ingest.sources import youtube  # yt-dlp takes a second to import
 
@@ -144,6 +145,50 @@ class Listing:
                 page = next_page
             if not new and page in self._pages:
                 return
+
+    def _books(self) -> Iterator[Recording]:
+        if self._source.library == "librivox":
+            yield from self._guarded(self._catalogue())
+        elif self._source.library == "folder":
+            yield from self._guarded(folder.discover_files(self._source))
+        else:
+            identifiers = list(self._source.items)
+            if self._source.query:
+                identifiers += self._search()
+            for identifier in dict.fromkeys(identifiers):
+                yield from self._guarded(self._item(identifier))
+
+    def _search(self) -> list[str]:
+        """The items that fit the query. Pages grow at their end, so all of them are read.
+
+        Conditionally, as any page.
+        """
+        found: list[str] = []
+        try:
+            for page in itertools.count(1):
+                url = archive_org.search_url(self._source, page)
+                document = self._document(url)
+                if document.body is None:
+                    identifiers = self._pages[url]["items"]
+                else:
+                    identifiers = archive_org.parse_search(document.body, url)
+                    self._remember(url, document, items=identifiers)
+                found += identifiers
+                if len(identifiers) < archive_org.SEARCH_ROWS:
+                    break
+        except Rejected as rejection:
+            self._failures.append(rejection)
+            self._on_problem(rejection)
+        return found
+
+    def _item(self, identifier: str) -> Iterator[Recording]:
+        url = archive_org.metadata_url(self._source, identifier)
+        if self._source.query and url in self._pages and identifier not in self._source.items:
+            return  # a search finds thousands of items that never change again; they are asked for once
+        document = self._document(url)
+        if document.body is not None:
+            yield from archive_org.parse_item(document.body, url, identifier, self._source)
+            self._remember(url, document)
 
     def _catalogue(self) -> Iterator[Recording]:
         offset = 0

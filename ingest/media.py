@@ -36,6 +36,16 @@ def sniff_extension(head: bytes) -> str | None:
     return None
 
 
+CLAIM_SLACK_S = 600.0
+"""A header may overstate a length by this much: players estimate it for variable bit rates. Assumed."""
+
+LEAST_BYTES_PER_S = 100.0
+"""Of a whole recording. The narrowest speech codecs take 150 (Codec 2 at 1 200 bit/s).
+
+Digital silence as FLAC 30 to 60.
+"""
+
+
 @dataclass(frozen=True)
 class Sound:
     """What decoding a file told."""
@@ -54,16 +64,22 @@ def examine(path: Path, *, max_duration_s: float) -> Sound:
 
     The hash is over samples as the decoder gives them, interleaved and without resampling.
     """
+    num_bytes = path.stat().st_size
     try:
         with av.open(str(path), metadata_errors="ignore") as container:
             if not container.streams.audio:
                 raise Rejected(RejectReason.NOT_AUDIO, f"a {container.format.name} file without an audio stream")
-            return _decode(container, container.streams.audio[0], max_duration_s)
+            sound = _decode(container, container.streams.audio[0], max_duration_s, num_bytes)
+            claimed_s = (container.duration or 0) / av.time_base
+            if claimed_s > max(10 * sound.duration_s, sound.duration_s + CLAIM_SLACK_S):
+                detail = f"the header claims {claimed_s:.0f} s, there are {sound.duration_s:.1f} s in {num_bytes} bytes"
+                raise Rejected(RejectReason.BAD_METADATA, detail)
+            return sound
     except av.FFmpegError as error:
         raise Rejected(RejectReason.UNDECODABLE, f"{type(error).__name__}: {error.strerror}") from error
 
 
-def _decode(container, stream, max_duration_s: float) -> Sound:
+def _decode(container, stream, max_duration_s: float, num_bytes: int) -> Sound:
     digest, num_samples, rate, channels = hashlib.sha256(), 0, 0, 0
     broken: av.FFmpegError | None = None
     for packet in container.demux(stream):
@@ -81,6 +97,9 @@ def _decode(container, stream, max_duration_s: float) -> Sound:
             num_samples += frame.samples
             if num_samples > max_duration_s * rate:
                 raise Rejected(RejectReason.TOO_LONG, f"decoding does not end within {max_duration_s:.0f} s of sound")
+            if num_samples > CLAIM_SLACK_S * rate and num_bytes < LEAST_BYTES_PER_S * num_samples / rate:
+                detail = f"{num_samples / rate:.0f} s of sound and more from {num_bytes} bytes: no speech is so small"
+                raise Rejected(RejectReason.BAD_METADATA, detail)
     if not num_samples:
         raise Rejected(RejectReason.UNDECODABLE, f"not one sample could be decoded ({broken or 'no packets'})")
     return Sound(num_samples / rate, digest.hexdigest(), stream.codec_context.name, rate, channels)

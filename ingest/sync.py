@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import functools
+import hashlib
 import importlib.metadata
 import itertools
 import logging
@@ -22,6 +23,7 @@ from triforce.ingest.corpus import Corpus, Recording, RejectReason, Status
 from triforce.ingest.download import discard, download
 from triforce.ingest.errors import Rejected
 from triforce.ingest.listing import Listing
+from triforce.ingest.sources import folder
 
 logger = logging.getLogger(__name__)
 
@@ -115,8 +117,12 @@ def _fetch(recording: Recording, source: Source, settings: Settings, corpus: Cor
 
 def _bring(recording: Recording, source: Source, settings: Settings, partial: Path) -> tuple[Path, int, str, Recording]:
     """The media file on the local disk: path, bytes, SHA-256, and the recording with what was learnt on the way."""
+    if isinstance(source, AudiobookSource) and source.library == "folder":
+        num_bytes, sha256 = folder.copy_file(recording, source, partial, max_bytes=settings.max_bytes)
+        return partial, num_bytes, sha256, recording
     if isinstance(source, PodcastSource | AudiobookSource):
         result = download(recording.url, partial, settings)
+        check_declared(recording, partial)
         extra = {"final_url": result.url} if result.url != recording.url else {}
         extra |= {"content_type": result.content_type} if result.content_type else {}
         return partial, result.num_bytes, result.sha256, replace(recording, metadata=recording.metadata | extra)
@@ -132,6 +138,18 @@ def _bring(recording: Recording, source: Source, settings: Settings, partial: Pa
     }
     known = {key: value for key, value in learnt.items() if value and not getattr(recording, key)}
     return path, path.stat().st_size, storage.sha256_of(path), replace(recording, **known)
+
+
+def check_declared(recording: Recording, path: Path) -> None:
+    """`Rejected` if the file is not the one whose checksum the source states."""
+    for name in ("sha1", "md5"):
+        if declared := recording.metadata.get(f"declared_{name}"):
+            with path.open("rb") as file:
+                found = hashlib.file_digest(file, name).hexdigest()
+            if found != declared.lower():
+                detail = f"{recording.url}: {name} {found}, the source states {declared}"
+                raise Rejected(RejectReason.BAD_CHECKSUM, detail)
+            return
 
 
 def _commit(recording: Recording, corpus: Corpus, path: Path, media_path: str) -> Recording:
@@ -215,7 +233,8 @@ class SyncSummary:
         """Why this sync must count as failed, None if it went well enough."""
         if self.failed_share > settings.max_failed_share:
             reasons = ", ".join(f"{count} {reason}" for reason, count in self.rejected.most_common())
-            return f"{self.source}: {self.failed_share:.0%} rejected ({reasons}), the limit is {settings.max_failed_share:.0%}"
+            limit = f"the limit is {settings.max_failed_share:.0%}"
+            return f"{self.source}: {self.failed_share:.0%} rejected ({reasons}), {limit}"
         if self.problems and not self.discovered:
             return f"{self.source}: nothing could be read: {self.problems[0]}"
         return None

@@ -15,18 +15,40 @@ from triforce.ingest.sources.podcast import parse_duration
 LICENCE = "public domain"
 """Of every LibriVox recording, by the project's own rule."""
 
-LANGUAGES = {
-    "english": "en", "german": "de", "french": "fr", "spanish": "es", "italian": "it", "dutch": "nl", "portuguese": "pt",
-    "russian": "ru", "chinese": "zh", "japanese": "ja", "polish": "pl", "latin": "la", "greek": "el", "swedish": "sv",
-    "danish": "da", "finnish": "fi", "hungarian": "hu", "czech": "cs", "ukrainian": "uk", "arabic": "ar", "hebrew": "he",
-}  # fmt: skip
+LANGUAGES = dict(
+    pair.split(":")
+    for pair in [
+        "english:en",
+        "german:de",
+        "french:fr",
+        "spanish:es",
+        "italian:it",
+        "dutch:nl",
+        "portuguese:pt",
+        "russian:ru",
+        "chinese:zh",
+        "japanese:ja",
+        "polish:pl",
+        "latin:la",
+        "greek:el",
+        "swedish:sv",
+        "danish:da",
+        "finnish:fi",
+        "hungarian:hu",
+        "czech:cs",
+        "ukrainian:uk",
+        "arabic:ar",
+        "hebrew:he",
+    ]
+)
+"""ISO 639-1 by LibriVox's names of its commonest languages."""
 
 
 def page_url(source: AudiobookSource, offset: int) -> str:
     """Address of the catalogue page that begins with book ``offset``."""
     query = {"format": "json", "extended": "1", "limit": source.page_size, "offset": offset}
     query |= {key: f"^{value}" for key, value in (("author", source.author), ("title", source.title)) if value}
-    return f"{source.base_url}{'&' if '?' in source.base_url else '?'}{urlencode(query)}"
+    return f"{source.library_url}{'&' if '?' in source.library_url else '?'}{urlencode(query)}"
 
 
 def parse_page(body: bytes, url: str) -> list[dict]:
@@ -51,9 +73,13 @@ def parse_page(body: bytes, url: str) -> list[dict]:
 def sections(book: dict, url: str, source: AudiobookSource) -> Iterator[Recording]:
     """The sections of a book that have an audio file, in their order."""
     listed = book.get("sections")
+    if source.book_language and (_text(book.get("language")) or "").lower() != source.book_language.lower():
+        return
     for section in listed if isinstance(listed, list) else []:
         if isinstance(section, dict) and isinstance(section.get("listen_url"), str) and section["listen_url"].strip():
-            yield _section(section, book, url, source)
+            recording = _section(section, book, url, source)
+            if not source.reader or source.reader.lower() in recording.metadata.get("reader", "").lower().split("; "):
+                yield recording
 
 
 def _section(section: dict, book: dict, url: str, source: AudiobookSource) -> Recording:
@@ -61,7 +87,7 @@ def _section(section: dict, book: dict, url: str, source: AudiobookSource) -> Re
     number, book_id = _text(section.get("section_number")), _text(book.get("id"))
     source_id = f"{book_id}/{number}" if book_id and number else listen_url
     if not is_universal(source_id):
-        source_id = f"{source.base_url}#{source_id}"
+        source_id = f"{source.library_url}#{source_id}"
     readers = "; ".join(filter(None, (_text(reader.get("display_name")) for reader in _dicts(section.get("readers")))))
     authors = "; ".join(filter(None, (_name(author) for author in _dicts(book.get("authors")))))
     metadata = {

@@ -12,10 +12,12 @@ from triforce.ingest.sources.podcast import choose_enclosure, parse_duration, pa
 from triforce.ingest.sync import discover, sync_source
 
 RICH = """<itunes:duration>1:02:03</itunes:duration><itunes:season>2</itunes:season><itunes:episode>7</itunes:episode>
-<itunes:explicit>true</itunes:explicit><pubDate>Tue, 02 Jan 2024 10:00:00 +0100</pubDate><link>/e/7</link>
+<itunes:explicit>true</itunes:explicit>
+<pubDate>Tue, 02 Jan 2024 10:00:00 +0100</pubDate><link>/e/7</link>
 <podcast:license url="https://example.org/l">cc-by-4.0</podcast:license>
 <podcast:person role="host">Ann</podcast:person>
-<podcast:person>Bob</podcast:person><podcast:transcript url="/7.txt" type="text/plain"/>
+<podcast:person>Bob</podcast:person>
+<podcast:transcript url="/7.txt" type="text/plain"/>
 <podcast:transcript url="/7.vtt" type="text/vtt" language="en"/>
 <podcast:chapters url="/7.json" type="application/json"/>"""
 

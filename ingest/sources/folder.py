@@ -1,0 +1,137 @@
+"""Audio files in a local folder; the chapters of an M4B book are recordings of their own, cut out without decoding."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import av
+
+from triforce.ingest.config import AudiobookSource
+from triforce.ingest.corpus import Recording, RejectReason, Status, make_recording_id
+from triforce.ingest.errors import Rejected
+
+ENDINGS = (".mp3", ".m4a", ".m4b", ".flac", ".ogg", ".oga", ".opus", ".wav", ".aac", ".webm", ".aiff", ".mka")
+
+MAX_CHAPTERS = 2000
+"""Of one file; the Bible has 1 189. Assumed."""
+
+
+CHAPTER_FAULT = "chapter_fault"
+"""Key of what is wrong with a file's chapter table, found when it is listed and put on record when it is fetched."""
+
+
+def discover_files(source: AudiobookSource) -> Iterator[Recording]:
+    """A recording for each audio file below the folder, or for each of its chapters, by path; `Rejected` if there is
+    no folder.
+    """
+    root = Path(source.path)
+    if not root.is_dir():
+        raise Rejected(RejectReason.NOT_FOUND, f"{root}: no such folder")
+    for path in sorted(root.rglob("*")):
+        if path.suffix.lower() in ENDINGS and path.is_file() and not path.name.startswith("."):
+            yield from _recordings(path, root, source)
+
+
+def _recordings(path: Path, root: Path, source: AudiobookSource) -> Iterator[Recording]:
+    name = path.relative_to(root).as_posix()
+    if path.suffix.lower() not in (".m4b", ".m4a"):
+        yield _recording(name, path, source, {}, None)
+        return
+    try:
+        with av.open(str(path), metadata_errors="ignore") as container:
+            tags, chapters = dict(container.metadata), check_chapters(container)
+    except Rejected as rejection:
+        tags, chapters = {CHAPTER_FAULT: rejection.detail}, []
+    except av.FFmpegError:
+        tags, chapters = {}, []  # `fetch` meets the same, and puts it on record
+    if len(chapters) < 2:
+        yield _recording(name, path, source, tags, None)
+    for number, chapter in enumerate(chapters if len(chapters) > 1 else [], start=1):
+        yield _recording(name, path, source, tags, (number, *chapter))
+
+
+def check_chapters(container: av.container.InputContainer) -> list[tuple[float, float, str]]:
+    """Start, end in seconds and title of each chapter; `Rejected` for a table that no book could have."""
+    chapters = container.chapters()
+    if len(chapters) > MAX_CHAPTERS:
+        raise Rejected(RejectReason.BAD_METADATA, f"{len(chapters)} chapters in one file, the limit is {MAX_CHAPTERS}")
+    found = [(float(row["start"] * row["time_base"]), float(row["end"] * row["time_base"]), row) for row in chapters]
+    last_s = (container.duration or 0) / av.time_base + 1.0
+    for number, (start_s, end_s, _) in enumerate(found):
+        earliest_s = found[number - 1][1] - 0.1 if number else 0.0
+        if not earliest_s <= start_s < end_s <= last_s:
+            raise Rejected(
+                RejectReason.BAD_METADATA,
+                f"chapter {number + 1} claims {start_s:.1f} to {end_s:.1f} s in a file of {last_s - 1:.1f} s",
+            )
+    return [(start_s, end_s, row["metadata"].get("title", "")) for start_s, end_s, row in found]
+
+
+def _recording(
+    name: str, path: Path, source: AudiobookSource, tags: dict[str, str], chapter: tuple[int, float, float, str] | None
+) -> Recording:
+    source_id = f"{name}#{chapter[0]}" if chapter else name
+    metadata = {"file": name} | {key: value for key, value in tags.items() if key == CHAPTER_FAULT}
+    if chapter:
+        metadata |= {"chapter": str(chapter[0]), "start_s": f"{chapter[1]:.3f}", "end_s": f"{chapter[2]:.3f}"}
+    lower = {key.lower(): value for key, value in tags.items()}
+    return Recording(
+        recording_id=make_recording_id(source.name, source_id),
+        source=source.name,
+        source_kind=source.kind,
+        source_id=source_id,
+        url=f"{path.absolute().as_uri()}{f'#chapter={chapter[0]}' if chapter else ''}",
+        title=(chapter[3] if chapter else lower.get("title")) or path.stem,
+        author=lower.get("artist") or lower.get("album_artist"),
+        collection=lower.get("album") or (path.parent.name if "/" in name else None),
+        licence=source.licence or lower.get("copyright"),
+        language=source.language,
+        duration_s=chapter[2] - chapter[1] if chapter else None,
+        status=Status.DISCOVERED,
+        metadata=metadata,
+    )
+
+
+def copy_file(recording: Recording, source: AudiobookSource, target: Path, *, max_bytes: int) -> tuple[int, str]:
+    """The file, or the chapter of it, as ``target``: its bytes and SHA-256. `Rejected` if it is gone or too large."""
+    path = Path(source.path) / recording.metadata["file"]
+    if CHAPTER_FAULT in recording.metadata:
+        raise Rejected(RejectReason.BAD_METADATA, f"{path}: {recording.metadata[CHAPTER_FAULT]}")
+    if not path.is_file():
+        raise Rejected(RejectReason.NOT_FOUND, f"{path}: gone since it was listed")
+    if path.stat().st_size > max_bytes:
+        raise Rejected(RejectReason.TOO_LARGE, f"{path}: {path.stat().st_size} bytes, the limit is {max_bytes}")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if "chapter" in recording.metadata:
+        _cut_chapter(path, target, float(recording.metadata["start_s"]), float(recording.metadata["end_s"]))
+        path = target
+    digest = hashlib.sha256()
+    with path.open("rb") as read, open(os.devnull if path == target else target, "wb") as write:
+        while block := read.read(1 << 20):
+            digest.update(block)
+            write.write(block)
+    return target.stat().st_size, digest.hexdigest()
+
+
+def _cut_chapter(path: Path, target: Path, start_s: float, end_s: float) -> None:
+    """Copy the packets of a chapter into a file of their own. The same input gives the same bytes."""
+    try:
+        options = {"fflags": "+bitexact"}
+        with av.open(str(path)) as source, av.open(str(target), "w", format="mp4", options=options) as output:
+            stream = source.streams.audio[0]
+            copy = output.add_stream_from_template(stream)
+            source.seek(int(start_s * av.time_base), backward=True)
+            first = None
+            for packet in source.demux(stream):
+                if packet.pts is None or packet.pts * stream.time_base < start_s:
+                    continue
+                if packet.pts * stream.time_base >= end_s:
+                    break
+                first = packet.pts if first is None else first
+                packet.pts, packet.dts, packet.stream = packet.pts - first, packet.pts - first, copy
+                output.mux(packet)
+    except (av.FFmpegError, IndexError) as error:
+        raise Rejected(RejectReason.UNDECODABLE, f"{path}: chapter from {start_s:.1f} s: {error}") from error
