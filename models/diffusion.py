@@ -31,7 +31,12 @@ class DiffusionConfig(BaseModel):
     num_blocks: int = Field(10, ge=1, le=128, description="Residual blocks.")
     dilation_cycle: tuple[int, ...] = Field((1, 2, 4, 8), description="Dilations of successive blocks.")
     dropout: float = Field(0.0, ge=0, lt=1, description="Dropout inside blocks.")
-    prior_dropout: float = Field(0.1, ge=0, lt=1, description="Share of training samples whose prior is hidden, for guidance (Ho and Salimans 2022).")
+    prior_dropout: float = Field(
+        0.1,
+        ge=0,
+        lt=1,
+        description="Share of training samples whose prior is hidden, for guidance (Ho and Salimans 2022).",
+    )
 
     @model_validator(mode="after")
     def _check(self) -> DiffusionConfig:
@@ -47,8 +52,12 @@ class SamplerConfig(BaseModel):
 
     method: str = Field("euler", pattern="^(euler|heun)$", description="`heun` evaluates the network twice a step.")
     num_steps: int = Field(8, ge=1, le=1000, description="Steps from noise to result.")
-    guidance: float = Field(0.0, ge=0, le=20, description="Push away from the network that knows no prior; 0 is the identity.")
-    temperature: float = Field(1.0, ge=0, le=2, description="Spread of the starting noise; 0 begins at the prior itself.")
+    guidance: float = Field(
+        0.0, ge=0, le=20, description="Push away from the network that knows no prior; 0 is the identity."
+    )
+    temperature: float = Field(
+        1.0, ge=0, le=2, description="Spread of the starting noise; 0 begins at the prior itself."
+    )
 
 
 class TimeBlock(nn.Module):
@@ -82,7 +91,9 @@ class Diffusion(nn.Module):
             self.register_buffer(name, torch.full((config.channels,), value))
         # The prior's channels, one that says whether the prior is there, and what flows.
         self.stem = conv(2 * config.channels + 1, config.hidden, 3, padding=1)
-        self.time = nn.Sequential(nn.Linear(TIME_FEATURES, config.hidden), nn.SiLU(), nn.Linear(config.hidden, config.hidden), nn.SiLU())
+        self.time = nn.Sequential(
+            nn.Linear(TIME_FEATURES, config.hidden), nn.SiLU(), nn.Linear(config.hidden, config.hidden), nn.SiLU()
+        )
         cycle = config.dilation_cycle
         self.blocks = nn.ModuleList(TimeBlock(config, cycle[i % len(cycle)]) for i in range(config.num_blocks))
         self.norm = ChannelNorm(config.hidden)
@@ -128,7 +139,9 @@ class Diffusion(nn.Module):
         noise = torch.randn(truth.shape, generator=generator, device=truth.device, dtype=truth.dtype)
         # Times crowd the middle, where the velocity is hardest (Esser et al. 2024, arXiv 2403.03206, section 3.1).
         time = torch.randn(truth.shape[0], generator=generator, device=truth.device).sigmoid()
-        shown = (torch.rand(truth.shape[0], generator=generator, device=truth.device) >= self.config.prior_dropout).to(truth.dtype)
+        shown = (torch.rand(truth.shape[0], generator=generator, device=truth.device) >= self.config.prior_dropout).to(
+            truth.dtype
+        )
         t = time.view(-1, 1, *([1] * self.config.num_dims))
         predicted = self.velocity((1 - t) * noise + t * target, time, prior, mask, shown)
         error = (predicted - (target - noise)).pow(2).mean(1, keepdim=True)
@@ -136,7 +149,12 @@ class Diffusion(nn.Module):
 
     @torch.inference_mode()
     def sample(
-        self, prior: torch.Tensor, sizes: torch.Tensor | None = None, config: SamplerConfig | None = None, *, seed: int = 0
+        self,
+        prior: torch.Tensor,
+        sizes: torch.Tensor | None = None,
+        config: SamplerConfig | None = None,
+        *,
+        seed: int = 0,
     ) -> torch.Tensor:
         """Restore ``prior`` ``(B, C, *size)``, in the units of the medium; past a sample's true size the prior comes back."""
         config = config or SamplerConfig()
@@ -149,7 +167,9 @@ class Diffusion(nn.Module):
         x = integrate(velocity, noise * config.temperature * mask, config)
         return prior + x * self._per_channel(self.residual_std) * mask
 
-    def _guided(self, prior: torch.Tensor, mask: torch.Tensor, guidance: float) -> Callable[[torch.Tensor, float], torch.Tensor]:
+    def _guided(
+        self, prior: torch.Tensor, mask: torch.Tensor, guidance: float
+    ) -> Callable[[torch.Tensor, float], torch.Tensor]:
         batch = prior.shape[0]
         shown = prior.new_ones(batch)
 
@@ -164,7 +184,9 @@ class Diffusion(nn.Module):
         return guided if guidance else plain
 
 
-def integrate(velocity: Callable[[torch.Tensor, float], torch.Tensor], x: torch.Tensor, config: SamplerConfig) -> torch.Tensor:
+def integrate(
+    velocity: Callable[[torch.Tensor, float], torch.Tensor], x: torch.Tensor, config: SamplerConfig
+) -> torch.Tensor:
     """Follow the flow from time 0 to 1 in equal steps."""
     step = 1 / config.num_steps
     for i in range(config.num_steps):

@@ -23,15 +23,25 @@ class DVAEConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     channels: int = Field(100, ge=1, description="Channels of the medium: mel bins, or 3 for RGB.")
-    compression: tuple[int, ...] = Field((4,), description="Positions per code along each axis; powers of two. Its length is 1, 2 or 3.")
+    compression: tuple[int, ...] = Field(
+        (4,), description="Positions per code along each axis; powers of two. Its length is 1, 2 or 3."
+    )
     hidden: int = Field(256, ge=8, le=4096, description="Channels at the rate of the codes.")
-    stem: int = Field(128, ge=8, le=4096, description="Channels at full rate; doubled with each halving, up to `hidden`.")
-    num_blocks: int = Field(6, ge=1, le=64, description="Residual blocks at the rate of the codes, in the encoder and in the decoder.")
+    stem: int = Field(
+        128, ge=8, le=4096, description="Channels at full rate; doubled with each halving, up to `hidden`."
+    )
+    num_blocks: int = Field(
+        6, ge=1, le=64, description="Residual blocks at the rate of the codes, in the encoder and in the decoder."
+    )
     num_outer_blocks: int = Field(1, ge=0, le=16, description="Residual blocks at each higher rate.")
-    dilation_cycle: tuple[int, ...] = Field((1, 2, 4), description="Dilations of successive blocks at the rate of the codes.")
+    dilation_cycle: tuple[int, ...] = Field(
+        (1, 2, 4), description="Dilations of successive blocks at the rate of the codes."
+    )
     dropout: float = Field(0.0, ge=0, lt=1, description="Dropout inside residual blocks.")
     quantizer: Literal["fsq", "ema-vq", "gumbel"] = Field("fsq", description="How vectors become integers.")
-    fsq_levels: tuple[int, ...] = Field((8, 8, 8, 4, 4), description="Grid of `fsq`; the product is the number of codes.")
+    fsq_levels: tuple[int, ...] = Field(
+        (8, 8, 8, 4, 4), description="Grid of `fsq`; the product is the number of codes."
+    )
     codebook_size: int = Field(8192, ge=2, le=65536, description="Codes of `ema-vq` and `gumbel`.")
     codebook_dim: int = Field(16, ge=1, le=1024, description="Dimension that `ema-vq` compares codes in.")
     commitment: float = Field(0.25, ge=0, description="Weight of `ema-vq`'s commitment loss.")
@@ -46,7 +56,9 @@ class DVAEConfig(BaseModel):
             if factor < 1 or factor & (factor - 1):
                 raise ValueError(f"compression {self.compression}: each must be a power of two")
         if self.quantizer == "fsq" and not 2 <= math.prod(self.fsq_levels) <= 65536:
-            raise ValueError(f"fsq_levels {self.fsq_levels}: {math.prod(self.fsq_levels)} codes; codes are stored in 16 bits, 65536 at most")
+            raise ValueError(
+                f"fsq_levels {self.fsq_levels}: {math.prod(self.fsq_levels)} codes; codes are stored in 16 bits, 65536 at most"
+            )
         return self
 
     @property
@@ -85,7 +97,8 @@ class _Trunk(nn.Module):
         super().__init__()
         cycle = config.dilation_cycle if inner else (1,)
         self.blocks = nn.ModuleList(
-            ResidualBlock(config.num_dims, channels, cycle[i % len(cycle)], dropout=config.dropout) for i in range(num_blocks)
+            ResidualBlock(config.num_dims, channels, cycle[i % len(cycle)], dropout=config.dropout)
+            for i in range(num_blocks)
         )
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -150,7 +163,9 @@ class DVAE(nn.Module):
     def decode(self, codes: torch.Tensor, sizes: torch.Tensor | None = None) -> torch.Tensor:
         """``(B, C, *size)`` of codes ``(B, *grid)``; ``sizes`` ``(B, D)`` in positions, by default all that the grid spans."""
         if codes.numel() and (codes.min() < 0 or codes.max() >= self.config.num_codes):
-            raise ValueError(f"codes from {int(codes.min())} to {int(codes.max())}: this dVAE has 0 to {self.config.num_codes - 1}")
+            raise ValueError(
+                f"codes from {int(codes.min())} to {int(codes.max())}: this dVAE has 0 to {self.config.num_codes - 1}"
+            )
         grid = codes.shape[1:]
         full = tuple(n * factor for n, factor in zip(grid, self.config.compression, strict=True))
         if sizes is None:
@@ -202,5 +217,7 @@ def _make_quantizer(config: DVAEConfig) -> nn.Module:
     if config.quantizer == "fsq":
         return FSQQuantizer(config.hidden, config.fsq_levels)
     if config.quantizer == "ema-vq":
-        return EMAVQQuantizer(config.hidden, config.codebook_size, config.codebook_dim, config.commitment, config.dead_below)
+        return EMAVQQuantizer(
+            config.hidden, config.codebook_size, config.codebook_dim, config.commitment, config.dead_below
+        )
     return GumbelQuantizer(config.hidden, config.codebook_size, config.kl_weight)

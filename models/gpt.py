@@ -22,7 +22,9 @@ class GPTConfig(BaseModel):
     num_layers: int = Field(6, ge=1, le=200, description="Blocks.")
     width: int = Field(256, ge=16, description="Channels of the residual stream.")
     num_heads: int = Field(4, ge=1, description="Attention heads.")
-    mlp_ratio: float = Field(8 / 3, gt=0, le=16, description="Inner width of the SwiGLU layer over `width`, before rounding up to 32.")
+    mlp_ratio: float = Field(
+        8 / 3, gt=0, le=16, description="Inner width of the SwiGLU layer over `width`, before rounding up to 32."
+    )
     max_positions: int = Field(2048, ge=16, description="Longest document, tokens.")
     rope_base: float = Field(10_000.0, gt=1, description="Base of the rotary angles.")
     tie_embeddings: bool = Field(True, description="One matrix for the embedding and the output head.")
@@ -57,7 +59,9 @@ class KVCache:
 
     def fan_out(self, num_copies: int) -> KVCache:
         """The same past for ``num_copies`` continuations; this cache holds one."""
-        store = torch.empty((*self.store.shape[:2], num_copies, *self.store.shape[3:]), device=self.store.device, dtype=self.store.dtype)
+        store = torch.empty(
+            (*self.store.shape[:2], num_copies, *self.store.shape[3:]), device=self.store.device, dtype=self.store.dtype
+        )
         store[..., : self.length, :] = self.store[..., : self.length, :]
         return KVCache(store, self.length)
 
@@ -89,7 +93,9 @@ class Attention(nn.Module):
         self.k_norm = RMSNorm(config.head_dim)
         self.out = nn.Linear(config.width, config.width, bias=False)
 
-    def forward(self, x: torch.Tensor, rotary: torch.Tensor, mask: torch.Tensor | None, cache: KVCache | None, layer: int) -> torch.Tensor:
+    def forward(
+        self, x: torch.Tensor, rotary: torch.Tensor, mask: torch.Tensor | None, cache: KVCache | None, layer: int
+    ) -> torch.Tensor:
         batch, length, width = x.shape
         q, k, v = self.qkv(x).view(batch, length, 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4)
         q, k = rotate(self.q_norm(q), rotary), rotate(self.k_norm(k), rotary)
@@ -121,7 +127,9 @@ class Block(nn.Module):
         self.mlp = MLP(config)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: torch.Tensor, rotary: torch.Tensor, mask: torch.Tensor | None, cache: KVCache | None, layer: int) -> torch.Tensor:
+    def forward(
+        self, x: torch.Tensor, rotary: torch.Tensor, mask: torch.Tensor | None, cache: KVCache | None, layer: int
+    ) -> torch.Tensor:
         x = x + self.dropout(self.attention(self.attention_norm(x), rotary, mask, cache, layer))
         return x + self.dropout(self.mlp(self.mlp_norm(x)))
 
@@ -165,7 +173,9 @@ class GPT(nn.Module):
         if positions is None:
             positions = torch.arange(past, past + ids.shape[1], device=ids.device).expand(ids.shape)
         if ids.shape[1] + past > self.config.max_positions and documents is None:
-            raise ValueError(f"{ids.shape[1] + past} tokens: this model reads {self.config.max_positions} at most; shorten the text or prompt")
+            raise ValueError(
+                f"{ids.shape[1] + past} tokens: this model reads {self.config.max_positions} at most; shorten the text or prompt"
+            )
         mask = None
         if documents is not None:
             if cache is not None:
@@ -173,7 +183,9 @@ class GPT(nn.Module):
             mask = document_mask(documents)
         elif past and ids.shape[1] > 1:
             mask = torch.ones(ids.shape[1], past + ids.shape[1], dtype=torch.bool, device=ids.device).tril(past)
-        rotary = torch.polar(torch.ones_like(positions, dtype=torch.float32)[..., None], positions[..., None].float() * self.frequencies)
+        rotary = torch.polar(
+            torch.ones_like(positions, dtype=torch.float32)[..., None], positions[..., None].float() * self.frequencies
+        )
         x = self.dropout(self.embedding(ids))
         for layer, block in enumerate(self.blocks):
             x = block(x, rotary[:, None], mask, cache, layer)

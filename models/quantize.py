@@ -40,7 +40,9 @@ class FSQQuantizer(nn.Module):
 
 
 class EMAVQQuantizer(nn.Module):
-    def __init__(self, channels: int, codebook_size: int, codebook_dim: int, commitment: float, dead_below: float) -> None:
+    def __init__(
+        self, channels: int, codebook_size: int, codebook_dim: int, commitment: float, dead_below: float
+    ) -> None:
         super().__init__()
         self.codebook_size = codebook_size
         # Projected here, not by the library: its own projection and a mask together fail (1.32.0).

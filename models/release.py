@@ -32,7 +32,11 @@ from triforce.models.vocoder import GriffinLim, Vocoder
 
 FORMAT = 1
 STAGES = ("dvae", "gpt", "diffusion")
-MODELS: dict[str, tuple[type, type]] = {"dvae": (DVAE, DVAEConfig), "gpt": (GPT, GPTConfig), "diffusion": (Diffusion, DiffusionConfig)}
+MODELS: dict[str, tuple[type, type]] = {
+    "dvae": (DVAE, DVAEConfig),
+    "gpt": (GPT, GPTConfig),
+    "diffusion": (Diffusion, DiffusionConfig),
+}
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,9 @@ class Speech:
     """Time it took."""
 
 
-def stage_files(stage: str, model: nn.Module, card: dict[str, Any], tokenizer: TextTokenizer | None = None) -> dict[str, bytes]:
+def stage_files(
+    stage: str, model: nn.Module, card: dict[str, Any], tokenizer: TextTokenizer | None = None
+) -> dict[str, bytes]:
     """The files of a stage by name, in the order to write them: ``config.json``, the marker that the stage is whole, comes last.
 
     ``card`` is what else is to be known of the network: its training, its data, ``mel`` for the dVAE, ``dvae_hash`` for the others.
@@ -96,7 +102,9 @@ def load_unique(model: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
     expected = set(unique_tensors(model))
     if expected != set(tensors):
         difference = sorted(expected ^ set(tensors))[:4]
-        raise ValueError(f"weights do not fit the config: {', '.join(difference)} missing or left over; was one of the two files replaced?")
+        raise ValueError(
+            f"weights do not fit the config: {', '.join(difference)} missing or left over; was one of the two files replaced?"
+        )
     model.load_state_dict(tensors, strict=False)
 
 
@@ -108,7 +116,9 @@ def load_card(uri: str, stage: str) -> dict[str, Any] | None:
         return None
     card = json.loads(fs.cat_file(path))
     if card.get("format") != FORMAT or card.get("stage") != stage:
-        raise ValueError(f"{uri}/{stage}/config.json: format {card.get('format')} of a {card.get('stage')}; this version reads format {FORMAT}")
+        raise ValueError(
+            f"{uri}/{stage}/config.json: format {card.get('format')} of a {card.get('stage')}; this version reads format {FORMAT}"
+        )
     return card
 
 
@@ -128,7 +138,9 @@ def require_dvae(uri: str, device: str | torch.device = "cpu") -> Stage:
     """The dVAE of a release, which everything else stands on."""
     stage = load_stage(uri, "dvae", device)
     if stage is None:
-        raise FileNotFoundError(f"{uri}: no dvae/config.json here; train one with `triforce train dvae`, or name another release")
+        raise FileNotFoundError(
+            f"{uri}: no dvae/config.json here; train one with `triforce train dvae`, or name another release"
+        )
     return stage
 
 
@@ -211,7 +223,11 @@ class Release:
             "codes_per_second": rate,
             "bits_per_second": rate * float(np.log2(config.num_codes)),
             "stages": {
-                name: {"hash": stage.hash, "parameters": sum(p.numel() for p in stage.model.parameters()), "card": stage.card}
+                name: {
+                    "hash": stage.hash,
+                    "parameters": sum(p.numel() for p in stage.model.parameters()),
+                    "card": stage.card,
+                }
                 for name, stage in stages.items()
                 if stage
             },
@@ -262,7 +278,14 @@ class Release:
             prompt.insert(0, Segment("voice", self.encode(voice)))
         best = sample_segment(self.gpt, prompt, "speech", sampling or SamplingConfig(), seed=seed)[0]
         if not best.codes.size:
-            return Speech(np.zeros(0, np.float32), best.codes, np.zeros((self.mel_config.num_mels, 0), np.float32), text, True, time.monotonic() - started)
+            return Speech(
+                np.zeros(0, np.float32),
+                best.codes,
+                np.zeros((self.mel_config.num_mels, 0), np.float32),
+                text,
+                True,
+                time.monotonic() - started,
+            )
         mel = self.restore(self.decode(best.codes), seed=seed, config=sampler)
         waveform = self.vocode(mel, seed=seed)
         return Speech(waveform, best.codes, mel.cpu().numpy(), text, best.reached_end, time.monotonic() - started)

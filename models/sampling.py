@@ -19,8 +19,12 @@ class SamplingConfig(BaseModel):
 
     temperature: float = Field(0.8, ge=0, le=10, description="Divides the logits; 0 takes the likeliest.")
     top_k: int = Field(0, ge=0, description="Keep this many of the likeliest ids; 0 keeps all.")
-    top_p: float = Field(0.95, gt=0, le=1, description="Keep the likeliest ids that hold this much probability (Holtzman et al. 2020).")
-    repetition_penalty: float = Field(1.0, ge=1, le=10, description="Divides the odds of codes already drawn (Keskar et al. 2019); 1 is off.")
+    top_p: float = Field(
+        0.95, gt=0, le=1, description="Keep the likeliest ids that hold this much probability (Holtzman et al. 2020)."
+    )
+    repetition_penalty: float = Field(
+        1.0, ge=1, le=10, description="Divides the odds of codes already drawn (Keskar et al. 2019); 1 is off."
+    )
     num_candidates: int = Field(1, ge=1, le=1024, description="Continuations drawn side by side.")
     max_codes: int = Field(700, ge=1, description="Codes after which a segment is cut off; 700 is 30 s of speech.")
 
@@ -34,12 +38,16 @@ class Candidate(NamedTuple):
 
 
 @torch.inference_mode()
-def sample_segment(gpt: GPT, prompt: list[Segment], modality: str, config: SamplingConfig, *, seed: int = 0) -> list[Candidate]:
+def sample_segment(
+    gpt: GPT, prompt: list[Segment], modality: str, config: SamplingConfig, *, seed: int = 0
+) -> list[Candidate]:
     """Candidates for a segment of ``modality`` behind the segments of ``prompt``, best log-probability first."""
     vocabulary = gpt.config.vocabulary
     device = gpt.embedding.weight.device
     generator = torch.Generator(device).manual_seed(seed)
-    prompt_ids = np.concatenate([*(vocabulary.segment_ids(segment) for segment in prompt), [vocabulary.begin(modality)]])
+    prompt_ids = np.concatenate(
+        [*(vocabulary.segment_ids(segment) for segment in prompt), [vocabulary.begin(modality)]]
+    )
     num_steps = min(config.max_codes + 1, gpt.config.max_positions - len(prompt_ids))
     if num_steps < 2:
         raise ValueError(

@@ -23,7 +23,9 @@ class Modality(BaseModel):
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_-]*$", description="As layouts name it: text, speech, image.")
     num_codes: int = Field(ge=1, le=65536, description="Codes of its tokenizer.")
-    shares: str | None = Field(None, description="An earlier modality whose codes it uses: a voice prompt shares speech's.")
+    shares: str | None = Field(
+        None, description="An earlier modality whose codes it uses: a voice prompt shares speech's."
+    )
 
 
 class Segment(NamedTuple):
@@ -91,11 +93,15 @@ class Vocabulary(BaseModel):
             raise ValueError(
                 f"{segment.modality} codes from {codes.min()} to {codes.max()}: this vocabulary has 0 to {modality.num_codes - 1}"
             )
-        return np.concatenate([[self.begin(segment.modality)], codes + self.offset(segment.modality), [self.end(segment.modality)]])
+        return np.concatenate(
+            [[self.begin(segment.modality)], codes + self.offset(segment.modality), [self.end(segment.modality)]]
+        )
 
     def document_ids(self, segments: Sequence[Segment]) -> np.ndarray:
         """Ids of a whole document: its segments in their order, then the end of the document."""
-        return np.concatenate([*(self.segment_ids(segment) for segment in segments), [END_OF_DOCUMENT]]).astype(np.int64)
+        return np.concatenate([*(self.segment_ids(segment) for segment in segments), [END_OF_DOCUMENT]]).astype(
+            np.int64
+        )
 
     def split(self, ids: Sequence[int]) -> list[Segment]:
         """The segments of a document's ids, the inverse of `document_ids`; an open last segment is closed."""

@@ -11,10 +11,15 @@ from triforce.tokenize.job import tokenize_corpus
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m triforce.tokenize", description="Run the dVAE over a corpus and write token shards.")
+    parser = argparse.ArgumentParser(
+        prog="python -m triforce.tokenize", description="Run the dVAE over a corpus and write token shards."
+    )
     for name, field in TokenizeConfig.model_fields.items():
         parser.add_argument(
-            f"--{name.replace('_', '-')}", required=field.is_required(), default=argparse.SUPPRESS, help=field.description
+            f"--{name.replace('_', '-')}",
+            required=field.is_required(),
+            default=argparse.SUPPRESS,
+            help=field.description,
         )
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")

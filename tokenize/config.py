@@ -13,10 +13,20 @@ class TokenizeConfig(BaseModel):
     corpus: str = Field(description="URI of the corpus.")
     release: str = Field(description="URI of the release whose dVAE is run.")
     tokens: str = Field(description="URI of the folder for the shards.")
-    clips_per_shard: int = Field(256, ge=1, le=100_000, description="Clips in a shard; the last of a run may hold fewer.")
-    text_vocabulary_size: int = Field(512, ge=256, le=65_536, description="Pieces of the text tokenizer, trained on the first run's texts.")
-    batch_frames: int = Field(8_192, ge=256, description="Mel frames in a batch, padding included; 8192 are 87 s of audio.")
+    clips_per_shard: int = Field(
+        256, ge=1, le=100_000, description="Clips in a shard; the last of a run may hold fewer."
+    )
+    text_vocabulary_size: int = Field(
+        512, ge=256, le=65_536, description="Pieces of the text tokenizer, trained on the first run's texts."
+    )
+    batch_frames: int = Field(
+        8_192, ge=256, description="Mel frames in a batch, padding included; 8192 are 87 s of audio."
+    )
     num_workers: int = Field(1, ge=1, le=4096, description="Actors that hold the dVAE.")
-    device: str = Field("cpu", pattern=r"^(cpu|cuda)$", description="Where the dVAE runs; `cuda` takes one GPU a worker.")
+    device: str = Field(
+        "cpu", pattern=r"^(cpu|cuda)$", description="Where the dVAE runs; `cuda` takes one GPU a worker."
+    )
     cpus_per_worker: float = Field(1, gt=0, description="Cores, and threads, of a worker.")
-    max_failed_share: float = Field(0.01, ge=0, le=1, description="Share of clips that may fail before the run ends in an error.")
+    max_failed_share: float = Field(
+        0.01, ge=0, le=1, description="Share of clips that may fail before the run ends in an error."
+    )

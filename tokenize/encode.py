@@ -90,7 +90,9 @@ def encode_shard(
             log.warning("clip %s: %s", row["clip_id"], error)
             failed.append({"clip_id": row["clip_id"], "error": str(error)})
     found = {row["clip_id"] for row in rows} | {failure["clip_id"] for failure in failed}
-    failed += [{"clip_id": clip_id, "error": "gone from the corpus"} for clip_id, _, _ in shard.clips if clip_id not in found]
+    failed += [
+        {"clip_id": clip_id, "error": "gone from the corpus"} for clip_id, _, _ in shard.clips if clip_id not in found
+    ]
     codes = encode_mels(dvae, mels, batch_frames, device)
     samples = [
         TokenSample(

@@ -91,7 +91,9 @@ def tokenize_corpus(config: TokenizeConfig) -> TokenizeSummary:
 
 def _run(config: TokenizeConfig, missing: list[PlannedShard]) -> None:
     if not ray.is_initialized():
-        ray.init(include_dashboard=False, log_to_driver=False)
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
+    ray.data.DataContext.get_current().enable_progress_bars = False  # one line a finished shard says more
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
     items = [{"index": shard.index, "clips": json.dumps(shard.clips)} for shard in missing]
     num_workers = min(config.num_workers, len(items))
     dataset = ray.data.from_items(items, override_num_blocks=len(items)).map(
@@ -104,15 +106,32 @@ def _run(config: TokenizeConfig, missing: list[PlannedShard]) -> None:
     finished = 0
     for row in dataset.iter_rows():
         finished += 1
-        log.info("tokenize: shard %d (%d clips, %.1f s), %d of %d", row["index"], row["num_clips"], row["wall_s"], finished, len(items))
+        log.info(
+            "tokenize: shard %d (%d clips, %.1f s), %d of %d",
+            row["index"],
+            row["num_clips"],
+            row["wall_s"],
+            finished,
+            len(items),
+        )
 
 
-def _write_index(config: TokenizeConfig, dvae_hash: str, shards: list[PlannedShard], num_new: int, wall_s: float) -> TokenizeSummary:
+def _write_index(
+    config: TokenizeConfig, dvae_hash: str, shards: list[PlannedShard], num_new: int, wall_s: float
+) -> TokenizeSummary:
     """``index.json``: counts per shard and in total, with the dVAE that the codes belong to."""
-    stats = [json.loads(storage.read_bytes(storage.join(config.tokens, shard_name(s.index).replace(".tar", ".json")))) for s in shards]
+    stats = [
+        json.loads(storage.read_bytes(storage.join(config.tokens, shard_name(s.index).replace(".tar", ".json"))))
+        for s in shards
+    ]
     totals = {key: sum(shard[key] for shard in stats) for key in ("num_clips", "num_codes", "num_text", "duration_s")}
     totals["num_failed"] = sum(len(shard["failed"]) for shard in stats)
-    index = {"format": 1, "dvae_hash": dvae_hash, "totals": totals, "shards": [shard | {"failed": len(shard["failed"])} for shard in stats]}
+    index = {
+        "format": 1,
+        "dvae_hash": dvae_hash,
+        "totals": totals,
+        "shards": [shard | {"failed": len(shard["failed"])} for shard in stats],
+    }
     storage.write_bytes(storage.join(config.tokens, "index.json"), json.dumps(index, indent=1, sort_keys=True).encode())
     return TokenizeSummary(
         num_shards=len(shards),

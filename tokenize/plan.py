@@ -18,7 +18,9 @@ from triforce.ingest.corpus import Corpus
 from triforce.models.text import TextTokenizer, clean_text
 from triforce.tokenize.config import TokenizeConfig
 
-PLAN_SCHEMA = pa.schema([("shard", pa.int32()), ("clip_id", pa.string()), ("recording_id", pa.string()), ("source", pa.string())])
+PLAN_SCHEMA = pa.schema(
+    [("shard", pa.int32()), ("clip_id", pa.string()), ("recording_id", pa.string()), ("source", pa.string())]
+)
 FORMAT = 1
 
 
@@ -31,7 +33,12 @@ class PlannedShard(NamedTuple):
 def open_tokens(config: TokenizeConfig, dvae_hash: str, num_codes: int) -> dict:
     """``meta.json`` of the tokens folder, made on the first run; a folder that another dVAE or other settings began is refused."""
     meta_uri = storage.join(config.tokens, "meta.json")
-    wanted = {"format": FORMAT, "dvae_hash": dvae_hash, "clips_per_shard": config.clips_per_shard, "num_codes": num_codes}
+    wanted = {
+        "format": FORMAT,
+        "dvae_hash": dvae_hash,
+        "clips_per_shard": config.clips_per_shard,
+        "num_codes": num_codes,
+    }
     if storage.exists(meta_uri):
         meta = json.loads(storage.read_bytes(meta_uri))
         for key, value in wanted.items():
@@ -70,7 +77,11 @@ def extend_plan(config: TokenizeConfig) -> pa.Table:
     """Plan the kept clips that are in no shard yet, in the order of source, recording and time; the whole plan."""
     plan = read_plan(config.tokens)
     columns = ["clip_id", "recording_id", "source"]
-    kept = Corpus(config.corpus).clips(columns, kept_only=True).sort_by([("source", "ascending"), ("clip_id", "ascending")])
+    kept = (
+        Corpus(config.corpus)
+        .clips(columns, kept_only=True)
+        .sort_by([("source", "ascending"), ("clip_id", "ascending")])
+    )
     known = set(plan["clip_id"].to_pylist())
     new = kept.filter(pa.array([clip_id not in known for clip_id in kept["clip_id"].to_pylist()], pa.bool_()))
     if not new.num_rows:

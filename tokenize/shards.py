@@ -55,10 +55,14 @@ def read_shard(uri: str) -> Iterator[TokenSample]:
     with fs.open(path, "rb") as stream:
         for member in group_by_keys(tar_file_expander([{"url": uri, "stream": stream}])):
             try:
-                codes, text = (np.load(io.BytesIO(member[key]), allow_pickle=False) for key in ("codes.npy", "text.npy"))
+                codes, text = (
+                    np.load(io.BytesIO(member[key]), allow_pickle=False) for key in ("codes.npy", "text.npy")
+                )
                 yield TokenSample(member["__key__"], codes, text, json.loads(member["json"]))
             except (KeyError, ValueError) as error:
-                raise ValueError(f"{uri}, sample {member.get('__key__')}: not a token sample ({error}); verify the shards") from error
+                raise ValueError(
+                    f"{uri}, sample {member.get('__key__')}: not a token sample ({error}); verify the shards"
+                ) from error
 
 
 def list_shards(tokens: str) -> list[str]:

@@ -19,40 +19,56 @@ class OptimizerConfig(BaseModel):
 
     learning_rate: float = Field(1e-3, gt=0, le=1, description="Peak rate.")
     warmup_steps: int = Field(50, ge=0, description="Steps of linear rise.")
-    decay_share: float = Field(0.7, ge=0, le=1, description="Share of the run, at its end, over which the rate falls to zero.")
+    decay_share: float = Field(
+        0.7, ge=0, le=1, description="Share of the run, at its end, over which the rate falls to zero."
+    )
     weight_decay: float = Field(0.01, ge=0, le=1, description="On matrices and filters; never on vectors.")
     beta1: float = Field(0.9, ge=0, lt=1, description="Decay of the gradient's mean.")
     beta2: float = Field(0.95, ge=0, lt=1, description="Decay of the gradient's square.")
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients are scaled down to this norm.")
-    ema_decay: float = Field(0.995, ge=0, lt=1, description="Of the moving average of weights and buffers; it warms up with the steps.")
+    ema_decay: float = Field(
+        0.995, ge=0, lt=1, description="Of the moving average of weights and buffers; it warms up with the steps."
+    )
 
 
 class TrainConfig(BaseModel):
-    """One run, complete: saved with the release it makes. Unset sizes come from ``size``."""
+    """One run, complete: saved with the release it makes. What is not set comes from the recipe of ``stage`` and ``size``."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     stage: StageName
-    release: str = Field(description="URI of the release: the stage is written here, earlier stages are read from here.")
+    release: str = Field(
+        description="URI of the release: the stage is written here, earlier stages are read from here."
+    )
     runs: str = Field(description="URI of the folder for checkpoints and metrics.")
     corpus: str | None = Field(None, description="URI of the corpus: dvae and diffusion read clips.")
     tokens: str | None = Field(None, description="URI of the shards: gpt reads these.")
-    size: SizeName = Field("tiny", description="Preset of the network's shape.")
-    model: dict[str, Any] = Field(default_factory=dict, description="Fields of the network's config to set over the preset.")
+    size: SizeName = Field("tiny", description="Recipe: shape of the network, batch, steps and rates.")
+    model: dict[str, Any] = Field(
+        default_factory=dict, description="Fields of the network's config; the recipe's where not set."
+    )
     optimizer: OptimizerConfig = OptimizerConfig()
     max_steps: int = Field(600, ge=1, description="Optimizer steps.")
-    max_minutes: float | None = Field(None, gt=0, description="Training time after which the schedule ends early; none: steps alone count.")
-    batch_size: int = Field(16, ge=1, description="Samples (dvae, diffusion) or packed rows (gpt) a step, over all workers.")
+    max_minutes: float | None = Field(
+        None, gt=0, description="Training time after which the schedule ends early; none: steps alone count."
+    )
+    batch_size: int = Field(
+        16, ge=1, description="Samples (dvae, diffusion) or packed rows (gpt) a step, over all workers."
+    )
     accumulation: int = Field(1, ge=1, description="Parts a worker's batch is worked through in.")
     crop_frames: int = Field(144, ge=16, le=65_536, description="Mel frames of a training crop (dvae, diffusion).")
     context: int = Field(512, ge=32, le=65_536, description="Tokens of a packed row (gpt).")
     layouts: dict[str, float] = Field(
-        default_factory=lambda: {"text>speech": 1.0}, description="Orders of segments and how often each is drawn (gpt)."
+        default_factory=lambda: {"text>speech": 1.0},
+        description="Orders of segments and how often each is drawn (gpt).",
     )
     loss_weights: dict[str, float] = Field(
-        default_factory=lambda: {"text": 0.1}, description="Weight of a modality's tokens in the loss; 1 unless named (gpt)."
+        default_factory=lambda: {"text": 0.1},
+        description="Weight of a modality's tokens in the loss; 1 unless named (gpt).",
     )
-    validation_share: float = Field(0.02, ge=0, lt=0.5, description="Share of the clips kept for validation, by a hash of their id.")
+    validation_share: float = Field(
+        0.02, ge=0, lt=0.5, description="Share of the clips kept for validation, by a hash of their id."
+    )
     eval_every: int = Field(100, ge=1, description="Steps between evaluations.")
     eval_clips: int = Field(32, ge=1, description="Clips in an evaluation, at most.")
     checkpoint_every_s: float = Field(60.0, gt=0, description="Seconds between checkpoints.")
@@ -60,10 +76,24 @@ class TrainConfig(BaseModel):
     seed: int = Field(0, ge=0, description="Of weights, order and noise.")
     num_workers: int = Field(1, ge=1, le=4096, description="Data-parallel workers.")
     use_gpu: bool = Field(False, description="One GPU a worker, with bfloat16.")
-    threads_per_worker: int | None = Field(None, ge=1, description="CPU threads of a worker; none: the cores shared out evenly.")
+    threads_per_worker: int | None = Field(
+        None, ge=1, description="CPU threads of a worker; none: the cores shared out evenly."
+    )
     compile: bool = Field(False, description="Compile the network with torch.compile; pays on GPU.")
     max_failures: int = Field(3, ge=-1, description="Restarts after a worker's death before the run ends; -1: no end.")
     cache_bytes: int = Field(2 << 30, ge=1 << 20, description="Memory a worker keeps decoded clips in.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_from_recipe(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        recipe = RECIPES.get(values.get("stage"), {}).get(values.get("size", "tiny"), {})
+        filled = recipe | values
+        for name in ("model", "optimizer"):
+            given = values.get(name, {})
+            filled[name] = recipe.get(name, {}) | given if isinstance(given, dict) else given
+        return filled
 
     @model_validator(mode="after")
     def _check(self) -> TrainConfig:
@@ -87,34 +117,82 @@ class TrainConfig(BaseModel):
 
         ``inputs`` are hashes of what is read: the corpus or shards, the dVAE.
         """
-        ignored = {"runs", "release", "corpus", "tokens", "max_failures", "cache_bytes", "checkpoint_every_s", "threads_per_worker"}
+        ignored = {
+            "runs",
+            "release",
+            "corpus",
+            "tokens",
+            "max_failures",
+            "cache_bytes",
+            "checkpoint_every_s",
+            "threads_per_worker",
+        }
         text = json.dumps([self.model_dump(mode="json", exclude=ignored), inputs], sort_keys=True)
         return f"{self.stage}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
-PRESETS: dict[str, dict[str, dict[str, Any]]] = {
+RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     "dvae": {
-        "tiny": {"hidden": 256, "stem": 128, "num_blocks": 6},
-        "small": {"hidden": 384, "stem": 192, "num_blocks": 8},
-        "medium": {"hidden": 512, "stem": 256, "num_blocks": 12, "num_outer_blocks": 2},
+        "tiny": {"model": {"hidden": 192, "stem": 96, "num_blocks": 6}, "batch_size": 8, "max_steps": 1200},
+        "small": {"model": {"hidden": 384, "stem": 192, "num_blocks": 8}, "batch_size": 16, "max_steps": 5000},
+        "medium": {
+            "model": {"hidden": 512, "stem": 256, "num_blocks": 12, "num_outer_blocks": 2},
+            "batch_size": 64,
+            "max_steps": 200_000,
+            "optimizer": {"learning_rate": 5e-4, "warmup_steps": 1000, "ema_decay": 0.9995},
+        },
         # TorToiSe's: 8192 codes, hidden 512, 3 residual blocks, EMA-VQ
-        "tortoise": {"hidden": 512, "stem": 512, "num_blocks": 3, "quantizer": "ema-vq", "codebook_size": 8192},
+        "tortoise": {
+            "model": {"hidden": 512, "stem": 512, "num_blocks": 3, "quantizer": "ema-vq", "codebook_size": 8192},
+            "batch_size": 256,
+            "max_steps": 500_000,
+            "optimizer": {"learning_rate": 3e-4, "warmup_steps": 1000, "ema_decay": 0.9995},
+        },
     },
     "gpt": {
-        "tiny": {"num_layers": 6, "width": 256, "num_heads": 4, "dropout": 0.1},
-        "small": {"num_layers": 8, "width": 384, "num_heads": 6},
-        "medium": {"num_layers": 16, "width": 768, "num_heads": 12},
-        "tortoise": {"num_layers": 30, "width": 1024, "num_heads": 16},
+        "tiny": {
+            "model": {"num_layers": 4, "width": 192, "num_heads": 3, "dropout": 0.1},
+            "batch_size": 1,
+            "context": 1024,
+            "max_steps": 200,
+        },
+        "small": {
+            "model": {"num_layers": 8, "width": 384, "num_heads": 6},
+            "batch_size": 4,
+            "context": 1024,
+            "max_steps": 5000,
+        },
+        "medium": {
+            "model": {"num_layers": 16, "width": 768, "num_heads": 12},
+            "batch_size": 64,
+            "context": 2048,
+            "max_steps": 200_000,
+            "optimizer": {"learning_rate": 6e-4, "warmup_steps": 1000, "ema_decay": 0.9995, "weight_decay": 0.1},
+        },
+        # TorToiSe's: 30 layers of 1024 channels and 16 heads
+        "tortoise": {
+            "model": {"num_layers": 30, "width": 1024, "num_heads": 16},
+            "batch_size": 256,
+            "context": 2048,
+            "max_steps": 500_000,
+            "optimizer": {"learning_rate": 3e-4, "warmup_steps": 2000, "ema_decay": 0.9999, "weight_decay": 0.1},
+        },
     },
     "diffusion": {
-        "tiny": {"hidden": 192, "num_blocks": 10},
-        "small": {"hidden": 320, "num_blocks": 14},
-        "medium": {"hidden": 512, "num_blocks": 20},
-        "tortoise": {"hidden": 1024, "num_blocks": 24},
+        "tiny": {"model": {"hidden": 128, "num_blocks": 8}, "batch_size": 8, "max_steps": 500},
+        "small": {"model": {"hidden": 320, "num_blocks": 14}, "batch_size": 16, "max_steps": 5000},
+        "medium": {
+            "model": {"hidden": 512, "num_blocks": 20},
+            "batch_size": 64,
+            "max_steps": 200_000,
+            "optimizer": {"learning_rate": 4e-4, "warmup_steps": 1000, "ema_decay": 0.9995},
+        },
+        "tortoise": {
+            "model": {"hidden": 1024, "num_blocks": 24},
+            "batch_size": 256,
+            "max_steps": 500_000,
+            "optimizer": {"learning_rate": 2e-4, "warmup_steps": 2000, "ema_decay": 0.9999},
+        },
     },
 }
-
-
-def model_settings(config: TrainConfig) -> dict[str, Any]:
-    """Fields for the network's config: the preset's, then the run's own."""
-    return PRESETS[config.stage][config.size] | config.model
+"""What has run: ``tiny`` in the demo. The larger ones take their widths from the literature and wait for larger machines."""

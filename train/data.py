@@ -41,7 +41,9 @@ class ShuffledOrder:
         self._epoch = -1
         self._window: tuple[int, np.ndarray] = (-1, np.empty((0, 2), np.int64))
         if not self.epoch_length:
-            raise ValueError("nothing to train on: no clip is kept; run `triforce ingest`, loosen the filters, or lower validation_share")
+            raise ValueError(
+                "nothing to train on: no clip is kept; run `triforce ingest`, loosen the filters, or lower validation_share"
+            )
 
     def __call__(self, position: int) -> tuple[int, int]:
         epoch, place = divmod(position, self.epoch_length)
@@ -120,7 +122,8 @@ class ClipStore:
         with fs.open(path, "rb") as file:
             column = pq.ParquetFile(file).read_row_group(group.index, columns=["audio"])["audio"]
         waveforms = [
-            (decode_flac(column[row].as_py()["bytes"], self._sample_rate_hz) * 32767).astype(np.int16) for row in group.rows
+            (decode_flac(column[row].as_py()["bytes"], self._sample_rate_hz) * 32767).astype(np.int16)
+            for row in group.rows
         ]
         return waveforms, sum(waveform.nbytes for waveform in waveforms)
 
@@ -132,7 +135,11 @@ def _row_groups(uri: str, keep: Callable[[str], bool]) -> list[_RowGroup]:
         parquet = pq.ParquetFile(file)
         for index in range(parquet.num_row_groups):
             columns = parquet.read_row_group(index, columns=["clip_id", "drop_reason"]).to_pylist()
-            kept = [(i, row["clip_id"]) for i, row in enumerate(columns) if row["drop_reason"] is None and keep(row["clip_id"])]
+            kept = [
+                (i, row["clip_id"])
+                for i, row in enumerate(columns)
+                if row["drop_reason"] is None and keep(row["clip_id"])
+            ]
             if kept:
                 groups.append(_RowGroup(uri, index, *(tuple(values) for values in zip(*kept, strict=True))))
     return groups

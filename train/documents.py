@@ -123,7 +123,9 @@ class Packer:
                 self.num_too_long += 1
                 misses += 1
                 if misses > self.documents.order.epoch_length:
-                    raise ValueError(f"no document fits into context {self.context}; the last had {len(ids)} tokens: raise context")
+                    raise ValueError(
+                        f"no document fits into context {self.context}; the last had {len(ids)} tokens: raise context"
+                    )
             elif len(ids) > space:
                 self.place.taken = taken  # it begins the next row
                 return row

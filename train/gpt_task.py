@@ -15,7 +15,7 @@ from triforce.models.gpt import GPT, GPTConfig
 from triforce.models.text import TextTokenizer
 from triforce.models.vocabulary import Modality, Vocabulary
 from triforce.tokenize.plan import load_tokenizer
-from triforce.train.config import TrainConfig, model_settings
+from triforce.train.config import TrainConfig
 from triforce.train.data import Place, TokenStore, is_validation
 from triforce.train.documents import Documents, PackedBatch, Packer, stack
 
@@ -37,7 +37,7 @@ class GPTTask:
         self.tokenizer: TextTokenizer = load_tokenizer(config.tokens)
         meta = json.loads(storage.read_bytes(storage.join(config.tokens, "meta.json")))
         vocabulary = speech_vocabulary(self.tokenizer.size, meta["num_codes"])
-        settings = {"vocabulary": vocabulary, "max_positions": config.context} | model_settings(config)
+        settings = {"vocabulary": vocabulary, "max_positions": config.context} | config.model
         self.model = GPT(GPTConfig.model_validate(settings)).to(device)
         share = config.validation_share
         training = TokenStore(config.tokens, lambda clip_id: not is_validation(clip_id, share), config.cache_bytes)
@@ -47,7 +47,9 @@ class GPTTask:
         self._evaluation = self._evaluation_batches(self._documents(validation) if len(validation) else self.documents)
 
     def _documents(self, store: TokenStore) -> Documents:
-        return Documents(store, self.model.config.vocabulary, self.config.layouts, self.config.loss_weights, self.config.seed)
+        return Documents(
+            store, self.model.config.vocabulary, self.config.layouts, self.config.loss_weights, self.config.seed
+        )
 
     def _evaluation_batches(self, documents: Documents) -> list[PackedBatch]:
         """One document a row, the same ones each time."""
@@ -80,7 +82,9 @@ class GPTTask:
             total = [total[0] + float((losses * weights).sum()), total[1] + float(weights.sum())]
             for name in ("text", "speech"):
                 first = vocabulary.offset(name)
-                inside = (targets >= first) & (targets < first + vocabulary.modality(name).num_codes) | (targets == vocabulary.end(name))
+                inside = (targets >= first) & (targets < first + vocabulary.modality(name).num_codes) | (
+                    targets == vocabulary.end(name)
+                )
                 entry = sums.setdefault(name, [0.0, 0])
                 entry[0] += float(losses[inside].sum())
                 entry[1] += int(inside.sum())

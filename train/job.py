@@ -57,11 +57,16 @@ def train(config: TrainConfig, *, progress: bool = True) -> TrainSummary:
     if card is not None:
         return _summary(card, run_name, time.monotonic() - started, skipped=True)
     if not ray.is_initialized():
-        ray.init(include_dashboard=False, log_to_driver=False)
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
     num_threads = config.threads_per_worker or max(1, (os.cpu_count() or 1) // config.num_workers)
     trainer = TorchTrainer(
         _worker,
-        train_loop_config={"config": config.model_dump(mode="json"), "run_name": run_name, "inputs": inputs, "num_threads": num_threads},
+        train_loop_config={
+            "config": config.model_dump(mode="json"),
+            "run_name": run_name,
+            "inputs": inputs,
+            "num_threads": num_threads,
+        },
         scaling_config=ScalingConfig(num_workers=config.num_workers, use_gpu=config.use_gpu),
         run_config=RunConfig(
             name=run_name,
@@ -74,7 +79,9 @@ def train(config: TrainConfig, *, progress: bool = True) -> TrainSummary:
         trainer.fit()
     card = _finished(config, run_name)
     if card is None:
-        raise RuntimeError(f"{config.release}/{config.stage}: the workers ended without writing it; their logs are in {config.runs}/{run_name}")
+        raise RuntimeError(
+            f"{config.release}/{config.stage}: the workers ended without writing it; their logs are in {config.runs}/{run_name}"
+        )
     return _summary(card, run_name, time.monotonic() - started, skipped=False)
 
 
@@ -208,5 +215,9 @@ def _show(uri: str, bar: tqdm) -> None:
         lines = storage.read_bytes(uri).decode().splitlines()
         latest = {key: value for line in lines for key, value in json.loads(line).items()}
         bar.n = int(latest["step"])
-        shown = {key: latest[key] for key in ("train/loss", "eval/loss", "eval/l1_nats", "eval/perplexity", "eval/speech_bits") if key in latest}
+        shown = {
+            key: latest[key]
+            for key in ("train/loss", "eval/loss", "eval/l1_nats", "eval/perplexity", "eval/speech_bits")
+            if key in latest
+        }
         bar.set_postfix(shown)

@@ -78,7 +78,9 @@ class _Loss(nn.Module):
 class Trainer:
     """One worker's training state. ``save`` is called with a folder's writer and the metrics so far; see `fit`."""
 
-    def __init__(self, task: Task, config: TrainConfig, *, rank: int = 0, num_workers: int = 1, device: str = "cpu") -> None:
+    def __init__(
+        self, task: Task, config: TrainConfig, *, rank: int = 0, num_workers: int = 1, device: str = "cpu"
+    ) -> None:
         self.task, self.config = task, config
         self.rank, self.num_workers = rank, num_workers
         self.device = torch.device(device)
@@ -92,7 +94,11 @@ class Trainer:
             module = DistributedDataParallel(module, broadcast_buffers=False, find_unused_parameters=True)
         self.module = torch.compile(module) if config.compile else module
 
-    def fit(self, report: Callable[[Trainer, dict[str, float], bool], None], log_metrics: Callable[[list[dict[str, float]]], None]) -> None:
+    def fit(
+        self,
+        report: Callable[[Trainer, dict[str, float], bool], None],
+        log_metrics: Callable[[list[dict[str, float]]], None],
+    ) -> None:
         """Train to the end. ``report(trainer, metrics, save)`` runs on every rank after an evaluation or when a checkpoint is due."""
         config, progress = self.config, self.progress
         started = time.monotonic() - progress.elapsed_s
@@ -148,7 +154,10 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         update_ema(self.ema, self.task.model, min(config.optimizer.ema_decay, (1 + step) / (10 + step)))
         rate = self.optimizer.param_groups[0]["lr"]
-        return {f"train/{name}": value for name, value in totals.items()} | {"train/grad_norm": norm, "train/learning_rate": rate}
+        return {f"train/{name}": value for name, value in totals.items()} | {
+            "train/grad_norm": norm,
+            "train/learning_rate": rate,
+        }
 
     def _agree(self, elapsed_s: float, saved_s: float) -> tuple[float, bool]:
         """Rank 0's clock, and whether a checkpoint is due by it: every rank must take the same turn."""
@@ -161,7 +170,10 @@ class Trainer:
     def save(self, folder: Path) -> None:
         """Write the state of training; every rank calls it with the same state but for its place, which is the same number."""
         for name, model in (("model", self.task.model), ("ema", self.ema)):
-            save_file({key: value.contiguous() for key, value in unique_tensors(model).items()}, folder / f"{name}.safetensors")
+            save_file(
+                {key: value.contiguous() for key, value in unique_tensors(model).items()},
+                folder / f"{name}.safetensors",
+            )
         torch.save(self.optimizer.state_dict(), folder / "optimizer.pt")
         state = {
             "step": self.progress.step,

@@ -14,7 +14,7 @@ from triforce.models.diffusion import Diffusion, DiffusionConfig, SamplerConfig
 from triforce.models.dvae import DVAE, DVAEConfig
 from triforce.models.layers import size_mask
 from triforce.models.mel import MelConfig, log_mel
-from triforce.train.config import TrainConfig, model_settings
+from triforce.train.config import TrainConfig
 from triforce.train.data import ClipStore, Place, ShuffledOrder, is_validation
 
 STATISTICS_CLIPS = 64
@@ -31,7 +31,9 @@ class ClipCrops:
         share = config.validation_share
         rate = mel_config.sample_rate_hz
         self.store = ClipStore(corpus, rate, lambda clip_id: not is_validation(clip_id, share), config.cache_bytes)
-        self.validation = ClipStore(corpus, rate, lambda clip_id: is_validation(clip_id, share), config.cache_bytes // 8)
+        self.validation = ClipStore(
+            corpus, rate, lambda clip_id: is_validation(clip_id, share), config.cache_bytes // 8
+        )
         self.order = ShuffledOrder(self.store.group_sizes, config.seed)
 
     def crop(self, position: int) -> tuple[np.ndarray, int]:
@@ -54,7 +56,9 @@ class ClipCrops:
     def evaluation_mels(self) -> list[torch.Tensor]:
         """Mels ``(num_mels, T)`` of the validation clips, or where there are none of training clips, at most 8 s each."""
         store = self.validation if len(self.validation) else self.store
-        places = [(group, row) for group, size in enumerate(store.group_sizes) for row in range(size)][: self.config.eval_clips]
+        places = [(group, row) for group, size in enumerate(store.group_sizes) for row in range(size)][
+            : self.config.eval_clips
+        ]
         longest = int(EVAL_CROP_S * self.mel_config.sample_rate_hz)
         waveforms = [torch.from_numpy(store.waveform(*place)[:longest].copy()) for place in places]
         return [log_mel(waveform.to(self.device).float() / 32767, self.mel_config) for waveform in waveforms]
@@ -68,11 +72,13 @@ class ClipCrops:
 
 
 class DVAETask:
-    def __init__(self, config: TrainConfig, place: Place, device: torch.device, mel_config: MelConfig | None = None) -> None:
+    def __init__(
+        self, config: TrainConfig, place: Place, device: torch.device, mel_config: MelConfig | None = None
+    ) -> None:
         self.config, self.place = config, place
         self.mel_config = mel_config or MelConfig()
         self.crops = ClipCrops(config, self.mel_config, device)
-        self.model = DVAE(DVAEConfig.model_validate({"channels": self.mel_config.num_mels} | model_settings(config))).to(device)
+        self.model = DVAE(DVAEConfig.model_validate({"channels": self.mel_config.num_mels} | config.model)).to(device)
         self.model.set_statistics(*self.crops.statistics())
         self._evaluation = self.crops.evaluation_mels()
 
@@ -87,7 +93,10 @@ class DVAETask:
         total = mask.sum() * mel.shape[1]
         # Each bin in units of its spread, so that quiet bins count as much as loud ones.
         scaled = (error / self.model.std.view(-1, 1) * mask).sum() / total
-        return scaled + output.quantizer_loss, {"l1_nats": (error * mask).sum() / total, "quantizer": output.quantizer_loss}
+        return scaled + output.quantizer_loss, {
+            "l1_nats": (error * mask).sum() / total,
+            "quantizer": output.quantizer_loss,
+        }
 
     def anneal(self, progress: float) -> None:
         if self.model.config.quantizer == "gumbel":  # from 1 to 1/16, as DALL-E's (Ramesh et al. 2021, appendix A)
@@ -103,23 +112,38 @@ class DVAETask:
             error += float((decoded - mel).abs().mean(0).sum())
             frames += mel.shape[1]
             counts += torch.bincount(codes.flatten().cpu(), minlength=len(counts))
-        return {"l1_nats": error / frames, "perplexity": perplexity(counts), "live_share": float((counts > 0).float().mean())}
+        return {
+            "l1_nats": error / frames,
+            "perplexity": perplexity(counts),
+            "live_share": float((counts > 0).float().mean()),
+        }
 
 
 class DiffusionTask:
     """Trains on clips and on what a frozen dVAE makes of them, run on the fly."""
 
-    def __init__(self, config: TrainConfig, place: Place, device: torch.device, dvae: DVAE, mel_config: MelConfig) -> None:
+    def __init__(
+        self, config: TrainConfig, place: Place, device: torch.device, dvae: DVAE, mel_config: MelConfig
+    ) -> None:
         self.config, self.place, self.dvae = config, place, dvae
         self.crops = ClipCrops(config, mel_config, device)
-        self.model = Diffusion(DiffusionConfig.model_validate({"channels": mel_config.num_mels} | model_settings(config))).to(device)
-        self._evaluation = [(mel, self._prior(mel[None], torch.tensor([[mel.shape[1]]], device=device))[0]) for mel in self.crops.evaluation_mels()]
+        self.model = Diffusion(DiffusionConfig.model_validate({"channels": mel_config.num_mels} | config.model)).to(
+            device
+        )
+        self._evaluation = [
+            (mel, self._prior(mel[None], torch.tensor([[mel.shape[1]]], device=device))[0])
+            for mel in self.crops.evaluation_mels()
+        ]
         residual = torch.cat([mel - prior for mel, prior in self._evaluation], dim=1)
         self.model.set_statistics(dvae.mean, dvae.std, residual.std(1))
 
     @torch.no_grad()
     def _prior(self, mel: torch.Tensor, sizes: torch.Tensor) -> torch.Tensor:
-        return self.dvae.decode(self.dvae.encode(mel, sizes), sizes) if mel.shape[2] == int(sizes.max()) else self.dvae(mel, sizes).reconstruction
+        return (
+            self.dvae.decode(self.dvae.encode(mel, sizes), sizes)
+            if mel.shape[2] == int(sizes.max())
+            else self.dvae(mel, sizes).reconstruction
+        )
 
     def next_batch(self) -> Any:
         mel, sizes = self.crops.batch(self.place, self.config.batch_per_worker // self.config.accumulation)
@@ -143,7 +167,13 @@ class DiffusionTask:
             sizes = torch.tensor([[mel.shape[1]]], device=device)
             loss = float(model.loss(mel[None], prior[None], sizes, generator))
             restored = model.sample(prior[None], sizes, SamplerConfig(num_steps=4))[0]
-            rows.append([loss, *(float((x - mel).abs().mean()) for x in (restored, prior)), *(sharpness(x) for x in (restored, prior, mel))])
+            rows.append(
+                [
+                    loss,
+                    *(float((x - mel).abs().mean()) for x in (restored, prior)),
+                    *(sharpness(x) for x in (restored, prior, mel)),
+                ]
+            )
         names = ("loss", "l1_nats", "l1_prior_nats", "sharpness", "sharpness_prior", "sharpness_truth")
         return dict(zip(names, np.mean(rows, axis=0).tolist(), strict=True))
 

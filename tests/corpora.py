@@ -1,0 +1,60 @@
+"""A corpus without speech recognition: harmonic sweeps with known text, for what reads corpora."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import soundfile
+
+from triforce.ingest.corpus import SAMPLE_RATE_HZ, Corpus, Recording, make_clip_id, make_recording_id
+
+WORDS = "one two three four five six seven eight nine ten".split()
+
+
+def sweep(duration_s: float, seed: int) -> np.ndarray:
+    """``(N,)`` float32: a voice-like sound whose pitch and loudness wander."""
+    generator = np.random.default_rng(seed)
+    time = np.arange(int(duration_s * SAMPLE_RATE_HZ)) / SAMPLE_RATE_HZ
+    pitch = generator.uniform(90, 200) + 40 * np.sin(2 * np.pi * generator.uniform(0.5, 2) * time)
+    phase = 2 * np.pi * np.cumsum(pitch) / SAMPLE_RATE_HZ
+    voice = sum(np.sin(k * phase) / k for k in range(1, 20))
+    loudness = 0.5 + 0.5 * np.sin(2 * np.pi * generator.uniform(1, 3) * time)
+    return (0.1 * voice * loudness + 0.002 * generator.normal(size=time.shape)).astype(np.float32)
+
+
+def flac(waveform: np.ndarray, rate_hz: int = SAMPLE_RATE_HZ) -> bytes:
+    buffer = io.BytesIO()
+    soundfile.write(buffer, waveform, rate_hz, format="FLAC", subtype="PCM_16")
+    return buffer.getvalue()
+
+
+def add_recording(
+    corpus: Corpus, source: str, source_id: str, num_clips: int, *, drop: int = 0, seed: int = 0
+) -> list[str]:
+    """Write a recording of ``num_clips`` clips of 1 to 3 s, the first ``drop`` of them dropped; the kept clips' ids."""
+    recording = Recording(
+        make_recording_id(source, source_id), source, "podcast", source_id, f"http://127.0.0.1/{source_id}.mp3"
+    )
+    generator = np.random.default_rng([seed, num_clips])
+    rows, start = [], 0
+    for index in range(num_clips):
+        waveform = sweep(generator.uniform(1, 3), seed * 1000 + index)
+        rows.append(
+            {
+                "clip_id": make_clip_id(recording.recording_id, start),
+                "start_sample": start,
+                "end_sample": start + len(waveform),
+                "sample_rate_hz": SAMPLE_RATE_HZ,
+                "duration_s": len(waveform) / SAMPLE_RATE_HZ,
+                "audio": {"bytes": flac(waveform), "path": None},
+                "text": " ".join(generator.choice(WORDS, 4)),
+                "asr_model": "transcript",
+                "speaker": f"speaker-{source_id}",
+                "drop_reason": "quiet" if index < drop else None,
+            }
+        )
+        start += len(waveform)
+    corpus.write_recording(recording)
+    corpus.write_clips(recording, rows)
+    return [row["clip_id"] for row in rows if row["drop_reason"] is None]

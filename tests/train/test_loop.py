@@ -1,0 +1,197 @@
+import copy
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from corpora import add_recording
+
+from triforce.ingest.corpus import Corpus
+from triforce.models.release import Release, require_dvae
+from triforce.models.sampling import SamplingConfig
+from triforce.tokenize.config import TokenizeConfig
+from triforce.tokenize.job import ShardWriter, _write_index
+from triforce.tokenize.plan import extend_plan, open_tokens, shards_of
+from triforce.train.config import OptimizerConfig, TrainConfig
+from triforce.train.data import Place
+from triforce.train.job import _make_task, _write_release, input_hashes
+from triforce.train.loop import NonFiniteLossError, Trainer, learning_rate, update_ema
+
+MODELS = {
+    "dvae": {"hidden": 32, "stem": 16, "num_blocks": 1},
+    "gpt": {"num_layers": 2, "width": 32, "num_heads": 2, "dropout": 0.1},
+    "diffusion": {"hidden": 16, "num_blocks": 2},
+}
+
+
+def make_config(folder: Path, stage: str, **settings) -> TrainConfig:
+    places = {name: str(folder / name) for name in ("release", "runs", "corpus", "tokens")}
+    fast = {"context": 192} if stage == "gpt" else {}
+    fast |= {
+        "batch_size": 2,
+        "crop_frames": 48,
+        "max_steps": 8,
+        "eval_every": 4,
+        "log_every": 1,
+        "validation_share": 0.2,
+        "eval_clips": 4,
+    }
+    return TrainConfig(stage=stage, model=MODELS[stage], **(places | fast | settings))
+
+
+def make_trainer(config: TrainConfig) -> Trainer:
+    task = _make_task(config, Place(0, 1), torch.device("cpu"))
+    return Trainer(task, config)
+
+
+def fit(trainer: Trainer, folder: Path | None = None, stop_after: int | None = None) -> Trainer:
+    """Train to the end, or to the checkpoint after ``stop_after`` steps."""
+
+    class Stop(Exception):
+        pass
+
+    def report(trainer: Trainer, metrics: dict, save: bool) -> None:
+        if stop_after and trainer.progress.step >= stop_after:
+            trainer.save(folder)
+            raise Stop
+
+    try:
+        trainer.fit(report, lambda history: None)
+    except Stop:
+        pass
+    return trainer
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """A folder with a corpus, a dVAE of a few steps and its shards."""
+    folder = tmp_path_factory.mktemp("trained")
+    corpus = Corpus(str(folder / "corpus"))
+    for source_id in "abc":
+        add_recording(corpus, "feed", source_id, 8, drop=1, seed=ord(source_id))
+    config = make_config(folder, "dvae", max_steps=20)
+    trainer = fit(make_trainer(config))
+    _write_release(trainer, trainer.task, config, {"run_name": "dvae-test", "inputs": input_hashes(config)})
+    tokenize = TokenizeConfig(
+        corpus=corpus.uri, release=str(folder / "release"), tokens=str(folder / "tokens"), clips_per_shard=8
+    )
+    stage = require_dvae(tokenize.release)
+    open_tokens(tokenize, stage.hash, stage.model.config.num_codes)
+    shards = shards_of(extend_plan(tokenize))
+    writer = ShardWriter(tokenize)
+    for shard in shards:
+        writer({"index": shard.index, "clips": json.dumps(shard.clips)})
+    _write_index(tokenize, stage.hash, shards, len(shards), 0.0)
+    return folder
+
+
+@pytest.mark.parametrize("stage", ["dvae", "gpt", "diffusion"])
+def test_a_resumed_run_is_the_straight_run(trained, tmp_path, stage):
+    config = make_config(trained, stage, checkpoint_every_s=1e-6)
+    straight = fit(make_trainer(config))
+    stopped = fit(make_trainer(config), tmp_path, stop_after=3)
+    assert stopped.progress.step == 3
+    resumed = make_trainer(config)
+    resumed.load(tmp_path)
+    fit(resumed)
+
+    def curve(trainer: Trainer) -> list[dict]:
+        return [{key: value for key, value in entry.items() if key != "wall_s"} for entry in trainer.progress.history]
+
+    assert curve(resumed) == curve(straight)
+    for name, tensor in straight.ema.state_dict().items():
+        assert torch.equal(tensor, resumed.ema.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("stage", ["dvae", "gpt", "diffusion"])
+def test_training_lowers_the_loss(trained, stage):
+    rates = {"learning_rate": 3e-3, "warmup_steps": 5}
+    trainer = make_trainer(make_config(trained, stage, max_steps=60, batch_size=4, eval_every=60, optimizer=rates))
+    fit(trainer)
+    losses = [entry["train/loss"] for entry in trainer.progress.history]
+    assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
+
+
+def test_two_accumulated_halves_are_one_batch(trained):
+    whole, halves = (make_trainer(make_config(trained, "dvae", batch_size=4, accumulation=parts)) for parts in (1, 2))
+    # Halves are averaged with equal weight, so only full crops compare.
+    for trainer in (whole, halves):
+        trainer.task.crops.config = trainer.config.model_copy(update={"crop_frames": 32})
+        trainer.step(0.0)
+    for name, tensor in whole.task.model.state_dict().items():
+        torch.testing.assert_close(tensor, halves.task.model.state_dict()[name], atol=2e-4, rtol=1e-3)
+
+
+def test_a_loss_that_is_no_number_stops_before_the_weights_change(trained):
+    trainer = make_trainer(make_config(trained, "dvae"))
+    before = copy.deepcopy(trainer.task.model.state_dict())
+    with torch.no_grad():
+        trainer.task.model.head.bias[0] = torch.nan
+    before["head.bias"] = trainer.task.model.head.bias.detach().clone()
+    with pytest.raises(NonFiniteLossError, match="learning_rate"):
+        trainer.step(0.0)
+    for name, tensor in trainer.task.model.state_dict().items():
+        torch.testing.assert_close(tensor, before[name], equal_nan=True, rtol=0, atol=0)
+
+
+def test_the_average_follows_buffers_too():
+    model, average = torch.nn.BatchNorm1d(3), torch.nn.BatchNorm1d(3)
+    model.running_mean.fill_(10.0)
+    model.num_batches_tracked.fill_(7)
+    update_ema(average, model, decay=0.9)
+    torch.testing.assert_close(average.running_mean, torch.full((3,), 1.0))
+    assert average.num_batches_tracked == 7
+
+
+def test_the_rate_rises_holds_and_falls():
+    config = OptimizerConfig(learning_rate=1.0, warmup_steps=10, decay_share=0.5)
+    assert learning_rate(config, 0, 0.0) == pytest.approx(0.1)
+    assert learning_rate(config, 50, 0.4) == 1.0
+    assert learning_rate(config, 75, 0.75) == pytest.approx(0.5)
+    assert learning_rate(config, 99, 1.0) == 0.0
+
+
+def test_time_ends_a_run_where_the_config_caps_it(trained):
+    trainer = fit(make_trainer(make_config(trained, "dvae", max_steps=100_000, max_minutes=0.05, eval_every=100_000)))
+    assert 0 < trainer.progress.step < 100_000
+    assert trainer.progress.history[-1]["train/learning_rate"] < 0.5 * trainer.config.optimizer.learning_rate
+
+
+def test_a_release_refuses_another_dvae(trained, tmp_path):
+    config = make_config(trained, "gpt", max_steps=1)
+    trainer = fit(make_trainer(config))
+    other = config.model_copy(update={"release": str(tmp_path)})
+    _write_release(trainer, trainer.task, other, {"run_name": "x", "inputs": {"dvae": "0" * 64}})
+    for name in ("model.safetensors", "config.json"):
+        (tmp_path / "dvae").mkdir(exist_ok=True)
+        (tmp_path / "dvae" / name).write_bytes((trained / "release/dvae" / name).read_bytes())
+    with pytest.raises(ValueError, match="train the gpt again"):
+        Release.load(str(tmp_path)).gpt  # noqa: B018
+
+
+def test_a_release_speaks_without_its_corpus(trained, tmp_path):
+    for stage in ("gpt", "diffusion"):
+        config = make_config(trained, stage, max_steps=2)
+        trainer = fit(make_trainer(config))
+        _write_release(trainer, trainer.task, config, {"run_name": stage, "inputs": input_hashes(config)})
+    moved = tmp_path / "moved"
+    shutil.copytree(trained / "release", moved)
+    release = Release.load(str(moved))
+    speech = release.speak("one two three", seed=1, sampling=SamplingConfig(max_codes=20))
+    assert len(speech.waveform) == (4 * len(speech.codes) - 1) * 256
+    assert release.info()["codes_per_second"] == pytest.approx(23.4375)
+    with pytest.raises(ValueError, match="nothing to say"):
+        release.speak("  ")
+
+
+def test_recipes_fill_what_is_not_set_and_bad_runs_are_refused(tmp_path):
+    config = TrainConfig(stage="dvae", release="r", runs="x", corpus="c", model={"stem": 8})
+    assert config.model == {"hidden": 192, "stem": 8, "num_blocks": 6}
+    assert TrainConfig.model_validate(config.model_dump()) == config
+    with pytest.raises(ValueError, match="needs corpus"):
+        TrainConfig(stage="dvae", release="r", runs="x")
+    with pytest.raises(ValueError, match="multiple of num_workers x accumulation"):
+        TrainConfig(stage="dvae", release="r", runs="x", corpus="c", batch_size=3, num_workers=2)
+    with pytest.raises(ValueError, match="batchsize"):
+        TrainConfig(stage="dvae", release="r", runs="x", corpus="c", batchsize=3)
