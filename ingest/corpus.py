@@ -6,8 +6,8 @@ Layout below a corpus URI::
     recordings/source=<source>/<recording_id>.<ext>       the media file as it was fetched
     clips/source=<source>/<recording_id>.parquet          one row a clip, in order of time, FLAC bytes inside
 
-A file's existence is the only state: each is written to a temporary name and renamed, so a killed run leaves finished files and
-nothing else. Nothing is thrown away: a clip that the filters refuse stays, with its ``drop_reason``.
+A file's existence is the only state: each is written to a temporary name and renamed, so a killed run leaves finished
+files and nothing else. Nothing is thrown away: a clip that the filters refuse stays, with its ``drop_reason``.
 """
 
 from __future__ import annotations
@@ -161,7 +161,9 @@ RECORDING_SCHEMA = pa.schema(
     ]
 )
 
-WORD = pa.struct([("word", pa.string()), ("start_s", pa.float32()), ("end_s", pa.float32()), ("probability", pa.float32())])
+WORD = pa.struct(
+    [("word", pa.string()), ("start_s", pa.float32()), ("end_s", pa.float32()), ("probability", pa.float32())]
+)
 
 CLIP_SCHEMA = pa.schema(
     [
@@ -276,15 +278,19 @@ class Corpus:
                 yield self.read_recording(name, recording_id)
 
     def write_clips(self, recording: Recording, rows: Iterable[dict]) -> int:
-        """Write a recording's clips, streaming: ``rows`` are dicts of `CLIP_SCHEMA`, in order of time. How many they were.
+        """Write a recording's clips, streaming: ``rows`` are dicts of `CLIP_SCHEMA`, in order of time. How many they
+        were.
 
-        Missing keys are null; the recording's id, source, title, author, collection, url and licence are filled in here.
+        Missing keys are null; the recording's id, source, title, author, collection, url and licence are filled in
+        here.
         """
         shared = {name: getattr(recording, name) for name in ("title", "author", "collection", "url", "licence")}
         shared |= {"recording_id": recording.recording_id, "source": recording.source}
         count = 0
         with storage.atomic_file(self.clips_uri(recording.source, recording.recording_id)) as path:
-            with pq.ParquetWriter(path, CLIP_SCHEMA, compression="zstd", use_dictionary=["source", "recording_id"]) as writer:
+            with pq.ParquetWriter(
+                path, CLIP_SCHEMA, compression="zstd", use_dictionary=["source", "recording_id"]
+            ) as writer:
                 group: list[dict] = []
                 for row in rows:
                     group.append(shared | row)
@@ -306,8 +312,12 @@ class Corpus:
             for file in storage.list_files(storage.join(folder, name), ".parquet")
         ]
 
-    def clips(self, columns: list[str] | None = None, *, source: str | None = None, kept_only: bool = False) -> pa.Table:
-        """The clips as one table, by default every column but the audio; for a corpus that is larger than memory see `dataset`."""
+    def clips(
+        self, columns: list[str] | None = None, *, source: str | None = None, kept_only: bool = False
+    ) -> pa.Table:
+        """The clips as one table, by default every column but the audio; for a corpus that is larger than memory see
+        `dataset`.
+        """
         if columns is None:
             columns = [name for name in CLIP_SCHEMA.names if name != "audio"]
         dataset = self.dataset(source)
@@ -325,4 +335,6 @@ def _stems(names: list[str]) -> set[str]:
 
 
 def _recording(row: dict) -> Recording:
-    return Recording(**{key: dict(value or []) if key in ("tool_versions", "metadata") else value for key, value in row.items()})
+    return Recording(
+        **{key: dict(value or []) if key in ("tool_versions", "metadata") else value for key, value in row.items()}
+    )

@@ -43,7 +43,9 @@ def remove(uri: str | os.PathLike, *, recursive: bool = False) -> None:
 
 
 def list_files(folder: str | os.PathLike, suffix: str = "") -> list[str]:
-    """Names of the finished files directly in ``folder`` that end in ``suffix``, sorted; none where there is no folder."""
+    """Names of the finished files directly in ``folder`` that end in ``suffix``, sorted; none where there is no
+    folder.
+    """
     fs, path = resolve(folder)
     if isinstance(fs, LocalFileSystem):  # one system call for each thousand names, where fsspec stats every file
         try:

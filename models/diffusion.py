@@ -1,8 +1,9 @@
 """The diffusion network: flow matching that gives back what the discrete VAE's decoder lost.
 
-It learns the velocity that carries noise at time 0 to the truth at time 1 along straight lines (Lipman et al. 2023, arXiv 2210.02747), given
-the decoder's output. What flows is the residual between truth and prior in units of its spread, so the network's capacity goes into what
-is missing and an untrained network already returns the prior with noise of the right size.
+It learns the velocity that carries noise at time 0 to the truth at time 1 along straight lines (Lipman et al. 2023,
+arXiv 2210.02747), given
+the decoder's output. What flows is the residual between truth and prior in units of its spread, so the network's
+capacity goes into what is missing and an untrained network already returns the prior with noise of the right size.
 """
 
 from __future__ import annotations
@@ -81,7 +82,9 @@ class TimeBlock(nn.Module):
 
 
 class Diffusion(nn.Module):
-    """``mean`` and ``std`` ``(channels,)`` normalise the medium, ``residual_std`` ``(channels,)`` is the spread of truth minus prior."""
+    """``mean`` and ``std`` ``(channels,)`` normalise the medium, ``residual_std`` ``(channels,)`` is the spread of
+    truth minus prior.
+    """
 
     def __init__(self, config: DiffusionConfig) -> None:
         super().__init__()
@@ -132,7 +135,8 @@ class Diffusion(nn.Module):
     ) -> torch.Tensor:
         """Mean squared error of the velocity over the true positions, in residual units.
 
-        ``truth`` and ``prior`` ``(B, C, *size)``, sizes ``(B, D)``. Noise, times and hidden priors come from ``generator``.
+        ``truth`` and ``prior`` ``(B, C, *size)``, sizes ``(B, D)``. Noise, times and hidden priors come from
+        ``generator``.
         """
         mask = size_mask(sizes, truth.shape[2:])
         target = (truth - prior) / self._per_channel(self.residual_std)
@@ -156,7 +160,9 @@ class Diffusion(nn.Module):
         *,
         seed: int = 0,
     ) -> torch.Tensor:
-        """Restore ``prior`` ``(B, C, *size)``, in the units of the medium; past a sample's true size the prior comes back."""
+        """Restore ``prior`` ``(B, C, *size)``, in the units of the medium; past a sample's true size the prior comes
+        back.
+        """
         config = config or SamplerConfig()
         if sizes is None:
             sizes = torch.tensor([prior.shape[2:]] * prior.shape[0], device=prior.device)

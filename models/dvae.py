@@ -1,6 +1,7 @@
 """The discrete VAE: a medium on a grid (mel frames, image, video) to a shorter grid of integers, and back with loss.
 
-One class for one, two and three dimensions. A sample's codes depend on nothing but the sample: features are masked to its true size
+One class for one, two and three dimensions. A sample's codes depend on nothing but the sample: features are masked to
+its true size
 before every convolution, and norms see one position at a time, so padding and batch neighbours change nothing.
 """
 
@@ -57,7 +58,8 @@ class DVAEConfig(BaseModel):
                 raise ValueError(f"compression {self.compression}: each must be a power of two")
         if self.quantizer == "fsq" and not 2 <= math.prod(self.fsq_levels) <= 65536:
             raise ValueError(
-                f"fsq_levels {self.fsq_levels}: {math.prod(self.fsq_levels)} codes; codes are stored in 16 bits, 65536 at most"
+                f"fsq_levels {self.fsq_levels}: {math.prod(self.fsq_levels)} codes; codes are stored in 16 "
+                f"bits, 65536 at most"
             )
         return self
 
@@ -108,7 +110,9 @@ class _Trunk(nn.Module):
 
 
 class DVAE(nn.Module):
-    """See the module. ``mean`` and ``std`` ``(channels,)`` normalise the medium; `set_statistics` fills them from data."""
+    """See the module. ``mean`` and ``std`` ``(channels,)`` normalise the medium; `set_statistics` fills them from
+    data.
+    """
 
     def __init__(self, config: DVAEConfig) -> None:
         super().__init__()
@@ -141,7 +145,9 @@ class DVAE(nn.Module):
         self.std.copy_(std.clamp_min(1e-3))
 
     def forward(self, x: torch.Tensor, sizes: torch.Tensor | None = None) -> DVAEOutput:
-        """``x`` ``(B, C, *size)`` with true sizes ``(B, D)`` in positions; all of it is true where ``sizes`` is None."""
+        """``x`` ``(B, C, *size)`` with true sizes ``(B, D)`` in positions; all of it is true where ``sizes`` is
+        None.
+        """
         z_e, masks = self._encode(x, sizes)
         flat_mask = masks[-1].flatten(2).squeeze(1)
         quantized = self.quantizer(z_e.flatten(2).transpose(1, 2), flat_mask)
@@ -161,7 +167,9 @@ class DVAE(nn.Module):
 
     @torch.no_grad()
     def decode(self, codes: torch.Tensor, sizes: torch.Tensor | None = None) -> torch.Tensor:
-        """``(B, C, *size)`` of codes ``(B, *grid)``; ``sizes`` ``(B, D)`` in positions, by default all that the grid spans."""
+        """``(B, C, *size)`` of codes ``(B, *grid)``; ``sizes`` ``(B, D)`` in positions, by default all that the grid
+        spans.
+        """
         if codes.numel() and (codes.min() < 0 or codes.max() >= self.config.num_codes):
             raise ValueError(
                 f"codes from {int(codes.min())} to {int(codes.max())}: this dVAE has 0 to {self.config.num_codes - 1}"

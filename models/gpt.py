@@ -47,7 +47,9 @@ class GPTConfig(BaseModel):
 
 @dataclass
 class KVCache:
-    """Keys and values of what has been read, in memory taken once: ``(num_layers, 2, B, num_heads, capacity, head_dim)``."""
+    """Keys and values of what has been read, in memory taken once: ``(num_layers, 2, B, num_heads, capacity,
+    head_dim)``.
+    """
 
     store: torch.Tensor
     length: int = 0
@@ -66,7 +68,9 @@ class KVCache:
         return KVCache(store, self.length)
 
     def extend(self, layer: int, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write ``(B, H, T, head_dim)`` behind what is there; all keys and values so far. The caller moves ``length``."""
+        """Write ``(B, H, T, head_dim)`` behind what is there; all keys and values so far. The caller moves
+        ``length``.
+        """
         end = self.length + k.shape[2]
         if end > self.store.shape[4]:
             raise ValueError(f"{end} tokens: this cache holds {self.store.shape[4]}; make it with a larger capacity")
@@ -166,15 +170,16 @@ class GPT(nn.Module):
     ) -> torch.Tensor:
         """Hidden states ``(B, T, width)`` of ids ``(B, T)``; `logits` makes scores of them.
 
-        ``positions`` ``(B, T)``, by default from 0 or from the cache's end. ``documents`` ``(B, T)`` numbers the documents of a packed
-        row: a token attends to its own document alone. With a ``cache``, ids are what comes next.
+        ``positions`` ``(B, T)``, by default from 0 or from the cache's end. ``documents`` ``(B, T)`` numbers the
+        documents of a packed row: a token attends to its own document alone. With a ``cache``, ids are what comes next.
         """
         past = cache.length if cache is not None else 0
         if positions is None:
             positions = torch.arange(past, past + ids.shape[1], device=ids.device).expand(ids.shape)
         if ids.shape[1] + past > self.config.max_positions and documents is None:
             raise ValueError(
-                f"{ids.shape[1] + past} tokens: this model reads {self.config.max_positions} at most; shorten the text or prompt"
+                f"{ids.shape[1] + past} tokens: this model reads {self.config.max_positions} at most; "
+                "shorten the text or prompt"
             )
         mask = None
         if documents is not None:
@@ -206,7 +211,9 @@ def rotary_frequencies(config: GPTConfig) -> torch.Tensor:
 
 
 def rotate(x: torch.Tensor, rotary: torch.Tensor) -> torch.Tensor:
-    """Turn the pairs (i, i + head_dim / 2) of ``(B, H, T, head_dim)`` by the unit complex numbers ``(B, 1, T, head_dim / 2)``."""
+    """Turn the pairs (i, i + head_dim / 2) of ``(B, H, T, head_dim)`` by the unit complex numbers ``(B, 1, T, head_dim
+    / 2)``.
+    """
     first, second = x.float().chunk(2, dim=-1)
     cos, sin = rotary.real, rotary.imag
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)

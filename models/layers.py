@@ -1,7 +1,8 @@
-"""Convolutional parts in one, two and three dimensions that treat what lies past a sample's true size as if it were not there.
+"""Convolutional parts in one, two and three dimensions that treat what lies past a sample's true size as if it were
+not there.
 
-Everything takes and gives ``(B, C, *grid)`` with a mask ``(B, 1, *grid)`` of ones where a position belongs to the sample. Features are
-masked before every convolution, so a sample's border sees zeros whether a batch padded it or not.
+Everything takes and gives ``(B, C, *grid)`` with a mask ``(B, 1, *grid)`` of ones where a position belongs to the
+sample. Features are masked before every convolution, so a sample's border sees zeros whether a batch padded it or not.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ def size_mask(sizes: torch.Tensor, grid: Sequence[int]) -> torch.Tensor:
 
 
 class ChannelNorm(nn.Module):
-    """Root-mean-square norm over the channels of each position: unlike group norm it does not see the sample's length."""
+    """Root-mean-square norm over the channels of each position: unlike group norm it does not see the sample's
+    length.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -40,7 +43,9 @@ class ChannelNorm(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Norm, GELU, dilated convolution of width 3, GELU, pointwise convolution; the last starts at zero, so the block at identity."""
+    """Norm, GELU, dilated convolution of width 3, GELU, pointwise convolution; the last starts at zero, so the block
+    at identity.
+    """
 
     def __init__(self, num_dims: int, channels: int, dilation: int = 1, *, dropout: float = 0.0) -> None:
         super().__init__()

@@ -11,7 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class MelConfig(BaseModel):
-    """The features of the pretrained Vocos 24 kHz vocoder: magnitude STFT, HTK mel scale without area norm, natural log."""
+    """The features of the pretrained Vocos 24 kHz vocoder: magnitude STFT, HTK mel scale without area norm, natural
+    log.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -88,7 +90,9 @@ def magnitude(waveform: torch.Tensor, config: MelConfig) -> torch.Tensor:
 
 
 def log_mel(waveform: torch.Tensor | np.ndarray, config: MelConfig) -> torch.Tensor:
-    """Natural-log mel magnitudes ``(..., num_mels, T)`` float32 of samples ``(..., N)`` in -1 to 1, ``T = 1 + N // hop_length``."""
+    """Natural-log mel magnitudes ``(..., num_mels, T)`` float32 of samples ``(..., N)`` in -1 to 1, ``T = 1 + N //
+    hop_length``.
+    """
     waveform = torch.as_tensor(waveform, dtype=torch.float32)
     num_frames = config.num_frames(waveform.shape[-1])
     mel = mel_filterbank(config).to(waveform.device) @ magnitude(waveform, config)

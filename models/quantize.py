@@ -1,7 +1,9 @@
 """Quantizers by name: vectors to integers and back, behind one interface.
 
-``fsq`` rounds a few bounded coordinates to a grid (Mentzer et al. 2023, arXiv 2309.15505) and has no codebook that could collapse;
-``ema-vq`` learns one by moving averages (van den Oord et al. 2017), seeded from data and with dead codes restarted. Both come from
+``fsq`` rounds a few bounded coordinates to a grid (Mentzer et al. 2023, arXiv 2309.15505) and has no codebook that
+could collapse;
+``ema-vq`` learns one by moving averages (van den Oord et al. 2017), seeded from data and with dead codes restarted.
+Both come from
 vector-quantize-pytorch. ``gumbel`` draws a relaxed one-hot code (Jang et al. 2016), as DALL-E's dVAE did.
 """
 
@@ -67,7 +69,9 @@ class EMAVQQuantizer(nn.Module):
 
 
 class GumbelQuantizer(nn.Module):
-    """Soft while training, hard in evaluation. The trainer anneals ``temperature`` (DALL-E: 1 to 1/16) and the KL weight."""
+    """Soft while training, hard in evaluation. The trainer anneals ``temperature`` (DALL-E: 1 to 1/16) and the KL
+    weight.
+    """
 
     def __init__(self, channels: int, codebook_size: int, kl_weight: float) -> None:
         super().__init__()

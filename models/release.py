@@ -1,8 +1,9 @@
 """A release: the three trained networks in a folder that loads without the corpus.
 
-Layout below a release URI: ``dvae/``, ``gpt/`` and ``diffusion/``, each with ``model.safetensors`` and ``config.json``; ``gpt/`` also holds
-the text ``tokenizer.json``. ``config.json`` is written last. GPT and diffusion name the hash of the dVAE they were trained on, and a
-release whose hashes do not agree is refused.
+Layout below a release URI: ``dvae/``, ``gpt/`` and ``diffusion/``, each with ``model.safetensors`` and
+``config.json``; ``gpt/`` also holds
+the text ``tokenizer.json``. ``config.json`` is written last. GPT and diffusion name the hash of the dVAE they were
+trained on, and a release whose hashes do not agree is refused.
 """
 
 from __future__ import annotations
@@ -71,9 +72,11 @@ class Speech:
 def stage_files(
     stage: str, model: nn.Module, card: dict[str, Any], tokenizer: TextTokenizer | None = None
 ) -> dict[str, bytes]:
-    """The files of a stage by name, in the order to write them: ``config.json``, the marker that the stage is whole, comes last.
+    """The files of a stage by name, in the order to write them: ``config.json``, the marker that the stage is whole,
+    comes last.
 
-    ``card`` is what else is to be known of the network: its training, its data, ``mel`` for the dVAE, ``dvae_hash`` for the others.
+    ``card`` is what else is to be known of the network: its training, its data, ``mel`` for the dVAE, ``dvae_hash``
+    for the others.
     """
     weights = save_tensors({name: tensor.detach().cpu().contiguous() for name, tensor in unique_tensors(model).items()})
     config = json.loads(model.config.model_dump_json())
@@ -103,7 +106,8 @@ def load_unique(model: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
     if expected != set(tensors):
         difference = sorted(expected ^ set(tensors))[:4]
         raise ValueError(
-            f"weights do not fit the config: {', '.join(difference)} missing or left over; was one of the two files replaced?"
+            f"weights do not fit the config: {', '.join(difference)} missing or left over; was one of the two "
+            f"files replaced?"
         )
     model.load_state_dict(tensors, strict=False)
 
@@ -117,7 +121,8 @@ def load_card(uri: str, stage: str) -> dict[str, Any] | None:
     card = json.loads(fs.cat_file(path))
     if card.get("format") != FORMAT or card.get("stage") != stage:
         raise ValueError(
-            f"{uri}/{stage}/config.json: format {card.get('format')} of a {card.get('stage')}; this version reads format {FORMAT}"
+            f"{uri}/{stage}/config.json: format {card.get('format')} of a {card.get('stage')}; "
+            f"this version reads format {FORMAT}"
         )
     return card
 
@@ -163,7 +168,8 @@ class Release:
         loaded = load_stage(self.uri, stage, self.device)
         if loaded is not None and stage != "dvae" and loaded.card["dvae_hash"] != self._dvae.hash:
             raise ValueError(
-                f"{self.uri}: the {stage} was trained on dVAE {loaded.card['dvae_hash'][:12]}, this release holds {self._dvae.hash[:12]}; "
+                f"{self.uri}: the {stage} was trained on dVAE {loaded.card['dvae_hash'][:12]}, "
+                f"this release holds {self._dvae.hash[:12]}; "
                 f"train the {stage} again or put the other dVAE back"
             )
         return loaded
@@ -248,7 +254,9 @@ class Release:
         return self.dvae.decode(codes, sizes)[0]
 
     def restore(self, mel: torch.Tensor, *, seed: int = 0, config: SamplerConfig | None = None) -> torch.Tensor:
-        """The diffusion network's reading of a dVAE mel ``(num_mels, T)``; the mel itself where no diffusion is trained."""
+        """The diffusion network's reading of a dVAE mel ``(num_mels, T)``; the mel itself where no diffusion is
+        trained.
+        """
         if self.diffusion is None:
             return mel
         return self.diffusion.sample(mel[None], config=config, seed=seed)[0]
@@ -266,7 +274,9 @@ class Release:
         sampling: SamplingConfig | None = None,
         sampler: SamplerConfig | None = None,
     ) -> Speech:
-        """Read ``text`` aloud, in the voice of the samples ``voice`` where they are given and the GPT knows voice prompts."""
+        """Read ``text`` aloud, in the voice of the samples ``voice`` where they are given and the GPT knows voice
+        prompts.
+        """
         started = time.monotonic()
         if self.gpt is None:
             raise FileNotFoundError(f"{self.uri}: no gpt/config.json here; train one with `triforce train gpt`")

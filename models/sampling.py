@@ -51,7 +51,8 @@ def sample_segment(
     num_steps = min(config.max_codes + 1, gpt.config.max_positions - len(prompt_ids))
     if num_steps < 2:
         raise ValueError(
-            f"a prompt of {len(prompt_ids)} tokens leaves no room for {modality}: this model reads {gpt.config.max_positions}; "
+            f"a prompt of {len(prompt_ids)} tokens leaves no room for {modality}: this model reads "
+            f"{gpt.config.max_positions}; "
             "shorten the text or the voice prompt"
         )
     cache = KVCache.empty(gpt.config, 1, len(prompt_ids) + num_steps, gpt.embedding.weight)

@@ -1,6 +1,7 @@
 """One vocabulary for every medium: specials, then for each modality its begin and end markers and its range of codes.
 
-Ids are handed out in the order of registration and never move, so a modality can be added to a trained model by growing its embedding.
+Ids are handed out in the order of registration and never move, so a modality can be added to a trained model by
+growing its embedding.
 """
 
 from __future__ import annotations
@@ -50,7 +51,8 @@ class Vocabulary(BaseModel):
                 modality.shares not in seen or seen[modality.shares].num_codes != modality.num_codes
             ):
                 raise ValueError(
-                    f"modality {modality.name!r} shares {modality.shares!r}: that must be registered before it, with as many codes"
+                    f"modality {modality.name!r} shares {modality.shares!r}: that must be registered before it, "
+                    f"with as many codes"
                 )
             seen[modality.name] = modality
         return self
@@ -91,7 +93,8 @@ class Vocabulary(BaseModel):
         codes = np.asarray(segment.codes, dtype=np.int64).reshape(-1)
         if codes.size and (codes.min() < 0 or codes.max() >= modality.num_codes):
             raise ValueError(
-                f"{segment.modality} codes from {codes.min()} to {codes.max()}: this vocabulary has 0 to {modality.num_codes - 1}"
+                f"{segment.modality} codes from {codes.min()} to {codes.max()}: "
+                f"this vocabulary has 0 to {modality.num_codes - 1}"
             )
         return np.concatenate(
             [[self.begin(segment.modality)], codes + self.offset(segment.modality), [self.end(segment.modality)]]

@@ -63,7 +63,8 @@ class GriffinLim:
 def invert_mel(mel: torch.Tensor, config: MelConfig, *, num_iterations: int = 80) -> torch.Tensor:
     """Non-negative STFT magnitudes ``(n_fft // 2 + 1, T)`` whose mel is nearest ``mel`` in the least-squares sense.
 
-    Multiplicative updates (Lee and Seung 2001), which keep magnitudes positive, from the filters' transpose as the start.
+    Multiplicative updates (Lee and Seung 2001), which keep magnitudes positive, from the filters' transpose as the
+    start.
     """
     basis = mel_filterbank(config).to(mel)
     target = mel.exp()

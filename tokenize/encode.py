@@ -24,7 +24,9 @@ METADATA = ("text", "duration_s", "speaker", "source", "licence", "language", "r
 
 
 def decode_flac(data: bytes, sample_rate_hz: int) -> np.ndarray:
-    """FLAC bytes to samples ``(N,)`` float32; another rate than the front-end's is an error, not resampled in silence."""
+    """FLAC bytes to samples ``(N,)`` float32; another rate than the front-end's is an error, not resampled in
+    silence.
+    """
     waveform, rate = soundfile.read(io.BytesIO(data), dtype="float32")
     if rate != sample_rate_hz or waveform.ndim != 1:
         raise ValueError(f"clip of {rate} Hz and shape {waveform.shape}: mono at {sample_rate_hz} Hz is expected")
@@ -32,7 +34,9 @@ def decode_flac(data: bytes, sample_rate_hz: int) -> np.ndarray:
 
 
 def read_clips(corpus: Corpus, shard: PlannedShard) -> list[dict]:
-    """The rows of a shard's clips, audio included, in the shard's order; a clip that is gone from the corpus is left out."""
+    """The rows of a shard's clips, audio included, in the shard's order; a clip that is gone from the corpus is left
+    out.
+    """
     wanted = [clip_id for clip_id, _, _ in shard.clips]
     files = sorted({corpus.clips_uri(source, recording_id) for _, recording_id, source in shard.clips})
     table = corpus.dataset(files=files).to_table(
@@ -43,7 +47,9 @@ def read_clips(corpus: Corpus, shard: PlannedShard) -> list[dict]:
 
 
 def length_batches(lengths: Sequence[int], batch_frames: int) -> Iterator[list[int]]:
-    """Indices grouped by length, longest first, so that padded batches stay within ``batch_frames``; a longer one goes alone."""
+    """Indices grouped by length, longest first, so that padded batches stay within ``batch_frames``; a longer one goes
+    alone.
+    """
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     batch: list[int] = []
     for index in order:

@@ -1,4 +1,6 @@
-"""The tokenize stage on Ray Data: planned shards go through actors that hold the dVAE, each shard committed by its rename."""
+"""The tokenize stage on Ray Data: planned shards go through actors that hold the dVAE, each shard committed by its
+rename.
+"""
 
 from __future__ import annotations
 
@@ -103,17 +105,9 @@ def _run(config: TokenizeConfig, missing: list[PlannedShard]) -> None:
         num_cpus=config.cpus_per_worker,
         num_gpus=1 if config.device == "cuda" else None,
     )
-    finished = 0
-    for row in dataset.iter_rows():
-        finished += 1
-        log.info(
-            "tokenize: shard %d (%d clips, %.1f s), %d of %d",
-            row["index"],
-            row["num_clips"],
-            row["wall_s"],
-            finished,
-            len(items),
-        )
+    for finished, row in enumerate(dataset.iter_rows(), 1):
+        progress = f"{finished} of {len(items)}"
+        log.info("tokenize: shard %d (%d clips, %.1f s), %s", row["index"], row["num_clips"], row["wall_s"], progress)
 
 
 def _write_index(

@@ -1,6 +1,7 @@
 """Which clip goes into which shard: decided once, before any work, and only ever added to.
 
-Layout below a tokens URI: ``meta.json`` (dVAE, settings) and ``tokenizer.json``, written once; ``plan/part-000000.parquet`` for each run that
+Layout below a tokens URI: ``meta.json`` (dVAE, settings) and ``tokenizer.json``, written once;
+``plan/part-000000.parquet`` for each run that
 met new clips; ``shard-000000.json`` and then ``shard-000000.tar`` for each shard; ``index.json`` over all of them.
 A shard is there or it is not; there is no other state, so a run that was killed anywhere continues by being run again.
 """
@@ -31,7 +32,9 @@ class PlannedShard(NamedTuple):
 
 
 def open_tokens(config: TokenizeConfig, dvae_hash: str, num_codes: int) -> dict:
-    """``meta.json`` of the tokens folder, made on the first run; a folder that another dVAE or other settings began is refused."""
+    """``meta.json`` of the tokens folder, made on the first run; a folder that another dVAE or other settings began is
+    refused.
+    """
     meta_uri = storage.join(config.tokens, "meta.json")
     wanted = {
         "format": FORMAT,
@@ -44,7 +47,8 @@ def open_tokens(config: TokenizeConfig, dvae_hash: str, num_codes: int) -> dict:
         for key, value in wanted.items():
             if meta.get(key) != value:
                 raise ValueError(
-                    f"{config.tokens}: begun with {key} {meta.get(key)}, this run has {value}; shards of both would not belong together. "
+                    f"{config.tokens}: begun with {key} {meta.get(key)}, this run has {value}; shards of both "
+                    f"would not belong together. "
                     "Use another tokens folder, or remove this one"
                 )
         return meta

@@ -1,7 +1,7 @@
 """Token samples and the WebDataset shards that hold them.
 
-A sample's members: ``<clip_id>.codes.npy`` uint16 of the codes' grid shape, ``<clip_id>.text.npy`` uint16, ``<clip_id>.json`` with text,
-duration, speaker, source and licence. The same samples always make the same bytes.
+A sample's members: ``<clip_id>.codes.npy`` uint16 of the codes' grid shape, ``<clip_id>.text.npy`` uint16,
+``<clip_id>.json`` with text, duration, speaker, source and licence. The same samples always make the same bytes.
 """
 
 from __future__ import annotations

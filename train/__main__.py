@@ -1,4 +1,6 @@
-"""``python -m triforce.train``: what a Ray job runs. ``--config run.json`` gives a whole `TrainConfig`; flags set single fields over it."""
+"""``python -m triforce.train``: what a Ray job runs. ``--config run.json`` gives a whole `TrainConfig`; flags set
+single fields over it.
+"""
 
 from __future__ import annotations
 

@@ -32,7 +32,9 @@ class OptimizerConfig(BaseModel):
 
 
 class TrainConfig(BaseModel):
-    """One run, complete: saved with the release it makes. What is not set comes from the recipe of ``stage`` and ``size``."""
+    """One run, complete: saved with the release it makes. What is not set comes from the recipe of ``stage`` and
+    ``size``.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -102,7 +104,8 @@ class TrainConfig(BaseModel):
             raise ValueError(f"stage {self.stage} needs {wanted}: give the URI of the {wanted}")
         if self.batch_size % (self.num_workers * self.accumulation):
             raise ValueError(
-                f"batch_size {self.batch_size}: must be a multiple of num_workers x accumulation, {self.num_workers * self.accumulation}"
+                f"batch_size {self.batch_size}: must be a multiple of num_workers x accumulation, "
+                f"{self.num_workers * self.accumulation}"
             )
         if not self.layouts or min(self.layouts.values()) < 0 or not sum(self.layouts.values()):
             raise ValueError(f"layouts {self.layouts}: give at least one with a weight over 0")
@@ -195,4 +198,6 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
         },
     },
 }
-"""What has run: ``tiny`` in the demo. The larger ones take their widths from the literature and wait for larger machines."""
+"""What has run: ``tiny`` in the demo. The larger ones take their widths from the literature and wait for larger
+machines.
+"""

@@ -1,7 +1,10 @@
-"""Clips and token documents in a random order that a seed fixes, shared out over workers, and resumed at the exact sample.
+"""Clips and token documents in a random order that a seed fixes, shared out over workers, and resumed at the exact
+sample.
 
-Data lies in groups that are read whole (row groups of Parquet, tar shards). Groups are permuted anew each epoch, clips within windows of
-groups, so reading stays sequential in pieces and memory bounded. A worker's place is one number, its position in the endless order.
+Data lies in groups that are read whole (row groups of Parquet, tar shards). Groups are permuted anew each epoch, clips
+within windows of
+groups, so reading stays sequential in pieces and memory bounded. A worker's place is one number, its position in the
+endless order.
 """
 
 from __future__ import annotations
@@ -42,7 +45,8 @@ class ShuffledOrder:
         self._window: tuple[int, np.ndarray] = (-1, np.empty((0, 2), np.int64))
         if not self.epoch_length:
             raise ValueError(
-                "nothing to train on: no clip is kept; run `triforce ingest`, loosen the filters, or lower validation_share"
+                "nothing to train on: no clip is kept; run `triforce ingest`, loosen the filters, or lower "
+                "validation_share"
             )
 
     def __call__(self, position: int) -> tuple[int, int]:
@@ -91,7 +95,9 @@ class _RowGroup:
 
 
 class ClipStore:
-    """The kept clips of a corpus as waveforms, by group and row. Columns without audio are read once; audio when it is asked for."""
+    """The kept clips of a corpus as waveforms, by group and row. Columns without audio are read once; audio when it is
+    asked for.
+    """
 
     def __init__(self, corpus: Corpus, sample_rate_hz: int, keep: Callable[[str], bool], max_bytes: int) -> None:
         self._corpus, self._sample_rate_hz = corpus, sample_rate_hz
@@ -180,5 +186,6 @@ class Place:
         return {"taken": self.taken, "num_workers": self.num_workers}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        # With another number of workers the order is kept and the place rounded down: a few samples come again, none is lost.
+        # With another number of workers the order is kept and the place rounded down: a few samples come again, none
+        # is lost.
         self.taken = state["taken"] * state["num_workers"] // self.num_workers

@@ -1,7 +1,7 @@
 """Token samples to documents in any layout, and documents to packed rows.
 
-A layout names segments and their order, as in ``text>speech``, ``speech>text`` or ``voice+text>speech``; what stands behind ``>`` is what
-sampling will be asked for. A ``voice`` segment is another clip of the same speaker.
+A layout names segments and their order, as in ``text>speech``, ``speech>text`` or ``voice+text>speech``; what stands
+behind ``>`` is what sampling will be asked for. A ``voice`` segment is another clip of the same speaker.
 """
 
 from __future__ import annotations
@@ -104,7 +104,9 @@ class Documents:
 
 
 class Packer:
-    """Fills rows of ``context`` tokens with whole documents; one that is longer than a row is passed over and counted."""
+    """Fills rows of ``context`` tokens with whole documents; one that is longer than a row is passed over and
+    counted.
+    """
 
     def __init__(self, documents: Documents, place: Place, context: int) -> None:
         self.documents, self.place, self.context = documents, place, context

@@ -80,7 +80,8 @@ def train(config: TrainConfig, *, progress: bool = True) -> TrainSummary:
     card = _finished(config, run_name)
     if card is None:
         raise RuntimeError(
-            f"{config.release}/{config.stage}: the workers ended without writing it; their logs are in {config.runs}/{run_name}"
+            f"{config.release}/{config.stage}: the workers ended without writing it; their logs are in "
+            f"{config.runs}/{run_name}"
         )
     return _summary(card, run_name, time.monotonic() - started, skipped=False)
 
@@ -97,7 +98,8 @@ def input_hashes(config: TrainConfig) -> dict[str, str]:
         index = storage.read_bytes(index_uri)
         if json.loads(index)["dvae_hash"] != hashes["dvae"]:
             raise ValueError(
-                f"{config.tokens} holds codes of dVAE {json.loads(index)['dvae_hash'][:12]}, the release has {hashes['dvae'][:12]}; "
+                f"{config.tokens} holds codes of dVAE {json.loads(index)['dvae_hash'][:12]}, "
+                f"the release has {hashes['dvae'][:12]}; "
                 "tokenize again into another folder"
             )
         hashes["tokens"] = hashlib.sha256(index).hexdigest()

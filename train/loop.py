@@ -1,7 +1,7 @@
 """The training loop that all three networks share: step, evaluate, save, and resume as if nothing had happened.
 
-Everything random is drawn from (seed, step, rank) and everything read depends on a position, so a resumed run takes the very steps that
-an undisturbed one would have taken.
+Everything random is drawn from (seed, step, rank) and everything read depends on a position, so a resumed run takes
+the very steps that an undisturbed one would have taken.
 """
 
 from __future__ import annotations
@@ -99,7 +99,9 @@ class Trainer:
         report: Callable[[Trainer, dict[str, float], bool], None],
         log_metrics: Callable[[list[dict[str, float]]], None],
     ) -> None:
-        """Train to the end. ``report(trainer, metrics, save)`` runs on every rank after an evaluation or when a checkpoint is due."""
+        """Train to the end. ``report(trainer, metrics, save)`` runs on every rank after an evaluation or when a
+        checkpoint is due.
+        """
         config, progress = self.config, self.progress
         started = time.monotonic() - progress.elapsed_s
         saved_s = progress.elapsed_s
@@ -147,7 +149,8 @@ class Trainer:
         norm = float(nn.utils.clip_grad_norm_(self.task.model.parameters(), config.optimizer.max_grad_norm))
         if not math.isfinite(totals["loss"]) or not math.isfinite(norm):
             raise NonFiniteLossError(
-                f"step {step}: loss {totals['loss']}, gradient norm {norm}; the weights are untouched since the last checkpoint. "
+                f"step {step}: loss {totals['loss']}, gradient norm {norm}; the weights are untouched since the "
+                f"last checkpoint. "
                 "Lower optimizer.learning_rate, or look for broken clips"
             )
         self.optimizer.step()
@@ -168,7 +171,9 @@ class Trainer:
         return elapsed_s, elapsed_s - saved_s >= self.config.checkpoint_every_s
 
     def save(self, folder: Path) -> None:
-        """Write the state of training; every rank calls it with the same state but for its place, which is the same number."""
+        """Write the state of training; every rank calls it with the same state but for its place, which is the same
+        number.
+        """
         for name, model in (("model", self.task.model), ("ema", self.ema)):
             save_file(
                 {key: value.contiguous() for key, value in unique_tensors(model).items()},

@@ -1,4 +1,6 @@
-"""What the loop trains: the discrete VAE, the transformer and the diffusion network, each with its batches, loss and evaluation."""
+"""What the loop trains: the discrete VAE, the transformer and the diffusion network, each with its batches, loss and
+evaluation.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ class ClipCrops:
         self.order = ShuffledOrder(self.store.group_sizes, config.seed)
 
     def crop(self, position: int) -> tuple[np.ndarray, int]:
-        """Samples ``(N,)`` int16 of a training crop with its frames; a short clip is zero-padded to a crop's samples."""
+        """Samples ``(N,)`` int16 of a training crop with its frames; a short clip is zero-padded to a crop's
+        samples.
+        """
         waveform = self.store.waveform(*self.order(position))
         hop, frames = self.mel_config.hop_length, self.config.crop_frames
         wanted = (frames - 1) * hop
@@ -54,7 +58,9 @@ class ClipCrops:
         return log_mel(waveforms, self.mel_config), sizes
 
     def evaluation_mels(self) -> list[torch.Tensor]:
-        """Mels ``(num_mels, T)`` of the validation clips, or where there are none of training clips, at most 8 s each."""
+        """Mels ``(num_mels, T)`` of the validation clips, or where there are none of training clips, at most 8 s
+        each.
+        """
         store = self.validation if len(self.validation) else self.store
         places = [(group, row) for group, size in enumerate(store.group_sizes) for row in range(size)][
             : self.config.eval_clips
