@@ -21,7 +21,8 @@ apt_install() {
     apt-get -qq update && apt-get -qq install -y --no-install-recommends "$@" >/dev/null
 }
 
-command -v "$python" >/dev/null || apt_install python3 python3-venv ||
+command -v "$python" >/dev/null || apt_install python3 python3-venv || true
+command -v "$python" >/dev/null ||
     fail "no $python; install Python 3.11 or newer (Debian, Ubuntu: apt-get install python3 python3-venv)"
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
     fail "$("$python" --version) is too old, 3.11 is the least; name another with: make PYTHON=/path/to/python3.11 ..."

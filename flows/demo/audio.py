@@ -15,7 +15,8 @@ BLOCK_SAMPLES = 4800
 """Samples handed to an encoder at a time: 0.2 s. Assumed; the encoded bytes do not depend on it."""
 
 ENCODERS = {
-    ".mp3": ("mp3", "libmp3lame", 64_000, {"compression_level": "7"}),
+    # Without the bit reservoir each frame stands alone: a decoder that begins in the middle has nothing to complain of.
+    ".mp3": ("mp3", "libmp3lame", 64_000, {"compression_level": "7", "reservoir": "0"}),
     ".webm": ("webm", "libopus", 48_000, {"compression_level": "4"}),
 }
 """By file ending: container, encoder, bit rate in bit/s (for speech in mono, what spoken-word sites use) and effort."""

@@ -82,9 +82,11 @@ def _progress_on_screen() -> Iterator[None]:
     handler.setFormatter(logging.Formatter("    %(message)s"))
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
+    logger.propagate = False
     try:
         yield
     finally:
+        logger.propagate = True
         logger.removeHandler(handler)
 
 
