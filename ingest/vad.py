@@ -100,15 +100,17 @@ class Smoother:
         self._window: deque[bool] = deque()
         self._smoothed: deque[bool] = deque()
         self._is_speech = False
+        self._num_voiced = 0
 
     def push(self, is_voiced: Iterable[bool]) -> np.ndarray:
         """The smoothed verdicts that are certain now, ``(F,) bool``, in order."""
         out = []
-        for voiced in is_voiced:
+        for voiced in map(bool, is_voiced):
             if len(self._window) == self._length:
-                self._window.popleft()
+                self._num_voiced -= self._window.popleft()
                 out.append(self._smoothed.popleft())
-            self._window.append(bool(voiced))
+            self._window.append(voiced)
+            self._num_voiced += voiced
             self._smoothed.append(self._is_speech)
             if len(self._window) == self._length:
                 self._switch()
@@ -116,14 +118,14 @@ class Smoother:
 
     def finish(self) -> np.ndarray:
         """The verdicts still held when the stream ends."""
-        if len(self._window) < self._length and sum(self._window) >= self._enter * len(self._window) / self._length:
+        if len(self._window) < self._length and self._num_voiced >= self._enter * len(self._window) / self._length:
             self._smoothed = deque([any(self._window)] * len(self._window))
         out, self._smoothed = np.asarray(self._smoothed, dtype=bool), deque()
         self._window.clear()
         return out
 
     def _switch(self) -> None:
-        num_voiced = sum(self._window)
+        num_voiced = self._num_voiced
         if not self._is_speech and num_voiced >= self._enter:
             self._is_speech = True
             first = self._window.index(True)

