@@ -19,6 +19,7 @@
 
 from __future__ import annotations
 
+import datetime
 import re
 from pathlib import Path
 from typing import Annotated, Literal
@@ -196,7 +197,18 @@ class YoutubeSource(_Source):
     urls: tuple[ListingAddress, ...] = Field(
         min_length=1, description="Addresses of channels, playlists or pages, or 'ytsearch10:words'."
     )
-    sleep_s: float = Field(1.0, ge=0, description="Wait between requests in seconds.")
+    sleep_s: float | None = Field(
+        None, ge=0, description="Wait between requests in seconds; by default 1 for YouTube, else by requests_per_s."
+    )
+    pause_s: float | None = Field(
+        None, ge=0, description="Wait before each download in seconds, at most twice as long; by default 5 for YouTube."
+    )
+    max_bytes_per_s: float | None = Field(None, gt=0, description="Throttle for downloads in bytes per second.")
+    published_after: datetime.date | None = Field(None, description="Older videos are left alone.")
+    licences: tuple[str, ...] = Field(
+        (), description="Patterns of licences that are taken; empty: any, and none stated."
+    )
+    captions: bool = Field(True, description="Whether captions written by people are stored beside the recordings.")
     cookies_file: str | None = Field(None, description="Netscape cookies file of an account that may see the videos.")
     extractors: tuple[str, ...] = Field(
         (), description="Names of yt-dlp extractors to ask, as patterns; empty: all that may fit."

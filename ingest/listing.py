@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 from triforce.ingest import ledger, storage
 from triforce.ingest.config import AudiobookSource, PodcastSource, Settings, Source
-from triforce.ingest.corpus import Corpus, Recording
+from triforce.ingest.corpus import Corpus, Recording, RejectReason
 from triforce.ingest.errors import Rejected
 from triforce.ingest.sources import archive_org, audiobook, folder, podcast
 from triforce.ingest.web import Document, get_document
@@ -77,6 +77,8 @@ class Listing:
             from triforce.ingest.sources import youtube  # yt-dlp takes a second to import
 
             for url in self._source.urls:
+                if any(failure.reason is RejectReason.BLOCKED for failure in self._failures):
+                    return  # a site that blocks is not asked again in the same run
                 entries = youtube.discover_entries(self._source, self._settings, url)
                 yield from self._guarded(self._until_known(entries) if youtube.is_newest_first(url) else entries)
 

@@ -6,6 +6,7 @@ alike.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import functools
 import hashlib
@@ -17,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from triforce.ingest import ledger, media, storage
+from triforce.ingest import ledger, media, storage, transcripts
 from triforce.ingest.config import AudiobookSource, PodcastSource, Settings, Source
 from triforce.ingest.corpus import Corpus, Recording, RejectReason, Status
 from triforce.ingest.download import discard, download
@@ -109,6 +110,7 @@ def _fetch(recording: Recording, source: Source, settings: Settings, corpus: Cor
             "sample_rate_hz": str(sound.sample_rate_hz),
             "channels": str(sound.num_channels),
         }
+        metadata |= transcripts.store(recording, source, settings, corpus)
         found = replace(recording, num_bytes=num_bytes, sha256=sha256, metadata=metadata)
         return _commit(found, corpus, path, corpus.media_path(recording.source, recording.recording_id, extension))
     finally:
@@ -137,7 +139,9 @@ def _bring(recording: Recording, source: Source, settings: Settings, partial: Pa
         "duration_s": info.get("duration"),
     }
     known = {key: value for key, value in learnt.items() if value and not getattr(recording, key)}
-    return path, path.stat().st_size, storage.sha256_of(path), replace(recording, **known)
+    extra = youtube.captions_of(info, recording.language) if source.captions else {}
+    recording = replace(recording, metadata=recording.metadata | extra, **known)
+    return path, path.stat().st_size, storage.sha256_of(path), recording
 
 
 def check_declared(recording: Recording, path: Path) -> None:
@@ -224,6 +228,10 @@ class SyncSummary:
         if recording.status == Status.REJECTED:
             self.rejected[recording.reason] += 1
 
+    def add_problem(self, problem: Rejected) -> None:
+        self.problems.append(str(problem))
+        self.blocked |= problem.reason is RejectReason.BLOCKED
+
     @property
     def failed_share(self) -> float:
         done = self.fetched + self.duplicates + sum(self.rejected.values())
@@ -248,12 +256,16 @@ def sync_source(
     ``on_recording`` sees each row once it is written.
     """
     summary = SyncSummary(source.name)
-    try:
-        found = discover(source, settings, corpus, on_problem=lambda problem: summary.problems.append(str(problem)))
+    # `Rejected` is raised only when nothing could be read, and `on_problem` was told of each of those before.
+    with contextlib.suppress(Rejected):
+        found = discover(source, settings, corpus, on_problem=summary.add_problem)
         _fetch_all(found, source, settings, corpus, summary, on_recording)
-    except Rejected as rejection:
-        summary.problems.append(str(rejection))
     return summary
+
+
+def blocks_allowed(source: Source, settings: Settings) -> int:
+    """Blocks in a row after which a source is left alone for this run: the first is enough for sites that remember."""
+    return 1 if source.kind == "youtube" else settings.max_blocks
 
 
 def _fetch_all(
@@ -267,7 +279,7 @@ def _fetch_all(
         if on_recording:
             on_recording(row)
         blocks = blocks + 1 if row.reason == RejectReason.BLOCKED else 0
-        if blocks >= settings.max_blocks:
+        if blocks >= blocks_allowed(source, settings):
             summary.blocked = True
             logger.warning("%s: left alone for this run after %d blocks in a row", source.name, blocks)
             return

@@ -7,6 +7,7 @@ No post-processor runs, so nothing is executed or transcoded: the best audio lan
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import http.client
 import logging
@@ -69,7 +70,7 @@ def discover_entries(source: YoutubeSource, settings: Settings, url: str) -> Ite
     with _YoutubeDL(_options(source, settings), settings) as ydl:
         count = 0
         for entry in _entries(ydl, url, depth=0):
-            recording = _recording(entry, url, source)
+            recording = None if is_live(entry) else _recording(entry, url, source)
             if recording is None:
                 continue
             yield recording
@@ -115,10 +116,8 @@ def _placed(entry: dict, listing: dict, alone: bool) -> dict:
 
 def _iterate(entries, url: str) -> Iterator[dict]:
     """Lists come page by page, so errors come here too."""
-    try:
+    with _named_failures(url):
         yield from (entry for entry in entries if isinstance(entry, dict))
-    except (yt_dlp.utils.YoutubeDLError, yt_dlp.networking.exceptions.RequestError) as error:
-        raise rejection_of(error, url) from error
 
 
 def _recording(entry: dict, listing_url: str, source: YoutubeSource) -> Recording | None:
@@ -165,17 +164,16 @@ def fetch_video(recording: Recording, source: YoutubeSource, settings: Settings,
     with _YoutubeDL(options, settings) as ydl:
         info = _first_video(_extract(ydl, recording.url, process=True), recording.url)
         check_video(info, source, settings, recording.url)
-        try:
+        with _named_failures(recording.url):
             done = ydl.process_ie_result(info, download=True)
-        except (yt_dlp.utils.YoutubeDLError, yt_dlp.networking.exceptions.RequestError) as error:
-            raise rejection_of(error, recording.url) from error
     downloads = done.get("requested_downloads") or []
-    if len(downloads) != 1 or not Path(downloads[0]["filepath"]).exists():
+    saved = Path(downloads[0].get("filepath") or f"{path}.none") if len(downloads) == 1 else None
+    if saved is None or not saved.exists():
         raise Rejected(
             RejectReason.TOO_LARGE,
             f"{recording.url}: nothing was saved; most likely it is over {settings.max_bytes} bytes",
         )
-    return Path(downloads[0]["filepath"]), done
+    return saved, done
 
 
 def _title(entry: dict, extractor: str) -> str | None:
@@ -198,34 +196,72 @@ def _first_video(info: dict, url: str) -> dict:
 
 
 def check_video(info: dict, source: YoutubeSource, settings: Settings, url: str) -> None:
-    """`Rejected` for what is not worth a download: live, too long, too short."""
-    if info.get("is_live") or info.get("live_status") in ("is_live", "is_upcoming", "post_live"):
-        raise Rejected(
-            RejectReason.NETWORK,
-            f"{url}: live or not yet there ({info.get('live_status')}); a later run will look again",
-        )
+    """`Rejected` for what the source does not want, before its download. A live one is looked at again later."""
+    if is_live(info):
+        raise Rejected(RejectReason.NETWORK, f"{url}: live or not begun ({info.get('live_status')})")
     duration_s, longest_s = info.get("duration"), source.max_duration_s or settings.max_duration_s
+    shortest_s = settings.min_duration_s if source.min_duration_s is None else source.min_duration_s
     if duration_s and duration_s > longest_s:
         raise Rejected(RejectReason.TOO_LONG, f"{url}: {duration_s} s, the limit is {longest_s:.0f} s")
+    if duration_s and duration_s < shortest_s:
+        raise Rejected(RejectReason.TOO_SHORT, f"{url}: {duration_s} s, the least is {shortest_s} s")
+    published = _iso_date(info.get("upload_date"))
+    if source.published_after and published and published < source.published_after.isoformat():
+        raise Rejected(RejectReason.FORBIDDEN, f"{url}: of {published}, wanted from {source.published_after} on")
+    licence = info.get("license") or source.licence or ""
+    if source.licences and not any(re.search(pattern, licence, re.IGNORECASE) for pattern in source.licences):
+        raise Rejected(RejectReason.FORBIDDEN, f"{url}: licence {licence!r}, wanted is one of {source.licences}")
+
+
+def is_live(info: dict) -> bool:
+    return bool(info.get("is_live")) or info.get("live_status") in ("is_live", "is_upcoming", "post_live")
+
+
+def captions_of(info: dict, language: str | None) -> dict[str, str]:
+    """Address, ending and language of the captions that people wrote, in the video's language.
+
+    {} where there are none.
+    """
+    subtitles = {key: value for key, value in (info.get("subtitles") or {}).items() if key != "live_chat" and value}
+    wanted = language or info.get("language") or "en"
+    names = sorted(subtitles, key=lambda name: (name != wanted, not name.startswith(wanted[:2]), name))
+    if not names or (len(names) > 1 and not names[0].startswith(wanted[:2])):
+        return {}
+    known = [item for item in subtitles[names[0]] if item.get("ext") in ("vtt", "srt") and item.get("url")]
+    known.sort(key=lambda item: item["ext"] != "vtt")
+    return (
+        {"transcript_url": known[0]["url"], "transcript_type": known[0]["ext"], "transcript_language": names[0]}
+        if known
+        else {}
+    )
 
 
 def _check_progress(settings: Settings, url: str, progress: dict) -> None:
-    if progress.get("downloaded_bytes", 0) > settings.max_bytes:
+    num_bytes, elapsed_s = progress.get("downloaded_bytes") or 0, progress.get("elapsed") or 0.0
+    if num_bytes > settings.max_bytes:
         raise Rejected(RejectReason.TOO_LARGE, f"{url}: more than {settings.max_bytes} bytes")
-    elapsed_s, num_bytes = progress.get("elapsed") or 0.0, progress.get("downloaded_bytes") or 0
-    if progress.get("status") == "downloading" and elapsed_s > settings.slow_window_s:
-        if num_bytes < elapsed_s * settings.min_bytes_per_s:
-            raise Rejected(RejectReason.TOO_SLOW, f"{url}: {num_bytes} bytes in {elapsed_s:.0f} s")
+    is_slow = elapsed_s > settings.slow_window_s and num_bytes < elapsed_s * settings.min_bytes_per_s
+    if is_slow and progress.get("status") == "downloading":
+        raise Rejected(RejectReason.TOO_SLOW, f"{url}: {num_bytes} bytes in {elapsed_s:.0f} s")
 
 
 def _extract(ydl: yt_dlp.YoutubeDL, url: str, *, process: bool = False) -> dict:
-    try:
+    with _named_failures(url):
         info = ydl.extract_info(url, download=False, process=process)
-    except (yt_dlp.utils.YoutubeDLError, yt_dlp.networking.exceptions.RequestError) as error:
-        raise rejection_of(error, url) from error
     if not isinstance(info, dict):
         raise Rejected(RejectReason.BAD_METADATA, f"{url}: yt-dlp finds nothing there")
     return info
+
+
+@contextlib.contextmanager
+def _named_failures(url: str) -> Iterator[None]:
+    """Whatever yt-dlp raises, by name: its extractors meet pages that their authors never saw, and fail in any way."""
+    try:
+        yield
+    except Rejected:
+        raise
+    except Exception as error:
+        raise rejection_of(error, url) from error
 
 
 def rejection_of(error: Exception, url: str) -> Rejected:
@@ -274,7 +310,13 @@ def _iso_date(date: str | None) -> str | None:
     return f"{date[:4]}-{date[4:6]}-{date[6:8]}" if date and len(date) == 8 and date.isdecimal() else None
 
 
+def _default(value: float | None, otherwise: float) -> float:
+    return otherwise if value is None else value
+
+
 def _options(source: YoutubeSource, settings: Settings) -> dict:
+    youtube = _is_youtube(source)
+    pause_s = _default(source.pause_s, 5.0 if youtube else 0.0)
     return {
         "allowed_extractors": _extractors(source),
         "quiet": True,
@@ -299,9 +341,12 @@ def _options(source: YoutubeSource, settings: Settings) -> dict:
             for kind in ("http", "fragment", "extractor")
         },
         "socket_timeout": settings.read_timeout_s,
-        "sleep_interval_requests": source.sleep_s,
+        "sleep_interval_requests": _default(source.sleep_s, 1.0 if youtube else 1.0 / settings.requests_per_s),
+        "sleep_interval": pause_s,
+        "max_sleep_interval": 2 * pause_s,
+        "ratelimit": source.max_bytes_per_s,
         "cookiefile": source.cookies_file,
-        "http_headers": {"User-Agent": settings.user_agent_header} if not _is_youtube(source) else {},
+        "http_headers": {"User-Agent": settings.user_agent_header} if not youtube else {},
         "proxy": "",
     }
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import pickle
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import soundfile
 
 from triforce.ingest import storage
 from triforce.ingest.config import AudiobookSource, PodcastSource, SourcesConfig, YoutubeSource
@@ -115,7 +119,8 @@ def test_audiobooks_come_page_by_page(site, corpus, settings, sound):
 
 def test_a_page_with_a_player_is_read_by_yt_dlp(site, corpus, settings, webm):
     site.put("/v.webm", webm, "video/webm")
-    page = '<html><head><title>Lecture</title></head><body><video><source src="/v.webm" type="video/webm"></video></body></html>'
+    player = '<video><source src="/v.webm" type="video/webm"></video>'
+    page = f"<html><head><title>Lecture</title></head><body>{player}</body></html>"
     url = site.put("/watch/1", page, "text/html")
     source = YoutubeSource(name="lectures", urls=[url], sleep_s=0, licence="CC0")
     summary = sync_source(source, settings, corpus)
@@ -149,3 +154,81 @@ def test_everything_crosses_process_borders(site, settings, make_feed, corpus):
     for thing in (config, config.settings, source, items, corpus, Rejected(RejectReason.NETWORK, "x"), fetch, discover):
         copy = pickle.loads(pickle.dumps(thing))
         assert copy == thing or str(copy) == str(thing)
+
+
+def test_a_transcript_is_stored_beside(site, corpus, settings, sound, make_feed):
+    def item(name: str, seed: int, transcript: str) -> dict:
+        extra = f'<podcast:transcript url="{transcript}" type="text/vtt"/>'
+        return {"guid": name, "url": site.put(f"/{name}.flac", sound(seed)), "extra": extra}
+
+    good = site.put("/a.vtt", "WEBVTT\n\nhello")
+    source = podcast(site, make_feed([item("a", 1, good), item("b", 2, site.base_url + "/absent.vtt")]))
+    assert sync_source(source, settings, corpus).fetched == 2
+    rows = {row.title: row for row in corpus.recordings()}
+    path = rows["Episode a"].metadata["transcript_path"]
+    assert path.endswith(f"{rows['Episode a'].recording_id}.transcript.vtt")
+    assert storage.read_bytes(storage.join(corpus.uri, path)) == b"WEBVTT\n\nhello"
+    assert rows["Episode b"].metadata["transcript_fault"].startswith("not_found")
+
+
+@pytest.mark.parametrize(
+    ("second", "reason"),
+    [
+        ({"guid": "b", "path": "/a.flac?session=9"}, RejectReason.DUPLICATE_URL),
+        ({"guid": "b", "path": "/copy.flac"}, RejectReason.DUPLICATE_BYTES),
+        ({"guid": "b", "path": "/other.wav"}, RejectReason.DUPLICATE_AUDIO),
+        ({"guid": "https://example.org/one-and-only", "path": "/new.flac"}, RejectReason.DUPLICATE_ID),
+    ],
+)
+def test_duplicates_are_recorded_with_what_they_duplicate(site, corpus, settings, make_feed, sound, second, reason):
+    flac = sound(1)
+    samples, rate = soundfile.read(io.BytesIO(flac), dtype="int16")
+    wav = io.BytesIO()
+    soundfile.write(wav, samples, rate, format="WAV", subtype="PCM_16")
+    for path, body in (
+        ("/a.flac", flac),
+        ("/copy.flac", flac),
+        ("/other.wav", wav.getvalue()),
+        ("/new.flac", sound(2)),
+    ):
+        site.put(path, body)
+    first = "https://example.org/one-and-only" if reason == RejectReason.DUPLICATE_ID else "a"
+    one = PodcastSource(name="one", feeds=[site.put("/1", make_feed([(first, site.base_url + "/a.flac")]))])
+    two = PodcastSource(
+        name="two", feeds=[site.put("/2", make_feed([(second["guid"], site.base_url + second["path"])]))]
+    )
+    sync_source(one, settings, corpus)
+    assert sync_source(two, settings, corpus).duplicates == 1
+    [original], [copy] = corpus.recordings("one"), corpus.recordings("two")
+    assert (copy.status, copy.reason) == (Status.DUPLICATE, reason)
+    assert copy.metadata["duplicate_of"] == f"one/{original.recording_id}"
+    assert copy.media_path is None
+    assert sync_source(two, settings, corpus).discovered == 0
+
+
+def test_of_equal_recordings_fetched_at_once_one_is_kept(site, corpus, settings, sound, make_feed):
+    items = [(f"g{n}", site.put(f"/{n}.flac", sound(7))) for n in range(8)]
+    source = podcast(site, make_feed(items))
+    found = list(discover(source, settings, corpus))
+    with ThreadPoolExecutor(8) as pool:
+        rows = list(pool.map(lambda item: fetch(item, source, settings, corpus), found + found[:2]))
+    assert sum(row.status == Status.FETCHED for row in {row.recording_id: row for row in rows}.values()) == 1
+    assert sum(site.hits[f"/{n}.flac"] for n in range(8)) <= 8
+
+
+def test_a_source_that_blocks_is_left_alone(site, corpus, settings, make_feed):
+    urls = [site.put(f"/{n}.mp3", b"", script=lambda handler, _: (handler.answer(429, b""), True)[1]) for n in range(9)]
+    source = podcast(site, make_feed([(f"g{n}", url) for n, url in enumerate(urls)]))
+    summary = sync_source(source, settings, corpus)
+    assert summary.blocked
+    assert summary.rejected == {RejectReason.BLOCKED: settings.max_blocks}
+    # The next run begins with those that were not asked for yet.
+    assert next(iter(discover(source, settings, corpus))).url == urls[3]
+
+
+def test_requests_to_a_host_keep_their_pace(site, corpus, settings, sound, make_feed):
+    source = podcast(site, make_feed([(f"g{n}", site.put(f"/{n}.flac", sound(n))) for n in range(3)]))
+    paced = settings.model_copy(update={"requests_per_s": 5.0})
+    begin_s = time.monotonic()
+    sync_source(source, paced, corpus)
+    assert time.monotonic() - begin_s >= 3 / 5.0
