@@ -155,7 +155,7 @@ class DemoRun:
         places = {
             "podcast": {"feeds": [f"{base_url}/podcast/feed.xml"]},
             "audiobook": {"base_url": f"{base_url}/library/api/feed/audiobooks"},
-            "youtube": {"urls": [f"{base_url}/videos/{name}" for name in pages], "sleep_s": 0},
+            "youtube": {"urls": [f"{base_url}/videos/{name}" for name in pages]},
         }
         document = {
             "contact": "demo@example.org",

@@ -163,11 +163,15 @@ def test_a_browser_shows_it_whole_on_a_narrow_screen(report: Path, tmp_path: Pat
         pytest.skip("no chromium on PATH: apt-get install chromium")
     probe = tmp_path / "probe.html"  # the page in a frame of a phone's width, measured by a script outside of it
     probe.write_text(
-        f"""<iframe id=f src="{report.as_uri()}" width=375 height=800 style="border:0"></iframe><pre id=out></pre><script>
+        f"""<iframe id=f src="{report.as_uri()}" width=375 height=800 style="border:0"></iframe><pre id=out></pre>
+        <script>
         f.onload = async () => {{
           const page = f.contentDocument, sounds = [...page.querySelectorAll('audio')];
           const lengths = await Promise.all(sounds.map(sound => new Promise(done => {{
-            sound.onloadedmetadata = () => done(sound.duration); sound.onerror = () => done(-1); sound.preload = 'auto'; sound.load();
+            sound.onloadedmetadata = () => done(sound.duration);
+            sound.onerror = () => done(-1);
+            sound.preload = 'auto';
+            sound.load();
           }})));
           out.textContent = JSON.stringify({{ width: page.documentElement.scrollWidth, title: page.title, lengths,
             pictures: [...page.images].map(image => image.naturalWidth) }});
