@@ -27,7 +27,7 @@ def write_release(folder: Path, *, seed: int = 0, stages: tuple[str, ...] = ("dv
     torch.manual_seed(seed)
     dvae = DVAE(DVAEConfig(hidden=16, stem=16, num_blocks=1, num_outer_blocks=0, fsq_levels=LEVELS))
     # In the range of log-mels, so that the vocoder is not asked for thunder.
-    dvae.set_statistics(torch.full((100,), -5.0), torch.full((100,), 2.0))
+    dvae.set_statistics(torch.full((100,), -2.5), torch.full((100,), 2.0))
     mel = MelConfig().model_dump(mode="json")
     files = {"dvae": stage_files("dvae", dvae.eval(), {"mel": mel, "steps": 20, "training_s": 61.0})}
     dvae_hash = json.loads(files["dvae"]["config.json"])["hash"]

@@ -2,8 +2,10 @@
 
 Whisper's encoder costs the same for one second as for thirty. So clips of one system are packed into windows, a pause
 between them, and the words of a window are dealt back to its clips along the cheapest alignment with what was said. A
-window that went wrong as a whole (a loop, or a clip that got no word while its neighbours did) is heard again clip by
-clip.
+clip that got no word that way, and all clips of a window that ended in a loop, are heard again alone.
+
+Measured on 40 held-out prompts (4.4 minutes) with Whisper base: 4.6 % of the words wrong packed into 11 windows, 5.5 %
+one by one in 40.
 """
 
 from __future__ import annotations
@@ -80,8 +82,9 @@ class Judge:
             parts = deal_words(text, [truths[index] for index in window.indices])
             for index, part in zip(window.indices, parts, strict=True):
                 heard[index] = part
-            if len(window.indices) > 1 and (_is_loop(text) or not all(parts)):
-                suspects += window.indices
+            if len(window.indices) > 1:
+                loop = _is_loop(text)
+                suspects += [index for index, part in zip(window.indices, parts, strict=True) if loop or not part]
         if suspects:
             logger.info("hearing %d of %d clips again one by one", len(suspects), len(clips))
             for window, text in self._listen([Window([index], clips[index]) for index in suspects]):

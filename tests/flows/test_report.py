@@ -31,7 +31,7 @@ HOSTILE = (
 
 
 class Page(HTMLParser):
-    """Tags with their attributes, and the text."""
+    """Tags with their attributes, and the text, a space for each tag."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -41,6 +41,7 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
+        self.text += " "
 
     def handle_data(self, data: str) -> None:
         self.text += data

@@ -105,9 +105,14 @@ def test_evaluation_that_dies_leaves_the_one_before_whole(
     first = evaluate(release, places["heldout"], str(out), config=config)
     assert [system.name for system in first.systems] == ["original", "vocoder", "dvae"]
     other = config.model_copy(update={"limit": 2})
-    with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="pulled the plug"):
-        patch.setattr(Judge, "__call__", lambda *_: (_ for _ in ()).throw(RuntimeError("pulled the plug")))
-        evaluate(release, places["heldout"], str(out), config=other)
+
+    def pull_the_plug(*_: object) -> list[str]:
+        raise RuntimeError("pulled the plug")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Judge, "__call__", pull_the_plug)
+        with pytest.raises(RuntimeError, match="pulled the plug"):
+            evaluate(release, places["heldout"], str(out), config=other)
     assert read_evaluation(str(out)) == Evaluation.from_json(first.to_json())
     assert (out / first.samples[0]["systems"]["dvae"]["audio"]).is_file()
 
@@ -125,8 +130,8 @@ def test_a_larger_limit_only_adds_clips(places: dict[str, str]) -> None:
 
 
 def test_nothing_to_evaluate_is_an_error_that_says_so(places: dict[str, str], tmp_path: Path) -> None:
+    strict = CONFIG.model_copy(update={"min_duration_s": 20.0})
     with pytest.raises(ValueError, match=r"no clip with text between 20\.0 and 29\.0 s"):
-        strict = CONFIG.model_copy(update={"min_duration_s": 20.0})
         evaluate(places["release"], places["heldout"], str(tmp_path), config=strict)
     with pytest.raises(ValueError, match="holds no clips"):
         evaluate(places["release"], str(tmp_path / "nowhere"), str(tmp_path), config=CONFIG)
