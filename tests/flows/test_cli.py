@@ -57,11 +57,10 @@ def test_settings_are_typed_and_nested():
     assert fields == {"a": {"b": 1, "c": 2.5}, "d": None, "e": [1, 2], "f_g": True}
 
 
-def test_an_interrupt_says_that_it_continues(capsys):
-    def command():
-        os.kill(os.getpid(), signal.SIGINT)
-
-    assert cli.run(command) == 130
+@pytest.mark.parametrize("interrupt", [lambda: os.kill(os.getpid(), signal.SIGINT), lambda: sys.exit(0)])
+def test_an_interrupt_says_that_it_continues(interrupt, capsys):
+    """The second is how Ray Train leaves when it gets the signal."""
+    assert cli.run(interrupt) == 130
     assert "run the same command again" in capsys.readouterr().err
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -22,7 +23,7 @@ from triforce.ingest.corpus import Corpus
 
 ROOT = Path(__file__).resolve().parents[2]
 PREFECT = str(Path(sys.executable).with_name("prefect"))
-START_S = 180.0
+START_S = 300.0
 """For the server on a machine that is busy with other things; 7 to 20 s on an idle one."""
 
 
@@ -70,11 +71,10 @@ class Prefect:
     def wait_until_healthy(self) -> None:
         deadline = time.monotonic() + START_S
         while time.monotonic() < deadline:
-            try:
-                if httpx.get(f"{self.url}/health", timeout=2).status_code == 200:
+            with contextlib.suppress(httpx.TransportError):
+                if httpx.get(f"{self.url}/health", timeout=10).status_code == 200:
                     return
-            except httpx.TransportError:
-                time.sleep(0.3)
+            time.sleep(0.5)
         pytest.fail(f"no Prefect server within {START_S:.0f} s: {(self.home / 'server.log').read_text()[-2000:]}")
 
     def stop(self) -> None:
