@@ -28,11 +28,11 @@ class DemoConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    minutes: float = Field(13.0, gt=0, description="Training time of the three networks together, in minutes.")
+    minutes: float = Field(14.0, gt=0, description="Longest training time of the three networks together, in minutes.")
     shares: dict[str, float] = Field(
         {"dvae": 0.4, "gpt": 0.35, "diffusion": 0.25}, description="How the minutes are divided among the networks."
     )
-    max_steps: int = Field(20_000, ge=1, description="Optimizer steps after which a network is done before its time.")
+    max_steps: int | None = Field(None, ge=1, description="Optimizer steps of each network; none: its recipe's.")
     size: str = Field("tiny", description="Preset of the networks' shapes.")
     recogniser: str = Field("tiny.en", description="Whisper model that transcribes the sites.")
     judge: str = Field("base", description="Whisper model that everything is judged by.")
@@ -192,7 +192,8 @@ class DemoRun:
 
     def _training(self, stage: str) -> dict:
         minutes = round(self.config.minutes * self.config.shares[stage], 2)
-        return {"size": self.config.size, "max_steps": self.config.max_steps, "max_minutes": minutes}
+        steps = {} if self.config.max_steps is None else {"max_steps": self.config.max_steps}
+        return {"size": self.config.size, "max_minutes": minutes} | steps
 
     def _train_stage(self, stage: str) -> Stage:
         return Stage(

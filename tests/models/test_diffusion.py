@@ -42,7 +42,9 @@ def test_same_seed_same_sample():
 @pytest.mark.parametrize(("method", "order"), [("euler", 1), ("heun", 2)])
 def test_samplers_have_their_order(method, order):
     def error(num_steps: int) -> float:  # dx/dt = x from 1 ends at e
-        end = integrate(lambda x, t: x, torch.ones(1, dtype=torch.float64), SamplerConfig(method=method, num_steps=num_steps))
+        end = integrate(
+            lambda x, t: x, torch.ones(1, dtype=torch.float64), SamplerConfig(method=method, num_steps=num_steps)
+        )
         return abs(float(end) - 2.718281828459045)
 
     assert error(20) / error(40) == pytest.approx(2**order, rel=0.1)
@@ -55,7 +57,9 @@ def test_it_learns_what_the_prior_lacks(num_dims):
     truth = torch.randn(2, 4, *[8] * num_dims)
     prior = 0.3 * truth  # blurred: what is missing follows from what is there
     sizes = torch.full((2, num_dims), 8)
-    model.set_statistics(truth.mean() * torch.ones(4), truth.std() * torch.ones(4), (truth - prior).std() * torch.ones(4))
+    model.set_statistics(
+        truth.mean() * torch.ones(4), truth.std() * torch.ones(4), (truth - prior).std() * torch.ones(4)
+    )
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     generator = torch.Generator().manual_seed(0)
     for _ in range(250):

@@ -4,7 +4,15 @@ import torch
 from triforce.models.dvae import DVAE, DVAEConfig
 from triforce.models.layers import ResidualBlock
 
-SMALL = {"channels": 20, "hidden": 32, "stem": 16, "num_blocks": 2, "codebook_size": 64, "fsq_levels": (5, 5, 4), "codebook_dim": 8}
+SMALL = {
+    "channels": 20,
+    "hidden": 32,
+    "stem": 16,
+    "num_blocks": 2,
+    "codebook_size": 64,
+    "fsq_levels": (5, 5, 4),
+    "codebook_dim": 8,
+}
 
 
 def make_dvae(**settings) -> DVAE:
@@ -54,7 +62,8 @@ def test_lengths_are_exact(length):
 
 
 @pytest.mark.parametrize(
-    ("compression", "size", "grid"), [((4, 4), (20, 33), (5, 9)), ((2, 8), (9, 16), (5, 2)), ((1, 4, 4), (3, 8, 12), (3, 2, 3))]
+    ("compression", "size", "grid"),
+    [((4, 4), (20, 33), (5, 9)), ((2, 8), (9, 16), (5, 2)), ((1, 4, 4), (3, 8, 12), (3, 2, 3))],
 )
 def test_images_and_video_pass_through_the_same_class(compression, size, grid):
     model = make_dvae(channels=3, compression=compression)

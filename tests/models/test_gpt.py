@@ -66,9 +66,7 @@ def train_on(model: GPT, documents: list[list[Segment]], steps: int = 150) -> GP
     model.train()
     rows = [torch.as_tensor(VOCABULARY.document_ids(document)) for document in documents]
     for _ in range(steps):
-        loss = sum(
-            torch.nn.functional.cross_entropy(model.logits(model(row[None, :-1]))[0], row[1:]) for row in rows
-        )
+        loss = sum(torch.nn.functional.cross_entropy(model.logits(model(row[None, :-1]))[0], row[1:]) for row in rows)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -17,7 +17,8 @@ def test_documents_round_trip_in_any_order():
     generator = np.random.default_rng(0)
     for order in (["text", "speech"], ["speech", "text"], ["voice", "text", "speech"], ["speech"], ["text", "text"]):
         segments = [
-            Segment(name, generator.integers(0, VOCABULARY.modality(name).num_codes, generator.integers(0, 9))) for name in order
+            Segment(name, generator.integers(0, VOCABULARY.modality(name).num_codes, generator.integers(0, 9)))
+            for name in order
         ]
         ids = VOCABULARY.document_ids(segments)
         assert ids.min() >= 0
@@ -30,7 +31,11 @@ def test_documents_round_trip_in_any_order():
 
 def test_ids_are_distinct_and_shared_where_said():
     ids = [id_ for m in VOCABULARY.modalities for id_ in (VOCABULARY.begin(m.name), VOCABULARY.end(m.name))]
-    ids += [VOCABULARY.offset(name) + code for name in ("text", "speech") for code in range(VOCABULARY.modality(name).num_codes)]
+    ids += [
+        VOCABULARY.offset(name) + code
+        for name in ("text", "speech")
+        for code in range(VOCABULARY.modality(name).num_codes)
+    ]
     assert sorted(ids) == list(range(2, VOCABULARY.size))
     assert VOCABULARY.offset("voice") == VOCABULARY.offset("speech")
 
