@@ -65,7 +65,7 @@ class Speech:
     text: str
     reached_end: bool
     """Whether the GPT ended by itself, not at the cap."""
-    seconds: float
+    wall_s: float
     """Time it took."""
 
 
