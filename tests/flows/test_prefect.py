@@ -51,7 +51,7 @@ class Prefect:
     def start(self, name: str, *arguments: str) -> None:
         log = (self.home / f"{name}.log").open("wb")
         process = subprocess.Popen(
-            [PREFECT, *arguments], env=self.environment, cwd=ROOT, stdout=log, stderr=log, start_new_session=True
+            [PREFECT, *arguments], env=self.environment, cwd=ROOT, stdout=log, stderr=log, process_group=0
         )
         self.processes.append(process)
 
