@@ -60,6 +60,7 @@ def verify(
 def _verify_source(corpus: Corpus, source: str, deep: bool, repair: bool, on_progress) -> Iterator[Fault]:
     files, clipped = files_by_recording(corpus, source), corpus.clipped_ids(source)
     fetched: set[str] = set()
+    with_media: set[str] = set()  # what the cut rejects keeps its file
     for recording_id in sorted(corpus.recording_ids(source)):
         row_path = f"recordings/source={source}/{recording_id}.parquet"
         if on_progress:
@@ -69,6 +70,8 @@ def _verify_source(corpus: Corpus, source: str, deep: bool, repair: bool, on_pro
         except (pa.ArrowException, OSError, TypeError, IndexError) as error:
             yield Fault(FaultKind.UNREADABLE_ROW, row_path, str(error))
             continue
+        if recording.media_path:
+            with_media.add(recording_id)
         if recording.status != Status.FETCHED:
             continue
         fetched.add(recording_id)
@@ -77,7 +80,7 @@ def _verify_source(corpus: Corpus, source: str, deep: bool, repair: bool, on_pro
             yield from _verify_clips(corpus, recording, deep)
         if repair and recording.sha256:
             _restore_claims(corpus, recording)
-    for recording_id in sorted(files.keys() - fetched):
+    for recording_id in sorted(files.keys() - with_media):
         for name in files[recording_id]:
             yield Fault(FaultKind.STRAY_MEDIA, f"recordings/source={source}/{name}", "no row says that it was fetched")
     for recording_id in sorted(clipped - fetched):

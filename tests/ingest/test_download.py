@@ -9,7 +9,7 @@ import socket
 import time
 
 import pytest
-from conftest import drip
+from loopback_site import drip
 
 from triforce.ingest import addresses
 from triforce.ingest.corpus import RejectReason
@@ -146,9 +146,8 @@ def test_a_connection_that_nobody_takes_is_named(settings, tmp_path):
 def test_a_slow_drip_is_given_up(site, settings, tmp_path):
     url = site.put("/a", BODY, script=lambda handler, _: (drip(handler, BODY[:200], interval_s=0.02), True)[1])
     impatient = settings.model_copy(update={"slow_window_s": 0.3, "min_bytes_per_s": 1000.0})
-    begin_s = time.monotonic()
     assert rejection(url, tmp_path / "a", impatient).reason == RejectReason.TOO_SLOW
-    assert time.monotonic() - begin_s < 3
+    assert site.hits["/a"] == 1
 
 
 def test_silence_is_given_up(site, settings, tmp_path):
@@ -233,10 +232,13 @@ def test_a_name_is_resolved_once_for_check_and_connection(site, settings, tmp_pa
 
 @pytest.mark.parametrize(
     ("address", "public"),
-    [("93.184.216.34", True), ("2606:2800:220:1::1", True), ("127.0.0.1", False), ("10.0.0.1", False), ("100.64.0.1", False),
-     ("192.168.1.1", False), ("169.254.169.254", False), ("0.0.0.0", False), ("224.0.0.1", False), ("::1", False),
-     ("fe80::1%eth0", False), ("fc00::1", False), ("::ffff:10.0.0.1", False), ("64:ff9b::a00:1", False), ("2002:a00:1::", False)],
-)  # fmt: skip
+    [
+        *((address, True) for address in ("93.184.216.34", "2606:2800:220:1::1")),
+        *((address, False) for address in ("127.0.0.1", "10.0.0.1", "100.64.0.1", "192.168.1.1", "169.254.169.254")),
+        *((address, False) for address in ("0.0.0.0", "224.0.0.1", "::1", "fe80::1%eth0", "fc00::1")),
+        *((address, False) for address in ("::ffff:10.0.0.1", "64:ff9b::a00:1", "2002:a00:1::")),
+    ],
+)
 def test_public_addresses(address, public):
     assert addresses.is_public(address) is public
 

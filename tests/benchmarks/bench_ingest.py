@@ -1,0 +1,125 @@
+"""What ingest costs: discovery against a catalogue of known recordings, and downloads against curl.
+
+``python tests/benchmarks/bench_ingest.py [--recordings 100000] [--files 8] [--megabytes 64]``; prints one line a figure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.server
+import shutil
+import statistics
+import subprocess
+import tempfile
+import threading
+import time
+from functools import partial
+from pathlib import Path
+
+from triforce.ingest import storage
+from triforce.ingest.config import PodcastSource, Settings
+from triforce.ingest.corpus import Corpus, Recording, make_recording_id
+from triforce.ingest.download import download
+from triforce.ingest.sync import discover
+
+SETTINGS = Settings(contact="benchmark@example.org", allow_private_hosts=True, requests_per_s=1000)
+
+
+class Handler(http.server.SimpleHTTPRequestHandler):
+    """Files of a folder, with the validators that the standard library gives them: dates."""
+
+    protocol_version = "HTTP/1.1"
+
+    def copyfile(self, source, outputfile) -> None:
+        outputfile.flush()
+        self.connection.sendfile(source)  # as a web server does, so that the server is not what is measured
+
+    def log_message(self, *_) -> None:
+        pass
+
+
+def serve(folder: Path) -> str:
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(folder)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return f"http://127.0.0.1:{server.server_port}"
+
+
+def bench_discovery(folder: Path, num_recordings: int) -> None:
+    site = folder / "site"
+    site.mkdir()
+    base_url = serve(site)
+    source = PodcastSource(name="big", feeds=[f"{base_url}/feed.xml"])
+    items = "".join(
+        f"<item><guid>https://example.org/e/{n}</guid><title>Episode {n}</title>"
+        f'<enclosure url="https://example.org/e/{n}.mp3" type="audio/mpeg" length="1"/></item>'
+        for n in range(num_recordings)
+    )
+    (site / "feed.xml").write_text(f'<rss version="2.0"><channel><title>Big</title>{items}</channel></rss>')
+    corpus = Corpus(str(folder / "corpus"))
+    _fill(corpus, num_recordings)
+    for name in ("changed feed", "unchanged feed", "unchanged feed"):
+        begin_s = time.perf_counter()
+        found = list(discover(source, SETTINGS, corpus))
+        print(f"discovery, {num_recordings} known, {name}: {time.perf_counter() - begin_s:.2f} s, {len(found)} new")
+
+
+def _fill(corpus: Corpus, num_recordings: int) -> None:
+    """A row and a media file for each recording. Discovery lists rows and opens none, so all hold the same bytes."""
+    first = Recording("0" * 16, "big", "podcast", "x", "https://example.org/x.mp3")
+    corpus.write_recording(first)
+    row_uri = corpus.recording_uri("big", "0" * 16)
+    row = storage.read_bytes(row_uri)
+    folder = Path(row_uri).parent
+    for n in range(num_recordings):
+        recording_id = make_recording_id("big", f"https://example.org/e/{n}")
+        (folder / f"{recording_id}.parquet").write_bytes(row)
+        (folder / f"{recording_id}.mp3").touch()
+    storage.remove(row_uri)
+
+
+def bench_download(folder: Path, num_files: int, megabytes: int) -> None:
+    site, target = folder / "files", folder / "target"
+    site.mkdir()
+    target.mkdir()
+    block = bytes(range(256)) * 4096
+    for n in range(num_files):
+        with (site / f"{n}.bin").open("wb") as file:
+            for _ in range(megabytes):
+                file.write(block)
+    base_url, ratios = serve(site), []
+    for n in range(num_files):
+        url = f"{base_url}/{n}.bin"
+        curl = ["curl", "--silent", "--fail", "--output", str(target / "curl"), url]
+        # Each file by both; which of them begins changes, so that neither has the warmer cache.
+        runs = [
+            ("curl", lambda c=curl: subprocess.run(c, check=True)),
+            ("ours", lambda u=url: download(u, target / "a", SETTINGS)),
+        ]
+        seconds = {}
+        for name, run in runs if n % 2 else runs[::-1]:
+            begin_s = time.perf_counter()
+            run()
+            seconds[name] = time.perf_counter() - begin_s
+        (target / "a").unlink()
+        (target / "curl").unlink()
+        ratios.append(seconds["curl"] / seconds["ours"])
+        rates = ", ".join(f"{name} {megabytes / seconds[name]:.0f} MB/s" for name in ("curl", "ours"))
+        print(f"download of {megabytes} MB: {rates}")
+    print(f"download, ours against curl: {statistics.median(ratios):.0%} (median of {num_files})")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--recordings", type=int, default=100_000)
+    parser.add_argument("--files", type=int, default=8)
+    parser.add_argument("--megabytes", type=int, default=64)
+    options = parser.parse_args()
+    if shutil.which("curl") is None:
+        raise SystemExit("curl is not installed: apt-get install curl")
+    with tempfile.TemporaryDirectory() as folder:
+        bench_download(Path(folder), options.files, options.megabytes)
+        bench_discovery(Path(folder), options.recordings)
+
+
+if __name__ == "__main__":
+    main()
