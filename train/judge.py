@@ -4,8 +4,9 @@ Whisper's encoder costs the same for one second as for thirty. So clips of one s
 between them, and the words of a window are dealt back to its clips along the cheapest alignment with what was said. A
 clip that got no word that way, and all clips of a window that ended in a loop, are heard again alone.
 
-Measured on 40 held-out prompts (4.4 minutes) with Whisper base: 4.6 % of the words wrong packed into 11 windows, 5.5 %
-one by one in 40.
+Measured on 40 held-out prompts (4.4 minutes) with Whisper base: 5.5 % of the words wrong one by one, and 4.6 % packed
+into 11 windows with 16 clips heard again, which was when a clip without words sent its whole window back. A packed
+figure compares with packed figures only.
 """
 
 from __future__ import annotations
