@@ -209,7 +209,7 @@ class _Run:
             "audio": {"bytes": encode_flac(cut.samples), "path": None},
             "speaker": self._speaker,
         }
-        row |= score_audio(cut.samples)
+        row |= score_audio(cut.samples) | {"cut_blind": cut.span.is_blind}
         if transcript is not None and self._transcriber is not None:
             row |= dataclasses.asdict(transcript)
             row |= {"asr_model": self._transcriber.name, "chars_per_s": len(transcript.text) / duration_s}

@@ -74,6 +74,7 @@ class DropReason(StrEnum):
 
     TOO_SHORT = "too_short"
     TOO_LONG = "too_long"
+    CUT_WORD = "cut_word"
     NO_TEXT = "no_text"
     NO_SPEECH = "no_speech"
     LOW_CONFIDENCE = "low_confidence"
@@ -192,6 +193,10 @@ CLIP_SCHEMA = pa.schema(
         ("clipped_share", pa.float32()),
         ("silence_share", pa.float32()),
         ("rms_dbfs", pa.float32()),
+        ("loudness_lufs", pa.float32()),
+        ("modulation_db", pa.float32()),  # how much the level moves: much in speech, little in music and noise
+        ("edge_db", pa.float32()),  # level at the louder end, against the clip's loud frames
+        ("cut_blind", pa.bool_()),  # no silence was found to cut in
         ("speaker", pa.string()),
         ("title", pa.string()),
         ("author", pa.string()),

@@ -66,7 +66,7 @@ class Cutter:
         self._max = max(2, int((config.max_s - 2 * config.padding_s) / FRAME_S))
         self._hard_max = int((WHISPER_WINDOW_S - 2 * config.padding_s) / FRAME_S)
         self._merge, self._max_merge = _frames(config.merge_gap_s), _frames(config.max_merge_gap_s)
-        self._lookahead = self._hard_max + self._min + self._max_merge + 1
+        self._lookahead = self._hard_max + self._min + _frames(2 * max(config.max_merge_gap_s, config.padding_s))
         self._padding = round(config.padding_s * SAMPLE_RATE_HZ)
         self._dip_db = config.dip_db
         self._speech, self._level = np.zeros(0, bool), np.zeros(0, np.float32)
@@ -127,8 +127,10 @@ class Cutter:
             if following - end > self._allowed_gap(end):
                 return end, following
         end, held = runs[-1][1], len(self._speech)
-        if is_final or held - end > self._allowed_gap(end):
-            return end, held
+        # A pause that is longer than any merging or padding looks at: its full length need not be known.
+        enough = max(self._allowed_gap(end), 2 * -(-self._padding // FRAME_SAMPLES)) + 1
+        if is_final or held - end >= enough:
+            return end, held if is_final else end + enough
         return end, None
 
     def _allowed_gap(self, length: int) -> int:
@@ -162,6 +164,8 @@ class Cutter:
         """The frame of the lowest level over three frames, and whether that is low enough to be silence."""
         level = np.convolve(self._level[: stop + 1], np.ones(3, np.float32) / 3, mode="same")[first:stop]
         at = first + int(np.argmin(level))
+        near = max(first, at - 1)
+        at = near + int(np.argmin(self._level[near : min(stop, at + 2)]))
         return at, bool(self._level[at] <= np.median(self._level[:stop]) - self._dip_db)
 
     def _span(self, end: int, following: int, is_blind: bool, num_samples: int | None) -> Span:

@@ -6,9 +6,13 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field
 
-from triforce.ingest.corpus import DropReason
+from triforce.ingest import storage
+from triforce.ingest.corpus import CLIP_SCHEMA, Corpus, DropReason
 
 PHANTOM_PHRASES = (
     "thank you for watching",
@@ -24,6 +28,11 @@ PHANTOM_PHRASES = (
 )
 """What Whisper writes over music and silence: the ends of the videos it learnt from. A clip of nothing else is
 refused."""
+
+EDGE_WORD_S = 0.05
+"""A word this near to a clip's end touches it, seconds: two and a half frames of Whisper's encoder. Assumed."""
+MIN_CLIPS_FOR_RATE = 20
+"""Clips of a source from which its speaking rate is known well enough to refuse outliers; after Emilia."""
 
 
 class FilterConfig(BaseModel):
@@ -44,11 +53,24 @@ class FilterConfig(BaseModel):
     max_word_chars: int = Field(25, ge=1, description="A word this long is no word, characters.")
     min_chars_per_s: float = Field(5.0, ge=0, description="Slowest speech, characters a second.")
     max_chars_per_s: float = Field(21.0, gt=0, description="Fastest speech, characters a second.")
+    max_rate_iqr: float | None = Field(
+        None,
+        gt=0,
+        description="Refilter only: quartile ranges that a rate may lie outside its source's quartiles; 1.5 is usual.",
+    )
     languages: tuple[str, ...] | None = Field(None, description="Languages to keep, ISO 639-1; null: all.")
     min_language_probability: float = Field(0.8, ge=0, le=1, description="Least probability of the clip's language.")
     max_clipped_share: float = Field(0.001, ge=0, le=1, description="Largest share of samples at full scale.")
     min_snr_db: float = Field(10.0, description="Least signal to noise, dB.")
     min_bandwidth_hz: float = Field(0.0, ge=0, description="Least bandwidth, Hz; 9000 keeps full-band speech only.")
+    min_modulation_db: float = Field(
+        3.5, ge=0, description="Least movement of the level, dB: under it, it is music or noise."
+    )
+    max_edge_db: float = Field(
+        -6.0,
+        description="Loudest end of a clip against its loud frames, dB: over it, with a word there, the word is cut.",
+    )
+    min_dnsmos: float = Field(3.0, ge=1, le=5, description="Least overall quality by DNSMOS, where it was computed.")
     min_rms_dbfs: float = Field(-45.0, le=0, description="Quietest clip, dB of full scale.")
 
 
@@ -90,6 +112,17 @@ def _is_phantom(clip: Mapping[str, Any], config: FilterConfig) -> bool:
     return " ".join(_plain_words(clip.get("text"))) in PHANTOM_PHRASES
 
 
+def _is_cut_in_word(clip: Mapping[str, Any], config: FilterConfig) -> bool:
+    """Both the level and the words must say so: word times alone are off by more than a syllable."""
+    words = clip.get("words") or []
+    if clip.get("cut_blind"):
+        return True
+    touches = bool(words) and (
+        words[0]["start_s"] < EDGE_WORD_S or words[-1]["end_s"] > (clip.get("duration_s") or 0.0) - EDGE_WORD_S
+    )
+    return touches and _above(clip.get("edge_db"), config.max_edge_db)
+
+
 def _has_wrong_rate(clip: Mapping[str, Any], config: FilterConfig) -> bool:
     rate = clip.get("chars_per_s")
     return _below(rate, config.min_chars_per_s) or _above(rate, config.max_chars_per_s)
@@ -104,6 +137,7 @@ _CHECKS = (
     (DropReason.NO_TEXT, lambda clip, _: clip.get("text") is not None and not _plain_words(clip["text"])),
     (DropReason.TOO_SHORT, lambda clip, config: _below(clip.get("duration_s"), config.min_s)),
     (DropReason.TOO_LONG, lambda clip, config: _above(clip.get("duration_s"), config.max_s + 1e-3)),
+    (DropReason.CUT_WORD, _is_cut_in_word),
     (DropReason.WRONG_LANGUAGE, _is_wrong_language),
     (DropReason.REPETITION, _is_repetition),
     (
@@ -115,6 +149,100 @@ _CHECKS = (
     (DropReason.SPEAKING_RATE, _has_wrong_rate),
     (DropReason.CLIPPED, lambda clip, config: _above(clip.get("clipped_share"), config.max_clipped_share)),
     (DropReason.QUIET, lambda clip, config: _below(clip.get("rms_dbfs"), config.min_rms_dbfs)),
+    (DropReason.MUSIC, lambda clip, config: _below(clip.get("modulation_db"), config.min_modulation_db)),
     (DropReason.NOISY, lambda clip, config: _below(clip.get("snr_db"), config.min_snr_db)),
     (DropReason.NARROW_BAND, lambda clip, config: _below(clip.get("bandwidth_hz"), config.min_bandwidth_hz)),
 )
+
+
+def refilter(corpus: Corpus, config: FilterConfig, *, dry_run: bool = False) -> pa.Table:
+    """Judge every clip of the corpus anew from its stored scores; the clips whose reason changed, with the old and
+    the new one.
+
+    Columns: source, recording_id, clip_id, before, after. No audio is decoded. Only files with a change are written,
+    each atomically; ``dry_run`` writes none.
+    """
+    changes: list[dict[str, str | None]] = []
+    for source in corpus.sources():
+        files = corpus.clip_files(source)
+        limits = _rate_limits(files, config)
+        for uri in files:
+            before, after = _judge_file(uri, config, limits)
+            changed = [
+                {
+                    "source": source,
+                    "recording_id": row["recording_id"],
+                    "clip_id": row["clip_id"],
+                    "before": old,
+                    "after": new,
+                }
+                for row, old, new in zip(before, [row["drop_reason"] for row in before], after, strict=True)
+                if old != new
+            ]
+            changes += changed
+            if changed and not dry_run:
+                _replace_reasons(uri, after)
+    return pa.Table.from_pylist(changes, schema=pa.schema([(name, pa.string()) for name in CHANGE_COLUMNS]))
+
+
+CHANGE_COLUMNS = ("source", "recording_id", "clip_id", "before", "after")
+
+
+def _read_scores(uri: str, columns: list[str] | None = None) -> list[dict[str, Any]]:
+    fs, path = storage.resolve(uri)
+    with fs.open(path, "rb") as file:
+        parquet = pq.ParquetFile(file)
+        names = columns or [name for name in parquet.schema_arrow.names if name != "audio"]
+        return parquet.read(columns=names).to_pylist()
+
+
+def _judge_file(
+    uri: str, config: FilterConfig, limits: tuple[float, float] | None
+) -> tuple[list[dict[str, Any]], list[str | None]]:
+    rows = _read_scores(uri)
+    reasons: list[str | None] = []
+    for row in rows:
+        reason = drop_reason(row, config)
+        rate = row["chars_per_s"]
+        if reason is None and limits and rate is not None and not limits[0] <= rate <= limits[1]:
+            reason = DropReason.SPEAKING_RATE
+        reasons.append(reason and str(reason))
+    return rows, reasons
+
+
+def _rate_limits(files: list[str], config: FilterConfig) -> tuple[float, float] | None:
+    """The rates that are usual in a source, judged by its clips that are otherwise good."""
+    if config.max_rate_iqr is None:
+        return None
+    rates = []
+    for uri in files:
+        rows, reasons = _judge_file(uri, config, None)
+        rates += [row["chars_per_s"] for row, reason in zip(rows, reasons, strict=True) if reason is None]
+    rates = [rate for rate in rates if rate is not None]
+    if len(rates) < MIN_CLIPS_FOR_RATE:
+        return None
+    low, high = np.percentile(rates, [25, 75])
+    return float(low - config.max_rate_iqr * (high - low)), float(high + config.max_rate_iqr * (high - low))
+
+
+def _replace_reasons(uri: str, reasons: list[str | None]) -> None:
+    """Write the file again with other reasons, row group by row group, as `Corpus.write_clips` lays it out."""
+    fs, path = storage.resolve(uri)
+    with fs.open(path, "rb") as file, storage.atomic_file(uri) as temporary:
+        parquet = pq.ParquetFile(file)
+        options = {"compression": "zstd", "use_dictionary": ["source", "recording_id"]}
+        with pq.ParquetWriter(temporary, CLIP_SCHEMA, **options) as writer:
+            first = 0
+            for group in range(parquet.num_row_groups):
+                table = parquet.read_row_group(group)
+                columns = {name: table[name] for name in table.schema.names}
+                columns["drop_reason"] = pa.array(reasons[first : first + len(table)], pa.string())
+                first += len(table)
+                writer.write_table(_as_clips(columns, len(table)))
+
+
+def _as_clips(columns: dict[str, Any], num_rows: int) -> pa.Table:
+    """A table of `CLIP_SCHEMA`; columns that were not yet known when a file was written are null."""
+    arrays = [columns.get(field.name, pa.nulls(num_rows, field.type)) for field in CLIP_SCHEMA]
+    arrays = [array.cast(field.type) for array, field in zip(arrays, CLIP_SCHEMA, strict=True)]
+    return pa.Table.from_arrays(arrays, schema=CLIP_SCHEMA)
