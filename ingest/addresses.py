@@ -1,8 +1,7 @@
 """Which addresses may be connected to. A feed is written by strangers: it must not reach into our own network.
 
 The check is made on the addresses a name resolves to, and the connection is made to the very address that was checked,
-so neither
-a redirect nor a name that resolves differently the second time gets past it.
+so neither a redirect nor a name that resolves differently the second time gets past it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""One media file from the web to the disk.
-
-Resumed where it broke off, hashed as it comes, never more than it may be.
-"""
+"""One media file from the web to the disk: resumed where it broke off, hashed as it comes, within its limit."""
 
 from __future__ import annotations
 
@@ -36,10 +33,8 @@ def download(url: str, path: Path, settings: Settings) -> Download:
     """Fetch ``url`` into ``path``; `Rejected` when it cannot be had.
 
     Where ``path`` already holds the beginning, and ``path``.json the validator it came with, only the rest is asked
-    for (Range with
-    If-Range, RFC 9110, 13.1.5 and 14.2), so an interrupted process resumes as an interrupted connection does. A file
-    that changed
-    meanwhile begins anew.
+    for (Range with If-Range, RFC 9110, 13.1.5 and 14.2), so an interrupted process resumes as an interrupted
+    connection does. A file that changed meanwhile begins anew.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     result = web.with_retries(lambda: _attempt(url, path, settings), settings)
@@ -108,10 +103,7 @@ def _digest_file(path: Path, digest) -> None:
 
 
 def _declared_total(response: httpx.Response, offset: int) -> int | None:
-    """Length of the whole file as the server declares it.
-
-    None where it does not, or declares only the packed length.
-    """
+    """Length of the whole file as the server declares it, None where it does not, or the body comes packed."""
     if response.headers.get("content-encoding", "identity").lower() not in ("", "identity"):
         return None
     length = response.headers.get("content-length", "")

@@ -3,8 +3,7 @@
 ::
 
     state/source=<source>/pending.jsonl     discovered recordings that are not settled yet, in order of discovery
-    state/source=<source>/pages.json        validators and hashes of feeds and pages as they were when ``pending`` was
-    written
+    state/source=<source>/pages.json        validators and hashes of feeds and pages, as of when ``pending`` was written
     state/claims/<kind>/<aa>/<hash>         "<source>/<recording_id>": who had this guid, address, bytes or sound first
     state/partial/<recording_id>            a download under way
 
@@ -53,8 +52,7 @@ def canonical_url(url: str) -> str:
     """``url`` without scheme, fragment and what only counts visitors, for comparing; not for fetching.
 
     The whole query goes where the path already names a media file; elsewhere, as in ``get.php?id=7``, it may be what
-    names the
-    recording, and only known tracking keys go.
+    names the recording, and only known tracking keys go.
     """
     parts = urlsplit(url)
     if parts.scheme == "file":
@@ -131,10 +129,7 @@ def keys_of(recording: Recording, *, sha256: str | None = None, pcm_sha256: str 
 
 
 def is_universal(identifier: str) -> bool:
-    """Whether an id is likely the only one of its kind in the world: an address, a UUID, a long token.
-
-    Not "17" or "episode-3".
-    """
+    """Whether an id is likely the only one of its kind in the world: an address, a UUID, but not "episode-3"."""
     if "://" in identifier or identifier.startswith("tag:"):
         return True
     return len(identifier) >= 20 and len(set(identifier)) >= 8
@@ -158,7 +153,7 @@ def find_owner(corpus: Corpus, recording: Recording, keys: dict[str, str]) -> tu
 
 
 def write_claims(corpus: Corpus, recording: Recording, keys: dict[str, str]) -> None:
-    """Written without waiting for the disk.
+    """Put on record that the keys are ``recording``'s. This does not wait for the disk.
 
     A claim that a power cut takes is one duplicate missed, and `verify` restores it.
     """
@@ -184,10 +179,7 @@ def _claim_uri(corpus: Corpus, kind: str, key: str) -> str:
 
 
 def partial_path(corpus: Corpus, recording_id: str) -> Path:
-    """A local file to download into; in the corpus where that is a local folder.
-
-    So that a later run finds and resumes it.
-    """
+    """A local file to download into: where the corpus is a local folder, inside it, so that a later run resumes it."""
     if storage.is_local(corpus.uri):
         return Path(storage.resolve(_state(corpus, "partial"))[1]) / recording_id
     name = hashlib.sha256(corpus.uri.encode()).hexdigest()[:12]
@@ -204,10 +196,7 @@ def discard_partial(corpus: Corpus, recording_id: str) -> None:
 
 @contextlib.contextmanager
 def exclusive(path: Path) -> Iterator[None]:
-    """Hold ``path`` as a lock against threads and processes of this machine.
-
-    The file is gone afterwards, whoever dies.
-    """
+    """Hold ``path`` as a lock against threads and processes of this machine; who dies lets go of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
         handle = os.open(path, os.O_CREAT | os.O_RDWR)

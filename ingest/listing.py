@@ -18,10 +18,7 @@ KNOWN_IN_A_ROW = 60
 
 
 class Listing:
-    """One look at a source. Pages are asked for conditionally.
-
-    And their validators kept only along with what they held.
-    """
+    """One look at a source: pages asked for conditionally, their validators kept only along with what they held."""
 
     def __init__(self, source: Source, settings: Settings, corpus: Corpus, on_problem: Callable[[Rejected], None]):
         self._source, self._settings, self._corpus, self._on_problem = source, settings, corpus, on_problem
@@ -31,10 +28,7 @@ class Listing:
         self._read, self._failures, self._changed = 0, [], False
 
     def pending(self) -> Iterator[Recording]:
-        """New recordings in the order of their pages, then the ones to try again.
-
-        Written down before the first is yielded.
-        """
+        """New recordings in the order of their pages, then those to try again; on record before any is yielded."""
         retry = dict(self._waiting)
         fresh: dict[str, Recording] = {}
         for recording in self._listed():
@@ -161,10 +155,7 @@ class Listing:
                 yield from self._guarded(self._item(identifier))
 
     def _search(self) -> list[str]:
-        """The items that fit the query. Pages grow at their end, so all of them are read.
-
-        Conditionally, as any page.
-        """
+        """The items that fit the query. Pages grow at their end, so all of them are asked for, conditionally."""
         found: list[str] = []
         try:
             for page in itertools.count(1):

@@ -1,7 +1,4 @@
-"""What a fetched file really is: its kind by its first bytes.
-
-Its true length and the hash of its sound by decoding it once.
-"""
+"""What a fetched file really is: its kind by its first bytes, its length and a hash of its sound by decoding it."""
 
 from __future__ import annotations
 

@@ -37,9 +37,8 @@ def discover(
     """The recordings of ``source`` that a sync should fetch: new ones first, then those whose failure may have passed.
 
     One conditional request per feed or page; what is settled in the corpus is never yielded. A feed that cannot be
-    read is told to
-    ``on_problem`` (by default it is logged) and the others go on; `Rejected` if none could be read and nothing is
-    pending.
+    read is told to ``on_problem`` (by default it is logged) and the others go on; `Rejected` if none could be read and
+    nothing is pending.
     """
     listing = Listing(
         source,
@@ -54,8 +53,7 @@ def fetch(recording: Recording, source: Source, settings: Settings, corpus: Corp
     """Fetch one discovered recording; its row as written: FETCHED, DUPLICATE, or REJECTED with a reason.
 
     A bad recording never raises. What is settled already is given back as it is, so calling twice, at the same time or
-    after a crash,
-    does no harm.
+    after a crash, does no harm.
     """
     settings = settings.settings
     partial = ledger.partial_path(corpus, recording.recording_id)

@@ -37,11 +37,9 @@ def remove(
     """Take recordings out: media, transcripts, clips, and what was remembered of them.
 
     Shards at ``tokens`` with samples of theirs are marked stale. In place of each recording stays a row that says when
-    it was
-    removed and nothing else: it keeps a later sync from fetching the same again, also from another address. With
-    ``forget``
-    no such row stays. A killed removal is finished by running it again: the row, by which recordings are found, goes
-    last.
+    it was removed and nothing else: it keeps a later sync from fetching the same again, also from another address.
+    With ``forget`` no such row stays. A killed removal is finished by running it again: the row, by which recordings
+    are found, goes last.
     """
     chosen = list(recordings)
     stale = mark_stale(tokens, {item.recording_id for item in chosen}, dry_run=dry_run) if tokens else []

@@ -43,8 +43,7 @@ def verify(
     """The faults of a corpus; none is good news. ``deep`` hashes every media file and decodes every clip.
 
     With ``repair`` what is broken or left over is removed, so that the next sync and the next cut make it anew, and
-    lost
-    claims, by which duplicates are found, are written again. ``on_progress`` is told each recording's path.
+    lost claims, by which duplicates are found, are written again. ``on_progress`` is told each recording's path.
     """
     faults: list[Fault] = []
     for source in corpus.sources():

@@ -12,9 +12,18 @@ from triforce.ingest.corpus import Recording, RejectReason, Status, make_recordi
 from triforce.ingest.errors import Rejected
 from triforce.ingest.sources.podcast import language_code, parse_duration
 
-FORMATS = tuple(
-    "flac|24bit flac|wave|apple lossless audio|mpeg-4 audio|vbr mp3|mp3|320kbps mp3|256kbps mp3|192kbps mp3|128kbps mp3|"
-    "ogg vorbis|96kbps mp3|64kbps mp3|32kbps mp3".split("|")
+FORMATS = (
+    *("flac", "24bit flac", "wave", "apple lossless audio", "mpeg-4 audio", "vbr mp3", "mp3"),
+    *(
+        "320kbps mp3",
+        "256kbps mp3",
+        "192kbps mp3",
+        "128kbps mp3",
+        "ogg vorbis",
+        "96kbps mp3",
+        "64kbps mp3",
+        "32kbps mp3",
+    ),
 )
 """The archive's names of audio formats, best first. 24-bit files lose to 16-bit ones: clips have 16."""
 

@@ -1,8 +1,8 @@
 """Everything yt-dlp reads: channels, playlists, searches, pages with a player.
 
 yt-dlp runs as a library with its own network code swapped for one that checks every address, redirects included,
-before it connects.
-No post-processor runs, so nothing is executed or transcoded: the best audio lands on the disk as the site serves it.
+before it connects. No post-processor runs, so nothing is executed or transcoded: the best audio lands on the disk as
+the site serves it.
 """
 
 from __future__ import annotations

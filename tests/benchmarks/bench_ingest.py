@@ -1,17 +1,17 @@
 """What ingest costs: discovery against a catalogue of known recordings, and downloads against curl.
 
-``python tests/benchmarks/bench_ingest.py [--recordings 100000] [--files 8] [--megabytes 64]``; prints one line a figure.
+``python tests/benchmarks/bench_ingest.py --recordings 100000 --files 8 --megabytes 64``: a line for each figure.
 """
 
 from __future__ import annotations
 
 import argparse
 import http.server
+import multiprocessing
 import shutil
 import statistics
 import subprocess
 import tempfile
-import threading
 import time
 from functools import partial
 from pathlib import Path
@@ -39,8 +39,9 @@ class Handler(http.server.SimpleHTTPRequestHandler):
 
 
 def serve(folder: Path) -> str:
+    """Serve ``folder`` from a process of its own, so that its work is not taken for ours; the address."""
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(folder)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    multiprocessing.get_context("fork").Process(target=server.serve_forever, daemon=True).start()
     return f"http://127.0.0.1:{server.server_port}"
 
 

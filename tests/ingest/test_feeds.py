@@ -21,7 +21,7 @@ RICH = """<itunes:duration>1:02:03</itunes:duration><itunes:season>2</itunes:sea
 <podcast:transcript url="/7.vtt" type="text/vtt" language="en"/>
 <podcast:chapters url="/7.json" type="application/json"/>"""
 
-ATOM = """<?xml version="1.0" encoding="utf-8"?><feed xmlns="http://www.w3.org/2005/Atom" xml:lang="de"><title>Vorträge</title>
+ATOM = """<?xml version="1.0" encoding="utf-8"?><feed xmlns="http://www.w3.org/2005/Atom"><title>Vorträge</title>
 <author><name>Carla</name></author><link rel="next" href="?page=2"/><rights>CC BY</rights>
 <entry><id>tag:example.org,2024:1</id><title>Eins</title><updated>2024-01-02T10:00:00Z</updated>
 <link href="https://example.org/1"/><link rel="enclosure" type="audio/ogg" href="/1.ogg" length="5"/></entry></feed>"""
