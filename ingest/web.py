@@ -37,6 +37,20 @@ class Retry(Exception):
         self.rejection, self.wait_s = Rejected(reason, detail), wait_s
 
 
+class _WideStream(httpcore.NetworkStream):
+    """A connection read in pieces of up to `BLOCK_BYTES`, where httpcore asks for a quarter: fewer calls a megabyte."""
+
+    def __init__(self, inner: httpcore.NetworkStream):
+        self._inner = inner
+        self.write, self.close, self.get_extra_info = inner.write, inner.close, inner.get_extra_info
+
+    def read(self, max_bytes, timeout=None):
+        return self._inner.read(max(max_bytes, BLOCK_BYTES), timeout)
+
+    def start_tls(self, ssl_context, server_hostname=None, timeout=None):
+        return _WideStream(self._inner.start_tls(ssl_context, server_hostname, timeout))
+
+
 class _CheckedBackend(httpcore.NetworkBackend):
     """Connects to the address that was checked, not to a name that may resolve to another one a moment later."""
 
@@ -51,7 +65,7 @@ class _CheckedBackend(httpcore.NetworkBackend):
         failure: Exception | None = None
         for address in dict.fromkeys(row[4][0] for row in rows):
             try:
-                return self._inner.connect_tcp(address, port, timeout, local_address, socket_options)
+                return _WideStream(self._inner.connect_tcp(address, port, timeout, local_address, socket_options))
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
                 failure = error
         raise failure
