@@ -50,7 +50,7 @@ class Listing:
         remembered = ledger.read_pending(self._corpus, self._source.name)
         if remembered is None:
             rows = self._corpus.recordings(self._source.name) if self._known else []
-            return {row.recording_id: row for row in rows if self._is_open(row)}
+            return {row.recording_id: row for row in rows if self._may_pass(row)}
         return {
             item.recording_id: item
             for item in remembered
@@ -58,7 +58,9 @@ class Listing:
         }
 
     def _is_open(self, recording: Recording) -> bool:
-        row = self._corpus.read_recording(recording.source, recording.recording_id)
+        return self._may_pass(self._corpus.read_recording(recording.source, recording.recording_id))
+
+    def _may_pass(self, row: Recording) -> bool:
         return not row.is_settled and int(row.metadata.get("runs", "0")) < self._settings.max_runs
 
     def _listed(self) -> Iterator[Recording]:
