@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import nn
 from torch.nn import functional as F
 
-from triforce.models.layers import CONV, ChannelNorm, size_mask
+from triforce.models.layers import CONV, ChannelNorm, sane_std, size_mask
 
 TIME_FEATURES = 128
 
@@ -108,8 +108,8 @@ class Diffusion(nn.Module):
     def set_statistics(self, mean: torch.Tensor, std: torch.Tensor, residual_std: torch.Tensor) -> None:
         """Each ``(channels,)``, in the units of the medium."""
         self.mean.copy_(mean)
-        self.std.copy_(std.clamp_min(1e-3))
-        self.residual_std.copy_(residual_std.clamp_min(1e-3))
+        self.std.copy_(sane_std(std))
+        self.residual_std.copy_(sane_std(residual_std))
 
     def _per_channel(self, value: torch.Tensor) -> torch.Tensor:
         return value.view(-1, *([1] * self.config.num_dims))

@@ -14,7 +14,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import nn
 
-from triforce.models.layers import CONV, ChannelNorm, Downsample, ResidualBlock, Upsample, size_mask
+from triforce.models.layers import CONV, ChannelNorm, Downsample, ResidualBlock, Upsample, sane_std, size_mask
 from triforce.models.quantize import EMAVQQuantizer, FSQQuantizer, GumbelQuantizer
 
 
@@ -140,9 +140,9 @@ class DVAE(nn.Module):
 
     @torch.no_grad()
     def set_statistics(self, mean: torch.Tensor, std: torch.Tensor) -> None:
-        """Normalise by these, each ``(channels,)``, in the units of the medium."""
+        """Normalise by these, each ``(channels,)``, in the units of the medium; see `sane_std`."""
         self.mean.copy_(mean)
-        self.std.copy_(std.clamp_min(1e-3))
+        self.std.copy_(sane_std(std))
 
     def forward(self, x: torch.Tensor, sizes: torch.Tensor | None = None) -> DVAEOutput:
         """``x`` ``(B, C, *size)`` with true sizes ``(B, D)`` in positions; all of it is true where ``sizes`` is

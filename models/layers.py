@@ -28,6 +28,13 @@ def size_mask(sizes: torch.Tensor, grid: Sequence[int]) -> torch.Tensor:
     return mask
 
 
+def sane_std(std: torch.Tensor) -> torch.Tensor:
+    """Spreads ``(C,)`` with the least raised to a quarter of the mean: a channel that hardly moves, as the bins above a
+    recording's band, is not blown up until its rounding noise weighs as much as speech.
+    """
+    return torch.maximum(std, 0.25 * std.mean()).clamp_min(1e-6)
+
+
 class ChannelNorm(nn.Module):
     """Root-mean-square norm over the channels of each position: unlike group norm it does not see the sample's
     length.

@@ -20,7 +20,7 @@ class Vocoder(Protocol):
 class GriffinLim:
     """Phase by alternating projections with momentum (Perraudin, Balazs and Sondergaard 2013)."""
 
-    def __init__(self, config: MelConfig, *, num_iterations: int = 60, momentum: float = 0.99) -> None:
+    def __init__(self, config: MelConfig, *, num_iterations: int = 32, momentum: float = 0.99) -> None:
         if num_iterations < 1:
             raise ValueError(f"num_iterations {num_iterations}: at least 1")
         self.config = config

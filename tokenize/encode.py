@@ -23,11 +23,11 @@ log = logging.getLogger(__name__)
 METADATA = ("text", "duration_s", "speaker", "source", "licence", "language", "recording_id")
 
 
-def decode_flac(data: bytes, sample_rate_hz: int) -> np.ndarray:
-    """FLAC bytes to samples ``(N,)`` float32; another rate than the front-end's is an error, not resampled in
-    silence.
+def decode_flac(data: bytes, sample_rate_hz: int, dtype: str = "float32") -> np.ndarray:
+    """FLAC bytes to samples ``(N,)`` float32 in -1 to 1, or int16 as stored; another rate than the front-end's is an
+    error, not resampled in silence.
     """
-    waveform, rate = soundfile.read(io.BytesIO(data), dtype="float32")
+    waveform, rate = soundfile.read(io.BytesIO(data), dtype=dtype)
     if rate != sample_rate_hz or waveform.ndim != 1:
         raise ValueError(f"clip of {rate} Hz and shape {waveform.shape}: mono at {sample_rate_hz} Hz is expected")
     return waveform

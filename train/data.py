@@ -127,10 +127,7 @@ class ClipStore:
         fs, path = storage.resolve(group.uri)
         with fs.open(path, "rb") as file:
             column = pq.ParquetFile(file).read_row_group(group.index, columns=["audio"])["audio"]
-        waveforms = [
-            (decode_flac(column[row].as_py()["bytes"], self._sample_rate_hz) * 32767).astype(np.int16)
-            for row in group.rows
-        ]
+        waveforms = [decode_flac(column[row].as_py()["bytes"], self._sample_rate_hz, "int16") for row in group.rows]
         return waveforms, sum(waveform.nbytes for waveform in waveforms)
 
 

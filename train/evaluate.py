@@ -49,6 +49,7 @@ class EvaluateConfig(BaseModel):
     max_duration_s: float = Field(29.0, gt=0, le=29, description="Longer stay out: the judge hears 30. Seconds.")
     num_training_clips: int = Field(8, ge=0, le=10_000, description="Texts from training that are read aloud.")
     tts: bool = Field(True, description="Read texts aloud, where a GPT is trained.")
+    num_unseen_texts: int | None = Field(None, ge=0, description="Held-out texts that are read aloud. None: all.")
     min_chars_per_s: float = Field(5.0, gt=0, description="A slower voice is cut off; 5 to 21 are usual.")
     num_samples: int = Field(4, ge=0, le=100, description="Clips whose sounds and mels are kept to play.")
     max_sample_s: float = Field(12.0, gt=0, description="Longest sample, where there are shorter clips. Seconds.")
@@ -174,17 +175,18 @@ def _evaluate_block(
 ) -> None:
     """Every system on every clip of the block, then the judge on each system: packed windows hold one system only."""
     outputs: list[dict[str, Output]] = []
-    for clip in block:
-        outputs.append(_run_systems(run, release, config, clip, split))
+    for number, clip in enumerate(block, len(run.rows)):
+        outputs.append(_run_systems(run, release, config, clip, split, number))
         bar.update()
     heard: list[dict[str, str]] = [{} for _ in block]
     started = time.monotonic()
     for name in outputs[0]:
         bar.set_postfix_str(f"listening to {name}")
-        sounds = [output[name].waveform for output in outputs]
-        texts = judge(sounds, release.sample_rate_hz, [clip.text for clip in block])
-        for one, text in zip(heard, texts, strict=True):
-            one[name] = text
+        there = [i for i, output in enumerate(outputs) if name in output]
+        sounds = [outputs[i][name].waveform for i in there]
+        texts = judge(sounds, release.sample_rate_hz, [block[i].text for i in there])
+        for i, text in zip(there, texts, strict=True):
+            heard[i][name] = text
     run.judge_s += time.monotonic() - started
     for clip, output, one in zip(block, outputs, heard, strict=True):
         truth = output["original"].mel if "original" in output else None
@@ -196,12 +198,15 @@ def _evaluate_block(
         run.samples.append(about)
 
 
-def _run_systems(run: _Run, release: Release, config: EvaluateConfig, clip: Clip, split: str) -> dict[str, Output]:
+def _run_systems(
+    run: _Run, release: Release, config: EvaluateConfig, clip: Clip, split: str, number: int
+) -> dict[str, Output]:
     seed, output = clip_seed(config.seed, clip.clip_id), {}
     if split == "heldout":
         output, codes = resynthesize(release, decode_flac(clip.flac, SAMPLE_RATE_HZ), seed=seed, sampler=config.sampler)
         run.codes.append(codes)
-    if config.tts and release.gpt is not None:
+    read = split == "training" or config.num_unseen_texts is None or number < config.num_unseen_texts
+    if config.tts and read and release.gpt is not None:
         output["tts_unseen" if split == "heldout" else "tts_train"] = read_aloud(
             release,
             clip.text,

@@ -22,6 +22,8 @@ from triforce.train.data import ClipStore, Place, ShuffledOrder, is_validation
 STATISTICS_CLIPS = 64
 """Clips that the medium's mean and spread are measured on: 64 are 10 minutes or so. Assumed."""
 EVAL_CROP_S = 8.0
+INT16_SCALE = 32768
+"""As libsndfile scales 16-bit samples, so that training sees what tokenizing sees."""
 
 
 class ClipCrops:
@@ -53,7 +55,7 @@ class ClipCrops:
     def batch(self, place: Place, count: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Mels ``(count, num_mels, crop_frames)`` and their true frames ``(count, 1)``."""
         crops = [self.crop(place.next()) for _ in range(count)]
-        waveforms = torch.from_numpy(np.stack([samples for samples, _ in crops])).to(self.device).float() / 32767
+        waveforms = torch.from_numpy(np.stack([samples for samples, _ in crops])).to(self.device).float() / INT16_SCALE
         sizes = torch.tensor([[frames] for _, frames in crops], device=self.device)
         return log_mel(waveforms, self.mel_config), sizes
 
@@ -67,13 +69,15 @@ class ClipCrops:
         ]
         longest = int(EVAL_CROP_S * self.mel_config.sample_rate_hz)
         waveforms = [torch.from_numpy(store.waveform(*place)[:longest].copy()) for place in places]
-        return [log_mel(waveform.to(self.device).float() / 32767, self.mel_config) for waveform in waveforms]
+        return [log_mel(waveform.to(self.device).float() / INT16_SCALE, self.mel_config) for waveform in waveforms]
 
     def statistics(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and spread of each mel bin, ``(num_mels,)``, over the first clips of the order."""
         count = min(STATISTICS_CLIPS, len(self.store))
         crops = [self.store.waveform(*self.order(position)) for position in range(count)]
-        frames = torch.cat([log_mel(torch.from_numpy(crop).float() / 32767, self.mel_config) for crop in crops], dim=1)
+        frames = torch.cat(
+            [log_mel(torch.from_numpy(crop).float() / INT16_SCALE, self.mel_config) for crop in crops], dim=1
+        )
         return frames.mean(1).to(self.device), frames.std(1).to(self.device)
 
 

@@ -19,6 +19,8 @@ from triforce.ingest import storage
 
 SOURCES = {"podcast": "please-hold", "audiobook": "book-of-prompts", "youtube": "talks"}
 """The demo's sources, by kind."""
+NUM_TEXTS = 8
+"""Held-out texts that are read aloud and judged, as many as from training: a GPT of four minutes babbles at length."""
 SENTENCE_WORDS = 12
 """The held-out sentence nearest to this length is the one spoken. Assumed."""
 
@@ -243,7 +245,7 @@ class DemoRun:
             str(self.folder / "heldout"),
             str(self.folder / "evaluation"),
             corpus_uri=str(self.folder / "corpus"),
-            config=EvaluateConfig(judge=JudgeConfig(model=self.config.judge)),
+            config=EvaluateConfig(judge=JudgeConfig(model=self.config.judge), num_unseen_texts=NUM_TEXTS),
         )
         return "WER " + ", ".join(f"{system.name} {system.wer.value:.1%}" for system in evaluation.systems)
 
