@@ -8,6 +8,7 @@ packing never costs a clip its chance.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 import zlib
@@ -37,8 +38,10 @@ TOKENS_PER_S = 50
 MAX_NEW_TOKENS = 220
 """For a window: 448 is the model's limit with its prompt; 30 s of fast speech are about 130. Past this it is a
 loop."""
-TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
-"""Of the fallback, as in Whisper's own (Radford et al. 2022, 4.5)."""
+MAX_TOKENS_PER_S = 10
+"""Of a clip heard alone: twice what the fastest speech needs, so a loop over noise ends soon. Assumed."""
+TEMPERATURES = (0.0, 0.5, 1.0)
+"""Of the fallback of Radford et al. 2022, 4.5, in half as many steps: what needs more is hardly ever speech."""
 
 
 class TranscribeConfig(BaseModel):
@@ -184,9 +187,8 @@ class Transcriber:
             transcripts |= self._transcribe_batch(
                 clips, windows[first : first + self.config.batch_size], tokenizer, language
             )
-        for index, clip in enumerate(clips):
-            if self._is_suspect(transcripts[index], len(clip) / RATE_HZ):
-                transcripts[index] = self._hear_alone(clip, tokenizer, language)
+        for index in self._suspects(clips, windows, transcripts):
+            transcripts[index] = self._hear_alone(clips[index], tokenizer, language)
         return [transcripts[index] for index in range(len(clips))]
 
     def _windows(self, clips: list[np.ndarray]) -> list[_Window]:
@@ -254,6 +256,21 @@ class Transcriber:
             for window_tokens, alignment in zip(tokens, alignments, strict=True)
         ]
 
+    def _suspects(
+        self, clips: list[np.ndarray], windows: list[_Window], transcripts: dict[int, Transcript]
+    ) -> list[int]:
+        """Clips to hear again, with their neighbours in the window: over noise a word may have gone to the wrong
+        side."""
+        suspects = {index for index in transcripts if self._is_suspect(transcripts[index], len(clips[index]) / RATE_HZ)}
+        beside = {
+            other
+            for window in windows
+            for one, next_one in itertools.pairwise(window.clips)
+            for index, other in ((one, next_one), (next_one, one))
+            if index in suspects
+        }
+        return sorted(suspects | beside)
+
     def _is_suspect(self, transcript: Transcript, duration_s: float) -> bool:
         config = self.config
         if not transcript.text or transcript.avg_logprob is None:
@@ -278,19 +295,21 @@ class Transcriber:
         prompt = self._whisper.get_prompt(tokenizer, [], without_timestamps=True)
         ctranslate2.set_random_seed(self.config.seed)
         result, avg_logprob, temperature, compression_ratio = self._whisper.generate_with_fallback(
-            encoded, prompt, tokenizer, self._fallback_options(tokenizer)
+            encoded, prompt, tokenizer, self._fallback_options(tokenizer, len(clip) / RATE_HZ)
         )
-        is_silence = (
-            result.no_speech_prob > self.config.max_no_speech_prob and avg_logprob < self.config.min_avg_logprob
+        text = tokenizer.decode(result.sequences_ids[0]).strip()
+        is_silence = result.no_speech_prob > self.config.max_no_speech_prob and (
+            avg_logprob < self.config.min_avg_logprob or len(text) < self.config.min_chars_per_s * len(clip) / RATE_HZ
         )
+        is_silence |= not len(clip)
         tokens = [] if is_silence else [token for token in result.sequences_ids[0] if token < tokenizer.eot]
         words = self._align(encoded, [tokens], tokenizer)[0][0] if tokens else []
-        text = "" if is_silence else tokenizer.decode(tokens).strip()
+        text = "" if is_silence else text
         return Transcript(
             text, language, probability, words, avg_logprob, result.no_speech_prob, compression_ratio, temperature
         )
 
-    def _fallback_options(self, tokenizer: Tokenizer) -> TranscriptionOptions:
+    def _fallback_options(self, tokenizer: Tokenizer, duration_s: float) -> TranscriptionOptions:
         config = self.config
         settings = dict.fromkeys(TranscriptionOptions.__dataclass_fields__)
         settings |= {
@@ -308,7 +327,7 @@ class Transcriber:
             "suppress_tokens": list(get_suppressed_tokens(tokenizer, [-1])),
             "without_timestamps": True,
             "max_initial_timestamp": 1.0,
-            "max_new_tokens": MAX_NEW_TOKENS,
+            "max_new_tokens": min(MAX_NEW_TOKENS, 20 + math.ceil(MAX_TOKENS_PER_S * duration_s)),
         }
         return TranscriptionOptions(**settings)
 
