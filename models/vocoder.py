@@ -43,8 +43,7 @@ class GriffinLim:
         previous = torch.zeros_like(phase)
         for _ in range(self.num_iterations):
             rebuilt = self._stft(self._istft(target * phase))
-            phase = rebuilt + self.momentum / (1 + self.momentum) * (rebuilt - previous)
-            phase = phase / phase.abs().clamp_min(1e-16)
+            phase = torch.sgn(rebuilt + self.momentum / (1 + self.momentum) * (rebuilt - previous))
             previous = rebuilt
         return self._istft(target * phase)[:num_samples].clamp(-1, 1)
 
@@ -60,7 +59,7 @@ class GriffinLim:
         return torch.istft(spectrum, config.n_fft, config.hop_length, window=window, length=length)
 
 
-def invert_mel(mel: torch.Tensor, config: MelConfig, *, num_iterations: int = 80) -> torch.Tensor:
+def invert_mel(mel: torch.Tensor, config: MelConfig, *, num_iterations: int = 40) -> torch.Tensor:
     """Non-negative STFT magnitudes ``(n_fft // 2 + 1, T)`` whose mel is nearest ``mel`` in the least-squares sense.
 
     Multiplicative updates (Lee and Seung 2001), which keep magnitudes positive, from the filters' transpose as the
@@ -70,7 +69,6 @@ def invert_mel(mel: torch.Tensor, config: MelConfig, *, num_iterations: int = 80
     target = mel.exp()
     estimate = (basis.T @ target).clamp_min(config.floor)
     numerator = basis.T @ target
-    gram = basis.T @ basis
     for _ in range(num_iterations):
-        estimate = estimate * numerator / (gram @ estimate).clamp_min(1e-12)
+        estimate = estimate * numerator / (basis.T @ (basis @ estimate)).clamp_min(1e-12)
     return estimate
