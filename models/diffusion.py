@@ -52,12 +52,17 @@ class SamplerConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     method: str = Field("euler", pattern="^(euler|heun)$", description="`heun` evaluates the network twice a step.")
-    num_steps: int = Field(8, ge=1, le=1000, description="Steps from noise to result.")
+    num_steps: int = Field(4, ge=1, le=1000, description="Steps from noise to result.")
     guidance: float = Field(
         0.0, ge=0, le=20, description="Push away from the network that knows no prior; 0 is the identity."
     )
     temperature: float = Field(
-        1.0, ge=0, le=2, description="Spread of the starting noise; 0 begins at the prior itself."
+        0.25,
+        ge=0,
+        le=2,
+        description="Spread of the starting noise; 0 begins at the prior itself, 1 is what training saw. "
+        "Measured on the demo's "
+        "network: 1 is as sharp as the original and loses words, 0.25 wins half of the sharpness and loses few.",
     )
 
 

@@ -182,7 +182,7 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
         },
     },
     "diffusion": {
-        "tiny": {"model": {"hidden": 128, "num_blocks": 8}, "batch_size": 8, "max_steps": 500},
+        "tiny": {"model": {"hidden": 128, "num_blocks": 8}, "batch_size": 8, "max_steps": 600},
         "small": {"model": {"hidden": 320, "num_blocks": 14}, "batch_size": 16, "max_steps": 5000},
         "medium": {
             "model": {"hidden": 512, "num_blocks": 20},

@@ -122,7 +122,7 @@ def test_another_dvae_is_refused(place):
 
 
 def test_a_broken_clip_is_named_and_the_rest_goes_on(place, cluster):
-    config, corpus, kept = place
+    config, corpus, _ = place
     uri = corpus.clip_files()[0]
     rows = pq.read_table(uri, partitioning=None).to_pylist()
     broken = next(row for row in rows if row["drop_reason"] is None)
@@ -148,7 +148,7 @@ def test_an_empty_corpus_says_what_to_do(tmp_path):
 
 
 def test_the_plan_is_a_function_of_the_corpus(place, tmp_path):
-    config, corpus, _ = place
+    config, _, _ = place
     stage = Release.load(config.release)
     open_tokens(config, stage.dvae_hash, 8192)
     shards = shards_of(extend_plan(config))

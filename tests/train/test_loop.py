@@ -1,3 +1,4 @@
+import contextlib
 import copy
 import json
 import shutil
@@ -56,10 +57,8 @@ def fit(trainer: Trainer, folder: Path | None = None, stop_after: int | None = N
             trainer.save(folder)
             raise Stop
 
-    try:
+    with contextlib.suppress(Stop):
         trainer.fit(report, lambda history: None)
-    except Stop:
-        pass
     return trainer
 
 
