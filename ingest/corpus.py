@@ -176,8 +176,8 @@ CLIP_SCHEMA = pa.schema(
         pa.field("end_sample", pa.int64(), nullable=False),
         pa.field("sample_rate_hz", pa.int32(), nullable=False),
         pa.field("duration_s", pa.float32(), nullable=False),
-        # 16-bit mono FLAC, in the layout of Hugging Face's Audio feature.
-        pa.field("audio", pa.struct([("bytes", pa.binary()), ("path", pa.string())]), nullable=False),
+        # 16-bit mono FLAC, in the layout of Hugging Face's Audio feature, which wants the field nullable.
+        ("audio", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
         ("text", pa.string()),
         ("asr_model", pa.string()),  # or "transcript", where a person wrote the text
         ("language", pa.string()),
@@ -292,19 +292,21 @@ class Corpus:
         shared = {name: getattr(recording, name) for name in ("title", "author", "collection", "url", "licence")}
         shared |= {"recording_id": recording.recording_id, "source": recording.source}
         count = 0
-        with storage.atomic_file(self.clips_uri(recording.source, recording.recording_id)) as path:
-            with pq.ParquetWriter(
+        with (
+            storage.atomic_file(self.clips_uri(recording.source, recording.recording_id)) as path,
+            pq.ParquetWriter(
                 path, CLIP_SCHEMA, compression="zstd", use_dictionary=["source", "recording_id"]
-            ) as writer:
-                group: list[dict] = []
-                for row in rows:
-                    group.append(shared | row)
-                    count += 1
-                    if len(group) == ROW_GROUP_CLIPS:
-                        writer.write_table(pa.Table.from_pylist(group, schema=CLIP_SCHEMA))
-                        group = []
-                if group:
+            ) as writer,
+        ):
+            group: list[dict] = []
+            for row in rows:
+                group.append(shared | row)
+                count += 1
+                if len(group) == ROW_GROUP_CLIPS:
                     writer.write_table(pa.Table.from_pylist(group, schema=CLIP_SCHEMA))
+                    group = []
+            if group:
+                writer.write_table(pa.Table.from_pylist(group, schema=CLIP_SCHEMA))
         return count
 
     def clip_files(self, source: str | None = None) -> list[str]:
