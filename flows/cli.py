@@ -70,6 +70,9 @@ def ingest(
     whisper: Annotated[
         str, typer.Option(help="Whisper model that transcribes: a name, or a folder of weights.")
     ] = "tiny.en",
+    ray: Annotated[
+        str | None, typer.Option(help="Ray cluster to cut and transcribe on: host:6379, or ray://host:10001.")
+    ] = None,
     settings: Settings = None,
 ) -> None:
     """Fetch what is new, cut it, transcribe it: recordings become clips in the corpus."""
@@ -82,7 +85,7 @@ def ingest(
     from triforce.flows.ingest import ingest as flow
 
     _show_progress()
-    typer.echo(as_text(flow(kind.value, sources, corpus, clips, only)))
+    typer.echo(as_text(flow(kind.value, sources, corpus, clips, only, ray)))
 
 
 @app.command()

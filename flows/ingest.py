@@ -2,16 +2,17 @@
 
 Each recording is fetched by one task and cut and transcribed by another, many at a time; the corpus alone says what is
 done, so a run that was stopped anywhere continues by being run again. Timeouts are in the I/O: Prefect cannot interrupt
-a thread.
+a thread. Told of a Ray cluster, the flow fetches here and cuts there.
 """
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import logging
-import os
-import threading
-from collections import deque
 from collections.abc import Iterator
+from dataclasses import dataclass, field
+from queue import SimpleQueue
 from typing import Any
 
 from prefect import flow, get_run_logger, task
@@ -20,23 +21,21 @@ from prefect.cache_policies import NO_CACHE
 from prefect.futures import PrefectFuture
 from prefect.task_runners import ThreadPoolTaskRunner
 
+from triforce.flows.clipping import clip_here, clip_on_cluster, connected
+from triforce.flows.ingest_progress import Progress
 from triforce.flows.ingest_summary import SourceSummary, as_text
 from triforce.flows.source_choice import Kind, choose_sources
 from triforce.ingest import sync
-from triforce.ingest.clips import ClipConfig, ClipSummary, clip_recording
+from triforce.ingest.clips import ClipConfig, ClipSummary
 from triforce.ingest.config import Settings, Source
 from triforce.ingest.corpus import Corpus, Recording, RejectReason, Status
 from triforce.ingest.errors import Rejected
 from triforce.ingest.sync import SyncSummary
-from triforce.ingest.transcribe import TranscribeConfig, Transcriber
 
 progress = logging.getLogger(__name__)
 
-WORKERS = max(2, os.cpu_count() or 1)
 IN_FLIGHT_PER_WORKER = 4
 """Recordings handed to the task runner and not yet done; bounds memory where a source lists thousands. Assumed."""
-
-_thread = threading.local()
 
 
 class IngestError(RuntimeError):
@@ -55,6 +54,14 @@ def _clip_run_name(parameters: dict[str, Any]) -> str:
     return _named("clip", parameters["recording"])
 
 
+@dataclass
+class Discovery:
+    """What is to fetch, and the feeds and pages that could not be read."""
+
+    recordings: list[Recording] = field(default_factory=list)
+    problems: list[Rejected] = field(default_factory=list)
+
+
 @task(
     name="discover",
     task_run_name="discover {source.name}",
@@ -62,14 +69,13 @@ def _clip_run_name(parameters: dict[str, Any]) -> str:
     persist_result=False,
     tags=["network"],
 )
-def discover(source: Source, settings: Settings, corpus: Corpus) -> tuple[list[Recording], list[str]]:
-    """What is to fetch, and the feeds and pages that could not be read."""
-    problems: list[str] = []
-    try:
-        found = list(sync.discover(source, settings, corpus, on_problem=lambda problem: problems.append(str(problem))))
-    except Rejected as rejection:
-        return [], [*problems, str(rejection)]
-    return found, problems
+def discover(source: Source, settings: Settings, corpus: Corpus) -> Discovery:
+    """One conditional request a page; the pages themselves are tried again within."""
+    discovery = Discovery()
+    # Raised only when nothing could be read, and then each problem was told before.
+    with contextlib.suppress(Rejected):
+        discovery.recordings.extend(sync.discover(source, settings, corpus, on_problem=discovery.problems.append))
+    return discovery
 
 
 @task(
@@ -96,29 +102,26 @@ def fetch(recording: Recording, source: Source, settings: Settings, corpus: Corp
     persist_result=False,
     tags=["compute"],
 )
-def clip(recording: Recording, corpus: Corpus, config: ClipConfig) -> ClipSummary | None:
+def clip(recording: Recording, corpus: Corpus, config: ClipConfig, on_cluster: bool = False) -> ClipSummary | None:
     """Cut and transcribe; None for a recording that has no media to cut."""
     if recording.status != Status.FETCHED or not recording.media_path:
         return None
-    return clip_recording(recording, corpus, config, _transcriber(config.transcribe))
-
-
-def _transcriber(config: TranscribeConfig) -> Transcriber:
-    """One recogniser a thread, loaded once: its weights are small beside the audio it reads."""
-    if getattr(_thread, "config", None) != config:
-        _thread.transcriber, _thread.config = Transcriber(config), config
-    return _thread.transcriber
+    return (clip_on_cluster if on_cluster else clip_here)(recording, corpus, config)
 
 
 @flow(
     name="ingest",
     flow_run_name="ingest {kind} from {sources}",
-    task_runner=ThreadPoolTaskRunner(max_workers=WORKERS),
     validate_parameters=True,
     persist_result=False,
 )
 def ingest(
-    kind: Kind, sources: str, corpus: str, clips: ClipConfig | None = None, only: list[str] | None = None
+    kind: Kind,
+    sources: str,
+    corpus: str,
+    clips: ClipConfig | None = None,
+    only: list[str] | None = None,
+    ray_address: str | None = None,
 ) -> list[dict]:
     """Bring ``corpus`` up to date with the sources of one kind; the run's table, a row a source.
 
@@ -128,29 +131,45 @@ def ingest(
         corpus: URI of the corpus, which is made where there is none.
         clips: how recordings are cut, transcribed and filtered; left out, the defaults.
         only: names of sources to visit; left out, all of the kind that are enabled.
+        ray_address: a Ray cluster to cut and transcribe on, ``host:6379`` or ``ray://host:10001``; left out, that is
+            done here. The corpus must then be at the same address for all of the cluster's machines.
 
     Raises ValueError for a bad sources file, IngestError where a source was rejected beyond its settings' limit.
     """
     config, chosen = choose_sources(sources, kind, only)
     clips = clips or ClipConfig()
-    summaries = [_ingest_source(source, config.settings, Corpus(corpus), clips) for source in chosen]
+    with connected(ray_address, clips) as workers:
+        runner = ThreadPoolTaskRunner(max_workers=workers)
+        visit = ingest_source.with_options(task_runner=runner)
+        summaries = [
+            visit(source, config.settings, Corpus(corpus), clips, workers, ray_address is not None) for source in chosen
+        ]
     rows = [summary.row() for summary in summaries]
     create_table_artifact(table=rows, key=f"ingest-{kind}", description=f"Ingest of {kind} sources into {corpus}")
     get_run_logger().info("ingest %s\n%s", kind, as_text(rows))
-    failures = [failure for summary in summaries if (failure := summary.sync.failure(config.settings))]
+    failures = [failure for summary in summaries if (failure := summary.failure(config.settings))]
     if failures:
         raise IngestError("; ".join(failures))
     return rows
 
 
-def _ingest_source(source: Source, settings: Settings, corpus: Corpus, config: ClipConfig) -> SourceSummary:
+@flow(name="ingest source", flow_run_name="ingest {source.name}", validate_parameters=False, persist_result=False)
+def ingest_source(
+    source: Source, settings: Settings, corpus: Corpus, config: ClipConfig, workers: int, on_cluster: bool
+) -> SourceSummary:
+    """One source, ``workers`` tasks at a time."""
     summary = SourceSummary(SyncSummary(source.name))
-    found, summary.sync.problems = discover(source, settings, corpus)
-    progress.info("%s: %d to fetch", source.name, len(found))
+    found = discover(source, settings, corpus)
+    for problem in found.problems:
+        summary.sync.add_problem(problem)
     waiting = list(_unclipped(source.name, corpus))
-    pairs = ((None, clip.submit(recording, corpus, config)) for recording in waiting)
-    _drain(pairs, source, settings, summary, len(waiting))
-    _drain(_submit(found, source, settings, corpus, config), source, settings, summary, len(found))
+    progress.info("%s: %d to fetch, %d more to cut", source.name, len(found.recordings), len(waiting))
+    old = ((None, clip.submit(recording, corpus, config, on_cluster)) for recording in waiting)
+    new = _submit(found.recordings, source, settings, corpus, config, on_cluster)
+    bar = Progress(summary, len(waiting) + len(found.recordings))
+    limit = sync.blocks_allowed(source, settings)
+    _drain(itertools.chain(old, new), summary, bar, in_flight=workers * IN_FLIGHT_PER_WORKER, blocks_allowed=limit)
+    bar.show()
     return summary
 
 
@@ -162,41 +181,56 @@ def _unclipped(source: str, corpus: Corpus) -> Iterator[Recording]:
             yield recording
 
 
+Pair = tuple[PrefectFuture | None, PrefectFuture]
+
+
 def _submit(
-    found: list[Recording], source: Source, settings: Settings, corpus: Corpus, config: ClipConfig
-) -> Iterator[tuple[PrefectFuture, PrefectFuture]]:
+    found: list[Recording], source: Source, settings: Settings, corpus: Corpus, config: ClipConfig, on_cluster: bool
+) -> Iterator[Pair]:
     for recording in found:
         fetched = fetch.submit(recording, source, settings, corpus)
-        yield fetched, clip.submit(fetched, corpus, config)
+        yield fetched, clip.submit(fetched, corpus, config, on_cluster)
 
 
 def _drain(
-    pairs: Iterator[tuple[PrefectFuture | None, PrefectFuture]],
-    source: Source,
-    settings: Settings,
-    summary: SourceSummary,
-    total: int,
+    pairs: Iterator[Pair], summary: SourceSummary, bar: Progress, *, in_flight: int, blocks_allowed: int
 ) -> None:
-    """Collect results in order while a bounded number is under way; stop at a source that only blocks us."""
-    flying: deque[tuple[PrefectFuture | None, PrefectFuture]] = deque()
-    blocks = done = 0
-    exhausted = False
-    while flying or not exhausted:
-        while not exhausted and len(flying) < WORKERS * IN_FLIGHT_PER_WORKER:
-            pair = next(pairs, None)
-            exhausted = pair is None
-            if pair:
-                flying.append(pair)
+    """Collect results as they come while a bounded number is under way; stop at a source that only blocks us."""
+    finished: SimpleQueue[Pair] = SimpleQueue()
+    flying = blocks = 0
+    stopped = False
+    while True:
+        # Whatever is under way when a source is given up still comes in.
+        for pair in itertools.islice(pairs, 0 if stopped else in_flight - flying):
+            pair[1].add_done_callback(lambda _, pair=pair: finished.put(pair))
+            flying += 1
         if not flying:
             return
-        fetched, clipped = flying.popleft()
-        if fetched is not None:
-            recording = fetched.result()
-            summary.add_recording(recording)
-            blocks = blocks + 1 if recording.reason == RejectReason.BLOCKED else 0
-        if result := clipped.result():
+        reason = _collect(finished.get(), summary)
+        blocks = blocks + 1 if reason == RejectReason.BLOCKED else 0
+        if blocks >= blocks_allowed:
+            stopped = summary.sync.blocked = True
+        flying -= 1
+        bar.advance()
+
+
+def _collect(pair: Pair, summary: SourceSummary) -> str | None:
+    """Count what became of one recording; why it was rejected, if it was.
+
+    A task that failed after its retries is one failure among others: it must not end the run for all that come after.
+    """
+    reason = None
+    summary.done += 1
+    for future in pair:
+        if future is None:
+            continue
+        result = future.result(raise_on_failure=False)
+        if isinstance(result, BaseException):
+            summary.errors.append(f"{type(result).__name__}: {result}")
+            break
+        if isinstance(result, Recording):
+            summary.add_recording(result)
+            reason = result.reason
+        elif isinstance(result, ClipSummary):
             summary.add_clips(result)
-        done += 1
-        progress.info("%s: %d of %d recordings, %d clips", source.name, done, total, summary.clips)
-        if blocks >= settings.max_blocks and not exhausted:
-            summary.sync.blocked = exhausted = True  # those under way still come in
+    return reason

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from triforce.ingest.clips import ClipSummary
+from triforce.ingest.config import Settings
 from triforce.ingest.corpus import Recording, Status
 from triforce.ingest.sync import SyncSummary
 
@@ -22,6 +23,10 @@ class SourceSummary:
     """Clips by `DropReason`."""
     unusable: Counter = field(default_factory=Counter)
     """Recordings that were fetched but gave no clip, by `RejectReason`."""
+    done: int = 0
+    """Recordings that came in, whatever became of them."""
+    errors: list[str] = field(default_factory=list)
+    """Recordings on which a task failed for a reason of ours: a full disk, a lost cluster."""
     recording_s: float = 0.0
     kept_s: float = 0.0
     clip_wall_s: float = 0.0
@@ -40,6 +45,18 @@ class SourceSummary:
         if summary.status == Status.REJECTED:
             self.unusable[summary.reason] += 1
 
+    @property
+    def not_taken(self) -> Counter:
+        """Recordings that gave no clips, by `RejectReason`, or "error" where we failed."""
+        return self.sync.rejected + self.unusable + Counter(error=len(self.errors))
+
+    def failure(self, settings: Settings) -> str | None:
+        """Why the run must count as failed on this source's account, None if it went well enough."""
+        if len(self.errors) > settings.max_failed_share * self.done:
+            number = f"{len(self.errors)} of {self.done} recordings failed"
+            return f"{self.sync.source}: {number}, the last with {self.errors[-1]}"
+        return self.sync.failure(settings)
+
     def row(self) -> dict[str, str | int]:
         """A row of the table, in words and plain numbers."""
         return {
@@ -47,7 +64,7 @@ class SourceSummary:
             "in": self.sync.discovered,
             "fetched": self.sync.fetched,
             "duplicates": self.sync.duplicates,
-            "rejected": counted(self.sync.rejected + self.unusable),
+            "rejected": counted(self.not_taken),
             "clips": self.clips,
             "kept": self.kept,
             "dropped": counted(self.dropped),

@@ -63,7 +63,7 @@ class PipelineConfig(BaseModel):
 
 
 @flow(name="pipeline", flow_run_name="pipeline in {config.folder}", persist_result=False)
-def pipeline(config: PipelineConfig, ray_address: str | None = None) -> None:
+def pipeline(config: PipelineConfig, ray_address: str | None = None, ray_cluster: str | None = None) -> None:
     """Run the stages in their order; what an earlier run finished is skipped, so it may be run again at any time.
 
     Leave ``dvae`` out of the stages to add recordings to a corpus whose codes stay the same.
@@ -71,11 +71,12 @@ def pipeline(config: PipelineConfig, ray_address: str | None = None) -> None:
     Args:
         config: the folder, the sources, the stages and their settings.
         ray_address: the dashboard of a Ray cluster for the stages that tokenize and train; left out, Ray starts here.
+        ray_cluster: the same cluster's own address, ``host:6379`` or ``ray://host:10001``, to cut recordings on.
     """
     for stage in config.stages:
         if stage == "ingest":
             for kind in kinds_of(config.sources):
-                ingest(kind, config.sources, config.uri("corpus"), config.clips)
+                ingest(kind, config.sources, config.uri("corpus"), config.clips, ray_address=ray_cluster)
         elif stage == "tokenize":
             tokenize(config.tokenize_config(), ray_address)
         else:

@@ -1,0 +1,94 @@
+"""Cutting and transcribing one recording: in this process, or as a task of a Ray cluster.
+
+Only this step fans out. Fetching stays with the flow, as the limits a host is promised hold within one process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from triforce.flows import environment
+from triforce.ingest import storage
+from triforce.ingest.clips import ClipConfig, ClipSummary, clip_recording
+from triforce.ingest.corpus import Corpus, Recording
+from triforce.ingest.transcribe import TranscribeConfig, Transcriber
+
+MAX_THREADS = 256
+"""Recordings that one flow has in hand at a time, each in a thread that mostly waits. Assumed."""
+
+_thread = threading.local()
+
+
+def clip_here(recording: Recording, corpus: Corpus, config: ClipConfig) -> ClipSummary:
+    """Cut and transcribe in this thread."""
+    return clip_recording(recording, corpus, config, _transcriber(config.transcribe))
+
+
+def _transcriber(config: TranscribeConfig) -> Transcriber:
+    """One recogniser a thread, loaded once: its weights are small beside the audio it reads."""
+    if getattr(_thread, "config", None) != config:
+        _thread.transcriber, _thread.config = Transcriber(config), config
+    return _thread.transcriber
+
+
+def clip_on_cluster(recording: Recording, corpus: Corpus, config: ClipConfig) -> ClipSummary:
+    """The same as a Ray task, begun anew elsewhere if its machine dies; to be called inside `connected`."""
+    import ray
+
+    cores, cards = _needs(config)
+    name = f"clip {recording.source}/{recording.recording_id}"
+    run = ray.remote(clip_here).options(num_cpus=cores, num_gpus=cards, max_retries=3, name=name)
+    return ray.get(run.remote(recording, _anywhere(corpus), _with_absolute_model(config)))
+
+
+def _needs(config: ClipConfig) -> tuple[int, int]:
+    """Cores and graphics cards that one recording takes."""
+    return max(1, config.transcribe.cpu_threads), int(config.transcribe.device == "cuda")
+
+
+def _anywhere(corpus: Corpus) -> Corpus:
+    """The corpus by an address that means the same in a worker's folder."""
+    return replace(corpus, uri=storage.resolve(corpus.uri)[1]) if storage.is_local(corpus.uri) else corpus
+
+
+def _with_absolute_model(config: ClipConfig) -> ClipConfig:
+    model = Path(config.transcribe.model)
+    if not model.is_dir():
+        return config
+    return config.model_copy(
+        update={"transcribe": config.transcribe.model_copy(update={"model": str(model.absolute())})}
+    )
+
+
+@contextlib.contextmanager
+def connected(ray_address: str | None, config: ClipConfig) -> Iterator[int]:
+    """How many tasks a flow should run at a time, while there is a connection to the cluster, if one is named.
+
+    ``ray_address`` is ``host:6379`` from one of the cluster's machines, ``ray://host:10001`` from any other, None for
+    this machine alone. The cluster's machines have the project installed and reach the corpus by the same address.
+    Raises ConnectionError where no cluster answers, ValueError for one too small, RuntimeError if Ray is in use.
+    """
+    if ray_address is None:
+        yield max(2, os.cpu_count() or 1)
+        return
+    environment.prepare()
+    import ray
+
+    if ray.is_initialized():
+        raise RuntimeError(f"ray_address={ray_address!r}: this process is connected to Ray already; shut that down")
+    ray.init(ray_address, log_to_driver=False)
+    try:
+        cores, cards = _needs(config)
+        there = ray.cluster_resources()
+        slots = int(min([there.get("CPU", 0) // cores, *([there.get("GPU", 0)] if cards else [])]))
+        if slots < 1:
+            need = f"{cores} cores" + (" and a graphics card" if cards else "")
+            raise ValueError(f"ray_address={ray_address!r}: the cluster lacks the {need} that a recording takes")
+        yield min(MAX_THREADS, 2 * slots)  # while one recording is cut, the next is fetched
+    finally:
+        ray.shutdown()

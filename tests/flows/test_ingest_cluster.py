@@ -1,0 +1,160 @@
+"""The flow ``ingest`` from end to end: cut on a real Ray cluster of two nodes, and seen in the dashboard."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http.server
+import io
+import threading
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+import soundfile
+import yaml
+
+from triforce.flows import environment
+from triforce.ingest.corpus import Corpus
+
+NUM_EPISODES = 4
+
+
+class Handler(http.server.SimpleHTTPRequestHandler):
+    """A folder's files, and 429 for all that is called blocked."""
+
+    def do_GET(self):
+        if "blocked" in self.path:
+            self.send_error(429)
+        else:
+            super().do_GET()
+
+    def log_message(self, *_):
+        pass
+
+
+@contextlib.contextmanager
+def serve(folder: Path) -> Iterator[str]:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(folder))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def prefect_home(tmp_path_factory):
+    from prefect.testing.utilities import prefect_test_harness
+
+    environment.prepare()
+    with prefect_test_harness(server_startup_timeout=120):
+        yield
+
+
+@pytest.fixture(scope="module")
+def ray_address(prefect_home):
+    """A head and a second node, each with a raylet, an object store and workers of its own."""
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    try:
+        cluster.add_node(num_cpus=1)
+        cluster.wait_for_nodes()
+        yield cluster.address
+    finally:
+        cluster.shutdown()
+
+
+@pytest.fixture
+def programme(tmp_path, spoken):
+    """A site's folder with a feed of spoken episodes, one of them absent; give it an address to write the sources."""
+    site = tmp_path / "site"
+    site.mkdir()
+    voice = spoken("The ferry leaves the north harbour at seven, and it does not wait for anyone.")
+    for number in range(NUM_EPISODES - 1):
+        file = io.BytesIO()
+        soundfile.write(file, voice * (1 - 0.1 * number), 24_000, format="FLAC")  # no two are duplicates
+        (site / f"{number}.flac").write_bytes(file.getvalue())
+
+    def write_sources(base_url: str, *feeds: str) -> str:
+        items = "".join(
+            f"<item><guid>episode-{n}</guid><title>Episode {n}</title>"
+            f'<enclosure url="{base_url}/{n}.flac" type="audio/flac" length="1"/></item>'
+            for n in range(NUM_EPISODES)
+        )
+        (site / "feed.xml").write_text(f'<rss version="2.0"><channel><title>Talk</title>{items}</channel></rss>')
+        source = {"name": "talk", "kind": "podcast", "feeds": [f"{base_url}/{feed}" for feed in feeds or ["feed.xml"]]}
+        config = {"contact": "test@example.org", "allow_private_hosts": True, "tries": 1, "sources": [source]}
+        (tmp_path / "sources.yaml").write_text(yaml.safe_dump(config))
+        return str(tmp_path / "sources.yaml")
+
+    return site, write_sources
+
+
+def _artifacts(key: str) -> list:
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+
+    async def read():
+        async with get_client() as client:
+            return await client.read_artifacts(artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=[key])))
+
+    return asyncio.run(read())
+
+
+@pytest.mark.slow
+def test_recordings_are_cut_by_the_cluster_and_progress_is_shown(ray_address, programme, tmp_path, monkeypatch):
+    import triforce.flows.clipping as clipping
+    from triforce.flows.ingest import ingest
+
+    def not_here(*_):
+        raise AssertionError("a recording was cut in the flow's own process")
+
+    monkeypatch.setattr(clipping, "clip_recording", not_here)  # workers import the true one
+    monkeypatch.chdir(tmp_path)
+    site, write_sources = programme
+    clips = {"transcribe": {"model": "tiny.en", "beam_size": 1, "language": "en"}}
+    with serve(site) as base_url:
+        [row] = ingest("podcast", write_sources(base_url), "corpus", clips, ray_address=ray_address)
+
+    assert (row["in"], row["fetched"], row["rejected"]) == (NUM_EPISODES, NUM_EPISODES - 1, "1: 1 not_found")
+    corpus = Corpus(str(tmp_path / "corpus"))
+    rows = corpus.clips().to_pylist()
+    assert len({clip["recording_id"] for clip in rows}) == NUM_EPISODES - 1
+    assert all("harbour" in clip["text"] or "anyone" in clip["text"] for clip in rows)
+    [bar] = _artifacts("progress-talk")
+    assert (bar.type, bar.data) == ("progress", 100.0)
+    assert bar.description.startswith(f"{NUM_EPISODES} of {NUM_EPISODES} recordings; 3 fetched, 0 duplicates")
+
+
+@pytest.mark.slow
+def test_one_recording_that_breaks_us_is_counted_and_the_rest_come_in(prefect_home, programme, tmp_path, monkeypatch):
+    import triforce.flows.clipping as clipping
+    import triforce.flows.ingest as flow
+
+    def cut(recording, *arguments):
+        if recording.title == "Episode 1":
+            raise MemoryError("no room for it")
+        return clip_recording(recording, *arguments)
+
+    clip_recording = clipping.clip_recording
+    monkeypatch.setattr(clipping, "clip_recording", cut)
+    monkeypatch.setattr(flow.clip, "retries", 0)
+    site, write_sources = programme
+    clips = {"transcribe": {"model": "tiny.en", "beam_size": 1, "language": "en"}}
+    with serve(site) as base_url:
+        [row] = flow.ingest("podcast", write_sources(base_url), str(tmp_path / "corpus"), clips)
+    assert row["rejected"] == "2: 1 not_found, 1 error"
+    assert row["clips"] == len(Corpus(str(tmp_path / "corpus")).clips())
+
+
+@pytest.mark.slow
+def test_a_block_during_discovery_fails_the_run_and_says_why(prefect_home, programme, tmp_path):
+    from triforce.flows.ingest import IngestError, ingest
+
+    site, write_sources = programme
+    with serve(site) as base_url, pytest.raises(IngestError, match=r"talk: nothing could be read: .*429"):
+        ingest("podcast", write_sources(base_url, "blocked.xml"), str(tmp_path / "corpus"))
+    bar = _artifacts("progress-talk")[0]
+    assert bar.description.startswith("could not be read: ")
+    assert "429" in bar.description
