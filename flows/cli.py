@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from triforce.flows import environment
+from triforce.flows.settings import merged
 
 app = typer.Typer(
     name="triforce",
@@ -214,25 +215,6 @@ def demo(
     from triforce.flows.demo.run import DemoConfig, run_demo
 
     run_demo(folder, speech, DemoConfig.model_validate(merged({}, settings)))
-
-
-def merged(fields: dict[str, Any], settings: list[str] | None) -> dict[str, Any]:
-    """``fields`` with ``a.b=value`` settings put in; a value is read as YAML, so numbers, lists and null work."""
-    import yaml
-
-    for setting in settings or []:
-        path, equals, text = setting.partition("=")
-        if not equals or not path:
-            raise ValueError(f"--set {setting!r}: give a name and a value, as in --set max_steps=2000")
-        *parents, name = path.replace("-", "_").split(".")
-        place = fields
-        for parent in parents:
-            place = place.setdefault(parent, {})
-        try:
-            place[name] = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ValueError(f"--set {setting!r}: the value is not readable: {error}") from error
-    return fields
 
 
 def _show_progress() -> None:

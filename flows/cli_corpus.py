@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+from collections import Counter
 from itertools import islice
 from typing import Annotated
 
@@ -169,6 +170,25 @@ def rm(
     done = remove(corpus, chosen, tokens=tokens, forget=forget)
     stale = f"; make these shards anew: {', '.join(done.stale_shards)}" if done.stale_shards else ""
     print(f"removed{stale}")
+
+
+@app.command()
+def refilter(
+    uri: CorpusUri,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="A limit of the filters, as in min_snr_db=10; repeat.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would change, and change nothing.")] = False,
+) -> None:
+    """Decide anew which clips are kept, from their stored scores; no audio is touched."""
+    from triforce.flows.settings import merged
+    from triforce.ingest.filters import FilterConfig
+    from triforce.ingest.filters import refilter as judge_anew
+
+    changes = judge_anew(_open(uri), FilterConfig.model_validate(merged({}, settings)), dry_run=dry_run).to_pylist()
+    for (before, after), count in Counter((row["before"], row["after"]) for row in changes).most_common():
+        print(f"{before or 'kept':<18} -> {after or 'kept':<18} {count}")
+    print(f"{len(changes)} clips {'would change' if dry_run else 'changed'}; shards that hold them stay as they are")
 
 
 def _clock(seconds: float) -> str:

@@ -70,7 +70,6 @@ class FilterConfig(BaseModel):
         -6.0,
         description="Loudest end of a clip against its loud frames, dB: over it, with a word there, the word is cut.",
     )
-    min_dnsmos: float = Field(3.0, ge=1, le=5, description="Least overall quality by DNSMOS, where it was computed.")
     min_rms_dbfs: float = Field(-45.0, le=0, description="Quietest clip, dB of full scale.")
 
 

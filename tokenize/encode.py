@@ -11,6 +11,7 @@ import pyarrow.dataset as pads
 import soundfile
 import torch
 
+from triforce.ingest import storage
 from triforce.ingest.corpus import Corpus
 from triforce.models.dvae import DVAE
 from triforce.models.mel import MelConfig, log_mel
@@ -38,7 +39,10 @@ def read_clips(corpus: Corpus, shard: PlannedShard) -> list[dict]:
     out.
     """
     wanted = [clip_id for clip_id, _, _ in shard.clips]
-    files = sorted({corpus.clips_uri(source, recording_id) for _, recording_id, source in shard.clips})
+    uris = sorted({corpus.clips_uri(source, recording_id) for _, recording_id, source in shard.clips})
+    files = [uri for uri in uris if storage.exists(uri)]
+    if not files:
+        return []
     table = corpus.dataset(files=files).to_table(
         columns=["clip_id", "audio", *METADATA], filter=pads.field("clip_id").isin(wanted)
     )
@@ -95,10 +99,6 @@ def encode_shard(
         except (ValueError, soundfile.LibsndfileError) as error:
             log.warning("clip %s: %s", row["clip_id"], error)
             failed.append({"clip_id": row["clip_id"], "error": str(error)})
-    found = {row["clip_id"] for row in rows} | {failure["clip_id"] for failure in failed}
-    failed += [
-        {"clip_id": clip_id, "error": "gone from the corpus"} for clip_id, _, _ in shard.clips if clip_id not in found
-    ]
     codes = encode_mels(dvae, mels, batch_frames, device)
     samples = [
         TokenSample(

@@ -19,7 +19,7 @@ from triforce.models.release import require_dvae
 from triforce.tokenize.config import TokenizeConfig
 from triforce.tokenize.encode import encode_shard
 from triforce.tokenize.plan import PlannedShard, extend_plan, load_tokenizer, open_tokens, shards_of
-from triforce.tokenize.shards import shard_name, write_shard
+from triforce.tokenize.shards import list_shards, shard_name, stale_mark, write_shard
 
 log = logging.getLogger(__name__)
 
@@ -61,11 +61,13 @@ class ShardWriter:
             "num_codes": int(sum(sample.codes.size for sample in samples)),
             "num_text": int(sum(sample.text.size for sample in samples)),
             "duration_s": round(float(sum(sample.metadata["duration_s"] for sample in samples)), 3),
+            "num_gone": len(shard.clips) - len(samples) - len(failed),
             "failed": failed,
         }
         uri = storage.join(self.config.tokens, shard_name(shard.index))
         storage.write_bytes(uri.removesuffix(".tar") + ".json", json.dumps(stats, indent=1, sort_keys=True).encode())
         write_shard(uri, samples)  # the commit
+        storage.remove(stale_mark(uri))
         return {"index": shard.index, "num_clips": len(samples), "wall_s": time.monotonic() - started}
 
 
@@ -76,7 +78,7 @@ def tokenize_corpus(config: TokenizeConfig) -> TokenizeSummary:
     storage.remove_stale_temporaries(config.tokens)
     open_tokens(config, stage.hash, stage.model.config.num_codes)
     shards = shards_of(extend_plan(config))
-    done = set(storage.list_files(config.tokens, ".tar"))
+    done = {uri.rsplit("/", 1)[-1] for uri in list_shards(config.tokens) if not storage.exists(stale_mark(uri))}
     missing = [shard for shard in shards if shard_name(shard.index) not in done]
     log.info("tokenize: %d shards planned, %d to do", len(shards), len(missing))
     if missing:

@@ -65,6 +65,11 @@ def read_shard(uri: str) -> Iterator[TokenSample]:
                 ) from error
 
 
+def stale_mark(shard_uri: str) -> str:
+    """The file that says of a shard that it holds clips which were taken out of the corpus."""
+    return shard_uri.removesuffix(".tar") + ".stale"
+
+
 def list_shards(tokens: str) -> list[str]:
     """URIs of the finished shards, in order."""
     return [storage.join(tokens, name) for name in storage.list_files(tokens, ".tar")]

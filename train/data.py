@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from triforce.ingest import storage
 from triforce.ingest.corpus import Corpus
 from triforce.tokenize.encode import decode_flac
-from triforce.tokenize.shards import TokenSample, list_shards, read_shard
+from triforce.tokenize.shards import TokenSample, list_shards, read_shard, stale_mark
 
 T = TypeVar("T")
 WINDOW_GROUPS = 16
@@ -154,6 +154,13 @@ class TokenStore:
     def __init__(self, tokens: str, keep: Callable[[str], bool], max_bytes: int) -> None:
         self._keep = keep
         self._uris = list_shards(tokens)
+        stale = [uri for uri in self._uris if storage.exists(stale_mark(uri))]
+        if stale:
+            raise ValueError(
+                f"{stale[0]} and {len(stale) - 1} more hold clips that were taken out of the corpus: run "
+                f"`triforce tokenize`, "
+                "which makes them anew"
+            )
         self._cache: GroupCache[list[TokenSample]] = GroupCache(self._read, max_bytes)
         self.group_sizes = [len(self._cache[group]) for group in range(len(self._uris))]
 

@@ -17,6 +17,7 @@ from corpora import add_recording, sweep
 
 from triforce.ingest import storage
 from triforce.ingest.corpus import CLIP_SCHEMA, Corpus
+from triforce.ingest.takedown import remove
 from triforce.models.dvae import DVAE, DVAEConfig
 from triforce.models.layers import ResidualBlock
 from triforce.models.mel import MelConfig, log_mel
@@ -26,6 +27,7 @@ from triforce.tokenize.encode import encode_mels, length_batches
 from triforce.tokenize.job import tokenize_corpus
 from triforce.tokenize.plan import extend_plan, open_tokens, shards_of
 from triforce.tokenize.shards import list_shards, read_shard
+from triforce.train.data import TokenStore
 
 
 def write_dvae(release: Path, seed: int = 0) -> None:
@@ -191,3 +193,18 @@ def test_codes_do_not_depend_on_the_batch(tmp_path):
     small, large = (encode_mels(dvae, mels, frames, torch.device("cpu")) for frames in (256, 100_000))
     for a, b in zip(small, large, strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_what_was_taken_out_leaves_its_shard(place, cluster):
+    config, corpus, kept = place
+    tokenize_corpus(config)
+    [recording] = [r for r in corpus.recordings() if r.source_id == "a"]
+    removal = remove(corpus, [recording], tokens=config.tokens)
+    assert removal.stale_shards
+    with pytest.raises(ValueError, match="taken out of the corpus"):
+        TokenStore(config.tokens, lambda clip_id: True, 1 << 20)
+    summary = tokenize_corpus(config)
+    assert (summary.num_new_shards, summary.num_failed) == (len(removal.stale_shards), 0)
+    left = sorted(sample.clip_id for uri in list_shards(config.tokens) for sample in read_shard(uri))
+    assert left == [clip_id for clip_id in kept if not clip_id.startswith(recording.recording_id)]
+    assert tokenize_corpus(config).num_new_shards == 0

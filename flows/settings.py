@@ -1,0 +1,24 @@
+"""``--set a.b=value`` on the command line."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def merged(fields: dict[str, Any], settings: list[str] | None) -> dict[str, Any]:
+    """``fields`` with ``a.b=value`` settings put in; a value is read as YAML, so numbers, lists and null work."""
+    import yaml
+
+    for setting in settings or []:
+        path, equals, text = setting.partition("=")
+        if not equals or not path:
+            raise ValueError(f"--set {setting!r}: give a name and a value, as in --set max_steps=2000")
+        *parents, name = path.replace("-", "_").split(".")
+        place = fields
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        try:
+            place[name] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ValueError(f"--set {setting!r}: the value is not readable: {error}") from error
+    return fields
