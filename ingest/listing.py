@@ -136,9 +136,11 @@ class Listing:
             if document.body is None:
                 page, new = self._pages[page].get("next"), False
             else:
-                found, next_page = podcast.parse_feed(document.body, url, self._source, base_url=document.url)
+                found, next_page = podcast.parse_feed(
+                    document.body, url, self._source, base_url=document.url, known=self._known
+                )
                 self._remember(page, document, next=next_page)
-                new = any(item.recording_id not in self._known for item in found)
+                new = bool(found)
                 yield from found
                 page = next_page
             if not new and page in self._pages:

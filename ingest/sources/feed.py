@@ -11,7 +11,7 @@ import functools
 import io
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from urllib.parse import urljoin
@@ -79,16 +79,17 @@ class Feed:
     entries: list[Entry] = field(default_factory=list)
 
 
-def parse(body: bytes, url: str) -> Feed:
+def parse(body: bytes, url: str, *, is_known: Callable[[str], bool] = lambda _: False) -> Feed:
     """The feed in ``body``; `Rejected` for what is none, or is hostile.
 
-    ``url`` is what its relative links start from.
+    ``url`` is what its relative links start from. Of a well-formed feed, entries whose guid ``is_known`` are left out
+    unread: a feed that grew by one episode repeats thousands.
     """
     text = decode(body, url)
     if FORBIDDEN_MARKUP.search(text):
         raise Rejected(RejectReason.BAD_METADATA, f"{url}: the feed declares XML entities; honest feeds need none")
     try:
-        return _parse_strictly(text, url)
+        return _parse_strictly(text, url, is_known)
     except ET.ParseError as error:
         return _parse_leniently(text, url, error)
 
@@ -117,22 +118,24 @@ def _drop_declaration(text: str) -> str:
     return re.sub(r"^\s*<\?xml[^>]*\?>", "", text, count=1)
 
 
-def _parse_strictly(text: str, url: str) -> Feed:
+def _parse_strictly(text: str, url: str, is_known: Callable[[str], bool]) -> Feed:
     """Entries are read and freed one by one, so memory holds one of them at a time."""
     parser = ET.XMLPullParser(("start", "end"), _parser=ET.XMLParser(encoding="utf-8"))
     feed, path, is_feed = Feed(), [], False
     data = text.lstrip().encode("utf-8", "replace")
     for begin in range(0, len(data), 1 << 16):
         parser.feed(data[begin : begin + (1 << 16)])
-        is_feed |= _consume(parser, path, feed, url)
+        is_feed |= _consume(parser, path, feed, url, is_known)
     parser.close()
-    is_feed |= _consume(parser, path, feed, url)
+    is_feed |= _consume(parser, path, feed, url, is_known)
     if not is_feed:
         raise Rejected(RejectReason.BAD_METADATA, f"{url}: XML, and no feed: it has no channel")
     return feed
 
 
-def _consume(parser: ET.XMLPullParser, path: list[ET.Element], feed: Feed, url: str) -> bool:
+def _consume(
+    parser: ET.XMLPullParser, path: list[ET.Element], feed: Feed, url: str, is_known: Callable[[str], bool]
+) -> bool:
     """Take what the parser has so far; whether a channel was seen."""
     seen = False
     for event, element in parser.read_events():
@@ -145,13 +148,16 @@ def _consume(parser: ET.XMLPullParser, path: list[ET.Element], feed: Feed, url: 
                 )
             continue
         path.pop()
-        name, parent = _name(element.tag), _name(path[-1].tag) if path else ""
-        if name in ITEMS and len(path) <= 2:
-            feed.entries.append(_entry(element, url))
-        elif parent in CHANNELS and len(path) <= 2:
+        if not 0 < len(path) <= 2:
+            continue  # inside an entry, and read along with it
+        name = _name(element.tag)
+        if name in ITEMS:
+            if not ((guid := _guid(element)) and is_known(guid)):
+                feed.entries.append(_entry(element, url))
+        elif _name(path[-1].tag) in CHANNELS:
             _channel_element(feed, name, element, url)
         else:
-            continue  # inside an entry, and read along with it
+            continue
         path[-1].remove(element)
     return seen
 
@@ -220,6 +226,10 @@ EXTRA = {
     "podcast:season": "season",
     "podcast:episode": "episode",
 }
+
+
+def _guid(item: ET.Element) -> str | None:
+    return next((text for child in item if SIMPLE.get(_name(child.tag)) == "guid" and (text := _text(child))), None)
 
 
 def _entry(item: ET.Element, url: str) -> Entry:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from urllib.parse import urljoin
 
 from triforce.ingest.config import PodcastSource
@@ -20,17 +20,23 @@ OPML_OUTLINE = re.compile(r"<outline\b[^>]*?\bxmlUrl\s*=\s*(?:\"([^\"]*)\"|'([^'
 
 
 def parse_feed(
-    body: bytes, url: str, source: PodcastSource, *, base_url: str | None = None
+    body: bytes, url: str, source: PodcastSource, *, base_url: str | None = None, known: Collection[str] = ()
 ) -> tuple[list[Recording], str | None]:
     """The episodes of a feed in its own order, and the address of its next page; `Rejected` for what is no feed.
 
+    Episodes whose recording is ``known`` are left out.
+
     ``url`` is the feed's name in ids; ``base_url``, where redirects led, is what relative links are relative to.
     """
-    feed = parse(body, base_url or url)
+
+    def is_known(guid: str) -> bool:
+        return make_recording_id(source.name, _source_id(guid, url)) in known
+
+    feed = parse(body, base_url or url, is_known=is_known)
     found: dict[str, Recording] = {}
     for entry in feed.entries:
         recording = _episode(entry, feed, url, source, base_url or url)
-        if recording:
+        if recording and recording.recording_id not in known:
             found.setdefault(recording.recording_id, recording)
     return list(found.values()), feed.next_url
 
@@ -41,8 +47,7 @@ def _episode(entry: Entry, feed: Feed, feed_url: str, source: PodcastSource, bas
     if enclosure is None:
         return None
     url = urljoin(base_url, enclosure["href"].strip())
-    guid = (entry.guid or "").strip() or canonical_url(url)
-    source_id = guid if is_universal(guid) else f"{feed_url}#{guid}"
+    source_id = _source_id((entry.guid or "").strip() or canonical_url(url), feed_url)
     transcript = choose_transcript(entry.transcripts)
     metadata = entry.extra | {
         "feed_url": feed_url,
@@ -69,6 +74,10 @@ def _episode(entry: Entry, feed: Feed, feed_url: str, source: PodcastSource, bas
         status=Status.DISCOVERED,
         metadata={key: str(value) for key, value in metadata.items() if value not in (None, "")},
     )
+
+
+def _source_id(guid: str, feed_url: str) -> str:
+    return guid if is_universal(guid) else f"{feed_url}#{guid}"
 
 
 def choose_enclosure(enclosures: list[dict[str, str]]) -> dict[str, str] | None:

@@ -1,6 +1,7 @@
 """What ingest costs: discovery against a catalogue of known recordings, and downloads against curl.
 
-``python tests/benchmarks/bench_ingest.py --recordings 100000 --files 8 --megabytes 64``: a line for each figure.
+``python tests/benchmarks/bench_ingest.py --recordings 100000 --files 8 --megabytes 64``: a line for each figure. With
+TMPDIR=/dev/shm the corpus and the files are in memory, and no disk is measured.
 """
 
 from __future__ import annotations

@@ -199,3 +199,13 @@ def test_ten_thousand_episodes(site, corpus, settings, make_feed):
     assert len(list(discover(source, settings, corpus))) == 3
     assert len(list(discover(source.model_copy(update={"max_new": None}), settings, corpus))) == 10_000
     assert site.hits["/feed"] == 2
+
+
+def test_known_episodes_are_left_out_and_those_without_a_guid_too(make_feed):
+    items = [("https://example.org/episode/1", "https://example.org/1.mp3"), ("two", "https://example.org/2.mp3")]
+    feed = make_feed([*items, ("new", "https://example.org/3.mp3")]).replace("<guid>two</guid>", "")
+    everything, _ = parse_feed(feed.encode(), "https://example.org/feed", SOURCE)
+    assert len(everything) == 3
+    known = {row.recording_id for row in everything[:2]}
+    rest, _ = parse_feed(feed.encode(), "https://example.org/feed", SOURCE, known=known)
+    assert rest == everything[2:]
