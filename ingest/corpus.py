@@ -45,6 +45,8 @@ class RejectReason(StrEnum):
 
     NOT_FOUND = "not_found"
     FORBIDDEN = "forbidden"
+    FILTERED = "filtered"
+    """The source's own settings do not want it: its date, its licence."""
     BLOCKED = "blocked"
     NETWORK = "network"
     WRONG_LENGTH = "wrong_length"

@@ -207,10 +207,10 @@ def check_video(info: dict, source: YoutubeSource, settings: Settings, url: str)
         raise Rejected(RejectReason.TOO_SHORT, f"{url}: {duration_s} s, the least is {shortest_s} s")
     published = _iso_date(info.get("upload_date"))
     if source.published_after and published and published < source.published_after.isoformat():
-        raise Rejected(RejectReason.FORBIDDEN, f"{url}: of {published}, wanted from {source.published_after} on")
+        raise Rejected(RejectReason.FILTERED, f"{url}: of {published}, wanted from {source.published_after} on")
     licence = info.get("license") or source.licence or ""
     if source.licences and not any(re.search(pattern, licence, re.IGNORECASE) for pattern in source.licences):
-        raise Rejected(RejectReason.FORBIDDEN, f"{url}: licence {licence!r}, wanted is one of {source.licences}")
+        raise Rejected(RejectReason.FILTERED, f"{url}: licence {licence!r}, wanted is one of {source.licences}")
 
 
 def is_live(info: dict) -> bool:

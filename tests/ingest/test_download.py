@@ -12,12 +12,19 @@ import pytest
 from loopback_site import drip
 
 from triforce.ingest import addresses
+from triforce.ingest import download as downloads
 from triforce.ingest.corpus import RejectReason
 from triforce.ingest.download import download
 from triforce.ingest.errors import Rejected
 from triforce.ingest.web import get_document, retry_after_s
 
 BODY = bytes(range(256)) * 4096  # 1 MiB
+
+
+@pytest.fixture(params=["through the library", "past it"], autouse=True)
+def way(request, monkeypatch):
+    """Both ways in which a body comes, as small ones and large ones do."""
+    monkeypatch.setattr(downloads, "LEAST_DIRECT_BYTES", 1 if request.param == "past it" else 1 << 40)
 
 
 def scripted(*answers):
