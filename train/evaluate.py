@@ -15,6 +15,7 @@ from importlib.metadata import version
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.dataset as pads
 import soundfile
 import torch
@@ -146,7 +147,7 @@ def select_clips(corpus_uri: str, config: EvaluateConfig, limit: int | None) -> 
         if row["text"] and config.min_duration_s <= row["duration_s"] <= config.max_duration_s
     ]
     rows = sorted(rows, key=lambda row: (clip_seed(config.seed, row["clip_id"]), row["clip_id"]))[:limit]
-    wanted = pads.field("clip_id").isin([row["clip_id"] for row in rows])
+    wanted = pads.field("clip_id").isin(pa.array([row["clip_id"] for row in rows], pa.string()))
     sounds = corpus.dataset().to_table(columns=["clip_id", "audio"], filter=wanted).to_pylist()
     flac = {row["clip_id"]: row["audio"]["bytes"] for row in sounds}
     return [Clip(flac=flac[row["clip_id"]], **row) for row in rows]
