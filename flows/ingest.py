@@ -25,7 +25,7 @@ from triforce.flows.clipping import clip_here, clip_on_cluster, connected
 from triforce.flows.ingest_progress import Progress
 from triforce.flows.ingest_summary import SourceSummary, as_text
 from triforce.flows.source_choice import Kind, choose_sources
-from triforce.ingest import sync
+from triforce.ingest import storage, sync
 from triforce.ingest.clips import ClipConfig, ClipSummary
 from triforce.ingest.config import Settings, Source
 from triforce.ingest.corpus import Corpus, Recording, RejectReason, Status
@@ -174,8 +174,13 @@ def ingest_source(
 
 
 def _unclipped(source: str, corpus: Corpus) -> Iterator[Recording]:
-    """Recordings that an earlier run fetched but did not come to cut."""
-    for recording_id in sorted(corpus.recording_ids(source) - corpus.clipped_ids(source)):
+    """Recordings that an earlier run fetched but did not come to cut.
+
+    Only rows with a file beside them are opened: rejected recordings and duplicates may be many, and have none.
+    """
+    names = storage.list_files(storage.join(corpus.uri, "recordings", f"source={source}"))
+    with_media = {name.split(".")[0] for name in names if not name.endswith(".parquet")}
+    for recording_id in sorted(corpus.recording_ids(source) & with_media - corpus.clipped_ids(source)):
         recording = corpus.read_recording(source, recording_id)
         if recording.status == Status.FETCHED:
             yield recording

@@ -28,6 +28,8 @@ from triforce.ingest.sources import folder
 
 logger = logging.getLogger(__name__)
 
+UNWANTED = {RejectReason.FILTERED, RejectReason.TOO_SHORT, RejectReason.TOO_LONG}
+
 TOOLS = ("av", "feedparser", "httpx", "yt-dlp")
 
 
@@ -231,14 +233,19 @@ class SyncSummary:
         self.blocked |= problem.reason is RejectReason.BLOCKED
 
     @property
+    def failed(self) -> Counter:
+        """The rejected that somebody wanted: what the settings leave out is no failure."""
+        return Counter({reason: count for reason, count in self.rejected.items() if reason not in UNWANTED})
+
+    @property
     def failed_share(self) -> float:
-        done = self.fetched + self.duplicates + sum(self.rejected.values())
-        return sum(self.rejected.values()) / done if done else 0.0
+        done = self.fetched + self.duplicates + self.rejected.total()
+        return self.failed.total() / done if done else 0.0
 
     def failure(self, settings: Settings) -> str | None:
         """Why this sync must count as failed, None if it went well enough."""
         if self.failed_share > settings.max_failed_share:
-            reasons = ", ".join(f"{count} {reason}" for reason, count in self.rejected.most_common())
+            reasons = ", ".join(f"{count} {reason}" for reason, count in self.failed.most_common())
             limit = f"the limit is {settings.max_failed_share:.0%}"
             return f"{self.source}: {self.failed_share:.0%} rejected ({reasons}), {limit}"
         if self.problems and not self.discovered:

@@ -9,6 +9,7 @@ import yaml
 
 from triforce.flows.ingest_summary import SourceSummary, as_text
 from triforce.flows.source_choice import choose_sources, kinds_of
+from triforce.ingest import storage
 from triforce.ingest.clips import ClipSummary
 from triforce.ingest.corpus import Corpus, Recording, make_recording_id
 from triforce.ingest.sync import SyncSummary
@@ -54,8 +55,14 @@ def test_what_a_stopped_run_fetched_is_cut_by_the_next(tmp_path):
         corpus.write_recording(recording)
         return recording
 
-    waiting = record("waiting", "fetched")
-    corpus.write_clips(record("cut", "fetched"), [])
+    def fetched(name: str) -> Recording:
+        recording = record(name, "fetched")
+        path = corpus.media_path("talks", recording.recording_id, "mp3")
+        storage.write_bytes(storage.join(corpus.uri, path), b"sound")
+        return recording
+
+    waiting = fetched("waiting")
+    corpus.write_clips(fetched("cut"), [])
     record("gone", "rejected", "not_found")
     record("twin", "duplicate", "duplicate_bytes")
     assert list(_unclipped("talks", corpus)) == [waiting]

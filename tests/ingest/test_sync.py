@@ -15,7 +15,7 @@ from triforce.ingest import storage
 from triforce.ingest.config import AudiobookSource, PodcastSource, SourcesConfig, YoutubeSource
 from triforce.ingest.corpus import RejectReason, Status
 from triforce.ingest.errors import Rejected
-from triforce.ingest.sync import discover, fetch, sync_source
+from triforce.ingest.sync import SyncSummary, discover, fetch, sync_source
 
 
 def podcast(site, feed: str, **options) -> PodcastSource:
@@ -232,3 +232,11 @@ def test_requests_to_a_host_keep_their_pace(site, corpus, settings, sound, make_
     begin_s = time.monotonic()
     sync_source(source, paced, corpus)
     assert time.monotonic() - begin_s >= 3 / 5.0
+
+
+def test_what_the_settings_leave_out_is_no_failure(settings):
+    summary = SyncSummary("talk", discovered=10, fetched=2)
+    summary.rejected.update({"filtered": 5, "too_short": 2})
+    assert summary.failure(settings) is None
+    summary.rejected["not_found"] = 20
+    assert "(20 not_found)" in summary.failure(settings)
