@@ -16,6 +16,7 @@ from triforce.ingest import storage
 from triforce.ingest.corpus import Corpus
 from triforce.models.mel import MelConfig
 from triforce.models.release import require_dvae
+from triforce.tokenize.cluster import connect
 from triforce.tokenize.config import TokenizeConfig
 from triforce.tokenize.encode import encode_shard
 from triforce.tokenize.plan import PlannedShard, extend_plan, load_tokenizer, open_tokens, shards_of
@@ -94,8 +95,7 @@ def tokenize_corpus(config: TokenizeConfig) -> TokenizeSummary:
 
 
 def _run(config: TokenizeConfig, missing: list[PlannedShard]) -> None:
-    if not ray.is_initialized():
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
+    connect()
     ray.data.DataContext.get_current().enable_progress_bars = False  # one line a finished shard says more
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     items = [{"index": shard.index, "clips": json.dumps(shard.clips)} for shard in missing]

@@ -16,7 +16,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import ray
 import ray.train
 import torch
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
@@ -27,6 +26,7 @@ from triforce.ingest import storage
 from triforce.ingest.corpus import Corpus
 from triforce.models.mel import MelConfig
 from triforce.models.release import load_card, require_dvae, stage_files
+from triforce.tokenize.cluster import connect
 from triforce.train.config import TrainConfig
 from triforce.train.data import Place
 from triforce.train.gpt_task import GPTTask
@@ -56,8 +56,7 @@ def train(config: TrainConfig, *, progress: bool = True) -> TrainSummary:
     card = _finished(config, run_name)
     if card is not None:
         return _summary(card, run_name, time.monotonic() - started, skipped=True)
-    if not ray.is_initialized():
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
+    connect()
     num_threads = config.threads_per_worker or max(1, (os.cpu_count() or 1) // config.num_workers)
     trainer = TorchTrainer(
         _worker,
