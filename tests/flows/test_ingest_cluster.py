@@ -55,7 +55,7 @@ def prefect_home(tmp_path_factory):
 @pytest.fixture(scope="module")
 def ray_address(prefect_home):
     """A head and a second node, each with a raylet, an object store and workers of its own."""
-    os.environ["RAY_raylet_start_wait_time_s"] = "240"  # 30 s by default, too little on a machine that is busy
+    os.environ |= {"RAY_raylet_start_wait_time_s": "240"}  # 30 s by default, too little on a busy machine
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
