@@ -11,7 +11,11 @@ import numpy as np
 import pytest
 import soxr
 
+from triforce.flows import environment
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Before anything imports Ray: no token file decides who may join, and nothing is sent.
+environment.prepare()
 
 RATE_HZ = 24_000
 

@@ -22,6 +22,7 @@ from triforce.models.dvae import DVAE, DVAEConfig
 from triforce.models.layers import ResidualBlock
 from triforce.models.mel import MelConfig, log_mel
 from triforce.models.release import Release, stage_files
+from triforce.tokenize.cluster import connect
 from triforce.tokenize.config import TokenizeConfig
 from triforce.tokenize.encode import encode_mels, length_batches
 from triforce.tokenize.job import tokenize_corpus
@@ -44,7 +45,7 @@ def write_dvae(release: Path, seed: int = 0) -> None:
 
 @pytest.fixture(scope="module")
 def cluster():
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    connect(num_cpus=2)
     yield
     ray.shutdown()
 

@@ -16,6 +16,7 @@ from corpora import add_recording
 
 from triforce.ingest.corpus import Corpus
 from triforce.models.release import Release
+from triforce.tokenize.cluster import connect
 from triforce.train.config import TrainConfig
 from triforce.train.data import Place
 from triforce.train.job import train
@@ -25,7 +26,7 @@ from triforce.train.tasks import DVAETask
 
 @pytest.fixture(scope="module")
 def cluster():
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    connect(num_cpus=2)
     yield
     ray.shutdown()
 
