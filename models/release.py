@@ -22,10 +22,11 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import nn
 
-from triforce.models.diffusion import Diffusion, DiffusionConfig, SamplerConfig
+from triforce.models.diffusion import Diffusion, DiffusionConfig
 from triforce.models.dvae import DVAE, DVAEConfig
 from triforce.models.gpt import GPT, GPTConfig
 from triforce.models.mel import MelConfig, log_mel
+from triforce.models.samplers import SamplerConfig
 from triforce.models.sampling import SamplingConfig, sample_segment
 from triforce.models.text import TextTokenizer, clean_text
 from triforce.models.vocabulary import Segment

@@ -24,8 +24,8 @@ from tqdm import tqdm
 
 from triforce.ingest import storage
 from triforce.ingest.corpus import SAMPLE_RATE_HZ, Corpus
-from triforce.models.diffusion import SamplerConfig
 from triforce.models.release import Release
+from triforce.models.samplers import SamplerConfig
 from triforce.models.sampling import SamplingConfig
 from triforce.tokenize.encode import decode_flac
 from triforce.train import metrics

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from triforce.models.diffusion import SamplerConfig
 from triforce.models.release import Release
+from triforce.models.samplers import SamplerConfig
 from triforce.models.sampling import SamplingConfig
 
 

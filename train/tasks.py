@@ -12,10 +12,11 @@ import torch
 from torch import nn
 
 from triforce.ingest.corpus import Corpus
-from triforce.models.diffusion import Diffusion, DiffusionConfig, SamplerConfig
+from triforce.models.diffusion import Diffusion, DiffusionConfig
 from triforce.models.dvae import DVAE, DVAEConfig
 from triforce.models.layers import size_mask
 from triforce.models.mel import MelConfig, log_mel
+from triforce.models.samplers import SamplerConfig
 from triforce.train.config import TrainConfig
 from triforce.train.data import ClipStore, Place, ShuffledOrder, is_validation
 

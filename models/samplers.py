@@ -1,0 +1,199 @@
+"""How a flow is followed: paths from noise to truth, samplers that walk them in few steps, and windows for long media.
+
+A network predicts ``u``, the direction of the path at ``x`` and time ``t``; everything here needs nothing but that.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal, NamedTuple
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Direction = Callable[[torch.Tensor, float], torch.Tensor]
+"""``u`` at ``x`` ``(B, C, *size)`` and a time from 0 to 1."""
+
+
+class SamplerConfig(BaseModel):
+    """How the flow is followed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    method: Literal["euler", "heun", "dpm++2m", "mean"] = Field(
+        "euler",
+        description="`heun` evaluates the network twice a step; `dpm++2m` (Lu et al. 2022, arXiv 2211.01095) once, "
+        "with the memory of the step before; `mean` gives the expected result, from `num_steps` draws of the noise.",
+    )
+    num_steps: int = Field(4, ge=1, le=1000, description="Steps from noise to result.")
+    guidance: float = Field(
+        0.0, ge=0, le=20, description="Push away from the network that knows no prior; 0 is the identity."
+    )
+    temperature: float = Field(
+        0.25,
+        ge=0,
+        le=2,
+        description="Spread of the starting noise; 0 begins at the prior itself, 1 is what training saw. "
+        "Measured on the demo's network: 1 is as sharp as the original and loses words, 0.25 wins half of the "
+        "sharpness and loses few.",
+    )
+    start_time: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Where on the way from noise to truth to begin, with the prior in the truth's place (shallow flow "
+        "matching, arXiv 2505.12226); 0 begins at noise.",
+    )
+    window: int = Field(1024, ge=16, description="Positions of the last axis that the network sees at once.")
+    overlap: int = Field(256, ge=4, description="Positions that neighbouring windows share; cross-faded.")
+
+    @model_validator(mode="after")
+    def _check(self) -> SamplerConfig:
+        if 2 * self.overlap > self.window:
+            raise ValueError(f"overlap {self.overlap}: at most half of window, {self.window // 2}")
+        return self
+
+    @property
+    def num_evaluations(self) -> int:
+        """Evaluations of the network for one result; guidance takes two where one was."""
+        return self.num_steps * (2 if self.method == "heun" else 1) * (2 if self.guidance else 1)
+
+
+class Coefficients(NamedTuple):
+    """``x = signal * truth + noise * n`` and ``u = signal_slope * truth + noise_slope * n``."""
+
+    signal: torch.Tensor | float
+    noise: torch.Tensor | float
+    signal_slope: torch.Tensor | float
+    noise_slope: torch.Tensor | float
+
+
+@dataclass(frozen=True)
+class Path:
+    """From noise at time 0 to truth at time 1.
+
+    ``linear`` is flow matching's straight line (Lipman et al. 2023, arXiv 2210.02747). On ``cosine``, the
+    variance-preserving quarter circle, ``u`` is the negative ``v`` of Salimans and Ho (2022, arXiv 2202.00512).
+    """
+
+    name: Literal["linear", "cosine"] = "linear"
+
+    @property
+    def speed(self) -> float:
+        """``dx/dt = speed * u``."""
+        return 1.0 if self.name == "linear" else math.pi / 2
+
+    def at(self, time: torch.Tensor | float) -> Coefficients:
+        """For a time, or for times ``(B, 1, ...)``."""
+        if self.name == "linear":
+            return Coefficients(time, 1 - time, 1.0, -1.0)
+        if isinstance(time, torch.Tensor):
+            signal, noise = (time * math.pi / 2).sin(), (time * math.pi / 2).cos()
+        elif time >= 1:
+            signal, noise = 1.0, 0.0
+        else:
+            signal, noise = math.sin(time * math.pi / 2), math.cos(time * math.pi / 2)
+        return Coefficients(signal, noise, noise, -signal)
+
+    def truth(self, x: torch.Tensor, u: torch.Tensor, time: float) -> torch.Tensor:
+        """The truth that ``u`` at ``x`` points to; both paths have determinant -1, so nothing is divided."""
+        _, noise, _, noise_slope = self.at(time)
+        return noise * u - noise_slope * x
+
+
+def integrate(direction: Direction, x: torch.Tensor, config: SamplerConfig, path: Path | None = None) -> torch.Tensor:
+    """Follow the flow from ``config.start_time`` to 1 in equal steps."""
+    path = path or Path()
+    span = 1 - config.start_time
+    times = [config.start_time + span * i / config.num_steps for i in range(config.num_steps)] + [1.0]
+    if config.method == "dpm++2m":
+        return _dpm_solver(direction, x, times, path)
+    if config.method == "mean":
+        raise ValueError("method 'mean' follows no flow: Diffusion.sample answers it")
+    for now, then in pairwise(times):
+        step = (then - now) * path.speed
+        slope = direction(x, now)
+        if config.method == "heun":
+            slope = (slope + direction(x + step * slope, then)) / 2
+        x = x + step * slope
+    return x
+
+
+def _dpm_solver(direction: Direction, x: torch.Tensor, times: list[float], path: Path) -> torch.Tensor:
+    """DPM-Solver++(2M): the truth that the network points to, extrapolated in the logarithm of signal over noise.
+
+    Steps that touch pure noise or pure truth, where that logarithm is infinite, are of first order, as is usual.
+    """
+    before: tuple[torch.Tensor, float] | None = None
+    for now, then in pairwise(times):
+        truth = estimate = path.truth(x, direction(x, now), now)
+        signal, noise, *_ = path.at(now)
+        next_signal, next_noise, *_ = path.at(then)
+        if before is not None and next_noise > 0:
+            ratio = (_log_snr(path, now) - before[1]) / (_log_snr(path, then) - _log_snr(path, now))
+            estimate = truth + (truth - before[0]) / (2 * ratio)
+        shrink = next_noise / noise
+        x = shrink * x + (next_signal - shrink * signal) * estimate
+        before = truth, _log_snr(path, now)
+    return x
+
+
+def _log_snr(path: Path, time: float) -> float:
+    signal, noise, *_ = path.at(time)
+    return math.log(signal / noise) if signal > 0 else -math.inf
+
+
+def window_spans(length: int, window: int, overlap: int) -> list[slice]:
+    """Windows over ``length`` positions, each sharing at least ``overlap`` with the next; one where all fits in."""
+    if length <= window:
+        return [slice(0, length)]
+    count = math.ceil((length - overlap) / (window - overlap))
+    starts = [round(i * (length - window) / (count - 1)) for i in range(count)]
+    return [slice(start, start + window) for start in starts]
+
+
+def window_weights(spans: list[slice], length: int) -> list[torch.Tensor]:
+    """A weight ``(window,)`` for each of ``spans``; at every position they sum to 1.
+
+    What two windows share is cross-faded in its middle half; in the outer quarters the window whose border is near has
+    no say, since there it does not see what lies beyond.
+    """
+    weights = []
+    for index, span in enumerate(spans):
+        weight = torch.ones(span.stop - span.start)
+        if index:
+            shared = spans[index - 1].stop - span.start
+            weight[:shared] = _fade_in(shared)
+        if index + 1 < len(spans):
+            shared = span.stop - spans[index + 1].start
+            weight[-shared:] = weight[-shared:] * (1 - _fade_in(shared))
+        weights.append(weight)
+    return weights
+
+
+def _fade_in(length: int) -> torch.Tensor:
+    position = (torch.arange(length) + 0.5) / length
+    return 0.5 - 0.5 * torch.cos(math.pi * ((position - 0.25) * 2).clamp(0, 1))
+
+
+def over_windows(field: Callable[[slice], Direction], length: int, config: SamplerConfig) -> Direction:
+    """The direction over ``length`` positions of the last axis, from fields that each see one window.
+
+    The windows are joined at every evaluation, not once at the end: neighbours follow one flow together, and there is
+    no seam between two readings.
+    """
+    spans = window_spans(length, config.window, config.overlap)
+    if len(spans) == 1:
+        return field(spans[0])
+    fields, weights = [field(span) for span in spans], window_weights(spans, length)
+
+    def direction(x: torch.Tensor, time: float) -> torch.Tensor:
+        joined = torch.zeros_like(x)
+        for span, part, weight in zip(spans, fields, weights, strict=True):
+            joined[..., span] += part(x[..., span], time) * weight.to(x)
+        return joined
+
+    return direction
