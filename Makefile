@@ -1,6 +1,6 @@
 # make demo [SPEECH=dir]   the whole pipeline on real speech, into demo-run/; again: continues
 # make test                the test suite
-# make lint                ruff
+# make lint types arrows   style (ruff), types (mypy), and that imports between the folders point one way
 #
 # Each creates .venv first, and renews it when pyproject.toml or the constraints change.
 
@@ -9,7 +9,7 @@ VENV := .venv
 STAMP := $(VENV)/.installed
 DEMO_FOLDER ?= demo-run
 
-.PHONY: demo test lint env clean
+.PHONY: demo test lint types arrows env clean
 .DELETE_ON_ERROR:
 
 demo: $(STAMP)
@@ -21,6 +21,12 @@ test: $(STAMP)
 lint: $(STAMP)
 	@$(VENV)/bin/ruff check .
 
+types: $(STAMP)
+	@$(VENV)/bin/mypy
+
+arrows: $(STAMP)
+	@$(VENV)/bin/python -m pytest -q tests/test_layout.py
+
 env: $(STAMP)
 
 $(STAMP): pyproject.toml infra/constraints.txt infra/install.sh
@@ -28,4 +34,4 @@ $(STAMP): pyproject.toml infra/constraints.txt infra/install.sh
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache

@@ -25,6 +25,8 @@ def fit(config: TrainConfig, ray_address: str | None) -> dict:
     arguments = {name: value for name, value in config.model_dump(mode="json").items() if value is not None}
     ray_jobs.run_module(ray_address, "triforce.train", arguments, get_run_logger().info)
     card = load_card(config.release, config.stage)
+    if card is None:
+        raise RuntimeError(f"{config.release}: the job succeeded, but there is no {config.stage} here; same address?")
     return {key: card[key] for key in ("stage", "run_name", "hash", "steps", "metrics")}
 
 
