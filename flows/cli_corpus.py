@@ -7,6 +7,7 @@ import json
 import sys
 from collections import Counter
 from itertools import islice
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -189,6 +190,26 @@ def refilter(
     for (before, after), count in Counter((row["before"], row["after"]) for row in changes).most_common():
         print(f"{before or 'kept':<18} -> {after or 'kept':<18} {count}")
     print(f"{len(changes)} clips {'would change' if dry_run else 'changed'}; shards that hold them stay as they are")
+
+
+@app.command("import")
+def import_files(
+    folder: Annotated[Path, typer.Argument(help="A folder of files; the text of each beside it as .txt, if any.")],
+    uri: Annotated[str, typer.Option("--corpus", help="The corpus to bring them into; made where there is none.")],
+    modality: Annotated[str, typer.Option(help="image, video or music.")],
+    source: Annotated[str, typer.Option(help="Name of the source in the corpus.")],
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="licence=..., author=..., clip_s=10, clip_frames=16; repeat.")
+    ] = None,
+) -> None:
+    """Bring pictures, films or music of a local folder into a corpus, as they are; again: only what is new."""
+    from triforce.flows.settings import merged
+    from triforce.ingest.corpus import Corpus
+    from triforce.ingest.local import ImportConfig, import_folder
+
+    config = ImportConfig.model_validate(merged({"modality": modality, "source": source}, settings))
+    counts = import_folder(Corpus(uri), folder, config)
+    print(", ".join(f"{name} {count}" for name, count in counts.items()))
 
 
 def _clock(seconds: float) -> str:

@@ -206,13 +206,26 @@ CLIP_SCHEMA = pa.schema(
         ("url", pa.string()),
         ("licence", pa.string()),
         ("drop_reason", pa.string()),  # null: keep
+        ("modality", pa.string()),  # null: speech; music lies in ``audio`` too, image and video in their columns
+        ("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),  # PNG
+        ("video", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),  # FFV1 in Matroska: lossless
     ],
     metadata={
         "huggingface": json.dumps(
-            {"info": {"features": {"audio": {"_type": "Audio", "sampling_rate": SAMPLE_RATE_HZ}}}}
+            {
+                "info": {
+                    "features": {
+                        "audio": {"_type": "Audio", "sampling_rate": SAMPLE_RATE_HZ},
+                        "image": {"_type": "Image"},
+                    }
+                }
+            }
         )
     },
 )
+
+MEDIA_COLUMNS = ("audio", "image", "video")
+"""The columns with a clip's bytes; of each row one is filled."""
 
 ROW_GROUP_CLIPS = 32
 """Clips in a Parquet row group: about 5 MB, the unit of streaming reads. Assumed."""
@@ -324,11 +337,11 @@ class Corpus:
     def clips(
         self, columns: list[str] | None = None, *, source: str | None = None, kept_only: bool = False
     ) -> pa.Table:
-        """The clips as one table, by default every column but the audio; for a corpus that is larger than memory see
+        """The clips as one table, by default every column but the media; for a corpus that is larger than memory see
         `dataset`.
         """
         if columns is None:
-            columns = [name for name in CLIP_SCHEMA.names if name != "audio"]
+            columns = [name for name in CLIP_SCHEMA.names if name not in MEDIA_COLUMNS]
         dataset = self.dataset(source)
         return dataset.to_table(columns=columns, filter=pads.field("drop_reason").is_null() if kept_only else None)
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field
 
 from triforce.ingest import storage
-from triforce.ingest.corpus import CLIP_SCHEMA, Corpus, DropReason
+from triforce.ingest.corpus import CLIP_SCHEMA, MEDIA_COLUMNS, Corpus, DropReason
 
 PHANTOM_PHRASES = (
     "thank you for watching",
@@ -75,7 +75,9 @@ class FilterConfig(BaseModel):
 
 def drop_reason(clip: Mapping[str, Any], config: FilterConfig) -> DropReason | None:
     """Why the clip, a row of the corpus, is refused; the first reason that holds, from the surest to the least;
-    None: keep."""
+    None: keep. The thresholds are about speech: a clip of another modality is kept."""
+    if clip.get("modality") not in (None, "speech"):
+        return None
     for reason, holds in _CHECKS:
         if holds(clip, config):
             return reason
@@ -191,7 +193,7 @@ def _read_scores(uri: str, columns: list[str] | None = None) -> list[dict[str, A
     fs, path = storage.resolve(uri)
     with fs.open(path, "rb") as file:
         parquet = pq.ParquetFile(file)
-        names = columns or [name for name in parquet.schema_arrow.names if name != "audio"]
+        names = columns or [name for name in parquet.schema_arrow.names if name not in MEDIA_COLUMNS]
         return parquet.read(columns=names).to_pylist()
 
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 
 from triforce.ingest import storage
-from triforce.ingest.corpus import RECORDING_SCHEMA, Corpus, Recording, Status
+from triforce.ingest.corpus import MEDIA_COLUMNS, RECORDING_SCHEMA, Corpus, Recording, Status
 
 MAPS = ("tool_versions", "metadata")
 
@@ -89,7 +89,7 @@ def clips_of(corpus: Corpus, recording: Recording, columns: list[str] | None = N
     try:
         with fs.open(path, "rb") as file:
             parquet = pq.ParquetFile(file)
-            names = [name for name in parquet.schema_arrow.names if name != "audio"]
+            names = [name for name in parquet.schema_arrow.names if name not in MEDIA_COLUMNS]
             return parquet.read(columns=columns or names)
     except FileNotFoundError:
         return None

@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 import soundfile
 
 from triforce.ingest import ledger, storage
-from triforce.ingest.corpus import CLIP_SCHEMA, Corpus, Recording, Status, make_clip_id
+from triforce.ingest.corpus import CLIP_SCHEMA, MEDIA_COLUMNS, Corpus, Recording, Status, make_clip_id
 from triforce.ingest.manage import files_by_recording
+from triforce.ingest.pixels import PIXEL_MODALITIES, PixelError, clip_pixels
 
 
 class FaultKind(StrEnum):
@@ -120,7 +121,8 @@ def _verify_clips(corpus: Corpus, recording: Recording, deep: bool) -> Iterator[
             if not parquet.schema_arrow.equals(CLIP_SCHEMA):
                 yield Fault(FaultKind.BAD_CLIP, path, "another schema than this version writes")
                 return
-            columns = ["clip_id", "recording_id", "start_sample", "end_sample", "sample_rate_hz"] + ["audio"] * deep
+            columns = ["clip_id", "recording_id", "start_sample", "end_sample", "sample_rate_hz", "modality"]
+            columns += MEDIA_COLUMNS if deep else ()
             for batch in parquet.iter_batches(batch_size=32, columns=columns):
                 for row in batch.to_pylist():
                     if problem := _clip_problem(row, recording, last_sample):
@@ -138,6 +140,8 @@ def _clip_problem(row: dict, recording: Recording, last_sample: int) -> str | No
         return f"samples {start} to {end} behind a clip from {last_sample} on"
     if "audio" not in row:
         return None
+    if row["modality"] in PIXEL_MODALITIES:
+        return _pixel_problem(row)
     try:
         info = soundfile.info(io.BytesIO(row["audio"]["bytes"]))
     except (soundfile.LibsndfileError, TypeError) as error:
@@ -145,6 +149,15 @@ def _clip_problem(row: dict, recording: Recording, last_sample: int) -> str | No
     if (info.frames, info.samplerate, info.channels) != (end - start, row["sample_rate_hz"], 1):
         return f"{info.frames} samples of {info.samplerate} Hz in {info.channels} channels, {end - start} on record"
     return None
+
+
+def _pixel_problem(row: dict) -> str | None:
+    try:
+        planes = clip_pixels(row)
+    except (PixelError, TypeError) as error:
+        return f"its {row['modality']} cannot be read: {error}"
+    num_frames, expected = planes.shape[1] if planes.ndim == 4 else 1, row["end_sample"] - row["start_sample"]
+    return None if num_frames == expected else f"{num_frames} frames, {expected} on record"
 
 
 def _restore_claims(corpus: Corpus, recording: Recording) -> None:
