@@ -24,7 +24,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-train_app = typer.Typer(help="Fit a network with Ray Train: dvae, then gpt and diffusion.", no_args_is_help=True)
+train_app = typer.Typer(
+    help="Fit a network with Ray Train: dvae, then gpt and diffusion; vocoder at any time.", no_args_is_help=True
+)
 app.add_typer(train_app, name="train")
 
 EXIT_FAILED, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 1, 2, 130
@@ -121,6 +123,12 @@ def gpt(tokens: TokensUri, release: ReleaseUri, runs: RunsUri = "runs", settings
 def diffusion(corpus: CorpusUri, release: ReleaseUri, runs: RunsUri = "runs", settings: Settings = None) -> None:
     """The diffusion network: what the dVAE blurs, made sharp again; learnt from the corpus."""
     _train({"stage": "diffusion", "corpus": corpus, "release": release, "runs": runs}, settings)
+
+
+@train_app.command()
+def vocoder(corpus: CorpusUri, release: ReleaseUri, runs: RunsUri = "runs", settings: Settings = None) -> None:
+    """A vocoder for the corpus's own voices, to speak instead of Griffin-Lim."""
+    _train({"stage": "vocoder", "corpus": corpus, "release": release, "runs": runs}, settings)
 
 
 def _train(fields: dict[str, Any], settings: list[str] | None) -> None:

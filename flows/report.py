@@ -17,13 +17,13 @@ import numpy as np
 from triforce.ingest import storage
 from triforce.ingest.corpus import Corpus
 from triforce.ingest.manage import stats
-from triforce.models.release import STAGES, load_card
+from triforce.models.release import STAGES, VOCODER, load_card
 from triforce.train.results import LABELS, Evaluation, read_evaluation
 
 logger = logging.getLogger(__name__)
 
 TEMPLATE = "report_template.html"
-STAGE_TITLES = {"dvae": "dVAE", "gpt": "GPT", "diffusion": "Diffusion"}
+STAGE_TITLES = {"dvae": "dVAE", "gpt": "GPT", "diffusion": "Diffusion", VOCODER: "Vocoder"}
 RESYNTHESES = ("original", "vocoder", "dvae", "diffusion")
 MAX_AUDIO_BYTES = 11_000_000
 """Of sound in the page, base64 included, so that the whole stays under 15 MB; further samples are left out."""
@@ -86,7 +86,7 @@ def render(inputs: ReportInputs, title: str = "Triforce") -> str:
     pieces = {
         "corpus": _corpus(inputs.corpus),
         "heldout": _corpus(inputs.heldout),
-        "stages": [_stage(inputs.release, stage) for stage in STAGES],
+        "stages": [about for stage in (*STAGES, VOCODER) if (about := _stage(inputs.release, stage)) is not None],
         "evaluation": _evaluation(evaluation),
         "samples": _samples(inputs.evaluation, evaluation),
         "timings": _timings(inputs.timings),
@@ -122,12 +122,14 @@ def _corpus(uri: str | None) -> dict[str, Any] | None:
     return {"uri": uri, "sources": by_source, "total": total, "lengths": chart}
 
 
-def _stage(release: str | None, stage: str) -> dict[str, Any]:
-    """A network's size, hash and curves; ``card`` is None where it is not trained yet."""
+def _stage(release: str | None, stage: str) -> dict[str, Any] | None:
+    """A network's size, hash and curves; ``card`` is None where it is not trained yet. None for no vocoder: a release
+    does without.
+    """
     about: dict[str, Any] = {"name": stage, "title": STAGE_TITLES[stage], "card": None, "panels": [], "parameters": 0}
     card = load_card(release, stage) if release else None
     if card is None:
-        return about
+        return about if stage != VOCODER else None
     folder = storage.join(release, stage)
     metrics = storage.join(folder, "metrics.jsonl")
     history = _json_lines(metrics) if storage.exists(metrics) else []

@@ -1,9 +1,9 @@
 """A release: the three trained networks in a folder that loads without the corpus.
 
-Layout below a release URI: ``dvae/``, ``gpt/`` and ``diffusion/``, each with ``model.safetensors`` and
-``config.json``; ``gpt/`` also holds
-the text ``tokenizer.json``. ``config.json`` is written last. GPT and diffusion name the hash of the dVAE they were
-trained on, and a release whose hashes do not agree is refused.
+Layout below a release URI: ``dvae/``, ``gpt/``, ``diffusion/`` and, where one was fitted, ``vocoder/``, each with
+``model.safetensors`` and ``config.json``; ``gpt/`` also holds the text ``tokenizer.json``. ``config.json`` is written
+last. GPT and diffusion name the hash of the dVAE they were trained on, and a release whose hashes do not agree is
+refused.
 """
 
 from __future__ import annotations
@@ -30,14 +30,18 @@ from triforce.models.samplers import SamplerConfig
 from triforce.models.sampling import SamplingConfig, sample_segment
 from triforce.models.text import TextTokenizer, clean_text
 from triforce.models.vocabulary import Segment
-from triforce.models.vocoder import GriffinLim, Vocoder
+from triforce.models.vocoder import GriffinLim, Vocoder, make_vocoder
+from triforce.models.vocos import NeuralVocoder, Vocos, VocosConfig
 
 FORMAT = 1
 STAGES = ("dvae", "gpt", "diffusion")
+VOCODER = "vocoder"
+"""A release may hold one; without it Griffin-Lim speaks."""
 MODELS: dict[str, tuple[type, type]] = {
     "dvae": (DVAE, DVAEConfig),
     "gpt": (GPT, GPTConfig),
     "diffusion": (Diffusion, DiffusionConfig),
+    VOCODER: (Vocos, VocosConfig),
 }
 
 
@@ -153,15 +157,17 @@ def require_dvae(uri: str, device: str | torch.device = "cpu") -> Stage:
 class Release:
     """The networks of a release, each loaded when it is first needed."""
 
-    def __init__(self, uri: str, *, device: str | torch.device = "cpu", vocoder: Vocoder | None = None) -> None:
+    def __init__(self, uri: str, *, device: str | torch.device = "cpu", vocoder: Vocoder | str | None = None) -> None:
         self.uri = uri
         self.device = torch.device(device)
         self._vocoder = vocoder
 
     @classmethod
-    def load(cls, uri: str, *, device: str | torch.device = "cpu") -> Release:
-        """Open the release at ``uri``; it needs a dVAE at least."""
-        release = cls(uri, device=device)
+    def load(cls, uri: str, *, device: str | torch.device = "cpu", vocoder: Vocoder | str | None = None) -> Release:
+        """Open the release at ``uri``; it needs a dVAE at least. ``vocoder`` is one, or a name for `make_vocoder`; by
+        default the release's own, and Griffin-Lim where it has none.
+        """
+        release = cls(uri, device=device, vocoder=vocoder)
         release._dvae  # noqa: B018 - an unreadable release fails here, not at the first word
         return release
 
@@ -213,7 +219,27 @@ class Release:
 
     @cached_property
     def vocoder(self) -> Vocoder:
-        return self._vocoder or GriffinLim(self.mel_config)
+        if isinstance(self._vocoder, str):
+            return make_vocoder(self._vocoder, self.mel_config)
+        if self._vocoder is not None:
+            return self._vocoder
+        own = load_stage(self.uri, VOCODER, self.device)
+        if own is None:
+            return GriffinLim(self.mel_config)
+        if MelConfig.model_validate(own.card["mel"]) != self.mel_config:
+            raise ValueError(
+                f"{self.uri}: the vocoder was fitted to other mels than the dVAE's; fit it again with `triforce train "
+                "vocoder`, or name another, as in --vocoder griffin-lim"
+            )
+        return NeuralVocoder(own.model)
+
+    @cached_property
+    def vocoder_hash(self) -> str:
+        """What tells this vocoder from another: its hash in the release, or its name."""
+        if self._vocoder is not None:
+            return self._vocoder if isinstance(self._vocoder, str) else type(self._vocoder).__name__
+        card = load_card(self.uri, VOCODER)
+        return card["hash"] if card else "griffin-lim"
 
     @cached_property
     def tokenizer(self) -> TextTokenizer:
@@ -229,6 +255,7 @@ class Release:
             "codebook_size": config.num_codes,
             "codes_per_second": rate,
             "bits_per_second": rate * float(np.log2(config.num_codes)),
+            "vocoder": self.vocoder_hash,
             "stages": {
                 name: {
                     "hash": stage.hash,

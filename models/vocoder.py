@@ -1,4 +1,6 @@
-"""Log-mel to waveform. Griffin-Lim is embedded: no weights, and Whisper reads its speech as well as the original."""
+"""Log-mel to waveform, behind one interface. Griffin-Lim is embedded: no weights, and Whisper reads its speech as well
+as the original.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +17,15 @@ class Vocoder(Protocol):
     def __call__(self, mel: torch.Tensor, *, seed: int = 0) -> torch.Tensor:
         """``(num_mels, T)`` natural-log mel to samples ``((T - 1) * hop_length,)`` float32 in -1 to 1."""
         ...
+
+
+def make_vocoder(name: str, mel_config: MelConfig) -> Vocoder:
+    """``griffin-lim``; ``vocos``, the published network from a model hub; or a folder or hub id that holds it."""
+    if name == "griffin-lim":
+        return GriffinLim(mel_config)
+    from triforce.models.vocos import HUB_ID, NeuralVocoder, load_pretrained
+
+    return NeuralVocoder(load_pretrained(HUB_ID if name == "vocos" else name, mel_config))
 
 
 class GriffinLim:

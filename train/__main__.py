@@ -16,7 +16,7 @@ from triforce.train.job import train
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m triforce.train", description="Fit a stage: dvae, gpt or diffusion."
+        prog="python -m triforce.train", description="Fit a stage: dvae, gpt, diffusion or vocoder."
     )
     parser.add_argument("--config", help="URI of a JSON file with the fields of the run")
     for name, field in TrainConfig.model_fields.items():

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-StageName = Literal["dvae", "gpt", "diffusion"]
+StageName = Literal["dvae", "gpt", "diffusion", "vocoder"]
 SizeName = Literal["tiny", "small", "medium", "tortoise"]
 
 
@@ -43,7 +43,7 @@ class TrainConfig(BaseModel):
         description="URI of the release: the stage is written here, earlier stages are read from here."
     )
     runs: str = Field(description="URI of the folder for checkpoints and metrics.")
-    corpus: str | None = Field(None, description="URI of the corpus: dvae and diffusion read clips.")
+    corpus: str | None = Field(None, description="URI of the corpus: dvae, diffusion and vocoder read clips.")
     tokens: str | None = Field(None, description="URI of the shards: gpt reads these.")
     size: SizeName = Field("tiny", description="Recipe: shape of the network, batch, steps and rates.")
     model: dict[str, Any] = Field(
@@ -66,7 +66,8 @@ class TrainConfig(BaseModel):
     )
     loss_weights: dict[str, float] = Field(
         default_factory=lambda: {"text": 0.1},
-        description="Weight of a modality's tokens in the loss; 1 unless named (gpt).",
+        description="Weight of a modality's tokens in the loss; 1 unless named (gpt). Of `mel`, `stft` and "
+        "`adversarial` (vocoder; over 0, the last brings discriminators).",
     )
     validation_share: float = Field(
         0.02, ge=0, lt=0.5, description="Share of the clips kept for validation, by a hash of their id."
@@ -195,6 +196,38 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
             "batch_size": 256,
             "max_steps": 500_000,
             "optimizer": {"learning_rate": 2e-4, "warmup_steps": 2000, "ema_decay": 0.9999},
+        },
+    },
+    "vocoder": {
+        "tiny": {
+            "model": {"hidden": 192, "inner": 512, "num_blocks": 5},
+            "batch_size": 8,
+            "crop_frames": 65,
+            "max_steps": 1500,
+        },
+        "small": {
+            "model": {"hidden": 256, "inner": 768, "num_blocks": 6},
+            "batch_size": 16,
+            "crop_frames": 65,
+            "max_steps": 20_000,
+            "loss_weights": {"adversarial": 0.1},
+        },
+        # The published network's widths, here and in the next
+        "medium": {
+            "model": {"hidden": 512, "inner": 1536, "num_blocks": 8},
+            "batch_size": 32,
+            "crop_frames": 65,
+            "max_steps": 300_000,
+            "loss_weights": {"adversarial": 0.1},
+            "optimizer": {"learning_rate": 5e-4, "warmup_steps": 1000, "ema_decay": 0.9995},
+        },
+        "tortoise": {
+            "model": {"hidden": 512, "inner": 1536, "num_blocks": 8},
+            "batch_size": 64,
+            "crop_frames": 65,
+            "max_steps": 1_000_000,
+            "loss_weights": {"adversarial": 0.1},
+            "optimizer": {"learning_rate": 5e-4, "warmup_steps": 1000, "ema_decay": 0.9995},
         },
     },
 }

@@ -158,7 +158,7 @@ def _blocks(clips: Sequence[Clip]) -> Iterator[Sequence[Clip]]:
 
 
 def _key(info: dict, heldout: Sequence[Clip], training: Sequence[Clip], config: EvaluateConfig) -> str:
-    stages = {name: stage["hash"] for name, stage in info["stages"].items()}
+    stages = {name: stage["hash"] for name, stage in info["stages"].items()} | {"vocoder": info["vocoder"]}
     clips = [[clip.clip_id, clip.text, hashlib.sha256(clip.flac).hexdigest()] for clip in (*heldout, *training)]
     data = json.dumps([stages, clips, len(heldout), config.model_dump(mode="json")], sort_keys=True)
     return hashlib.sha256(data.encode()).hexdigest()

@@ -32,6 +32,7 @@ from triforce.train.data import Place
 from triforce.train.gpt_task import GPTTask
 from triforce.train.loop import Trainer
 from triforce.train.tasks import DiffusionTask, DVAETask
+from triforce.train.vocoder_task import VocoderTask
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +89,7 @@ def train(config: TrainConfig, *, progress: bool = True) -> TrainSummary:
 def input_hashes(config: TrainConfig) -> dict[str, str]:
     """Hashes of what a stage reads: its data, and the dVAE it stands on."""
     hashes = {}
-    if config.stage != "dvae":
+    if config.stage in ("gpt", "diffusion"):
         hashes["dvae"] = require_dvae(config.release).hash
     if config.stage == "gpt":
         index_uri = storage.join(config.tokens, "index.json")
@@ -131,6 +132,9 @@ def _make_task(config: TrainConfig, place: Place, device: torch.device) -> Any:
         return GPTTask(config, place, device)
     if config.stage == "dvae":
         return DVAETask(config, place, device)
+    if config.stage == "vocoder":
+        card = load_card(config.release, "dvae")  # the features of the release, where it has some already
+        return VocoderTask(config, place, device, MelConfig.model_validate(card["mel"]) if card else None)
     dvae = require_dvae(config.release, device)
     return DiffusionTask(config, place, device, dvae.model, MelConfig.model_validate(dvae.card["mel"]))
 
@@ -179,14 +183,15 @@ def _write_release(trainer: Trainer, task: Any, config: TrainConfig, settings: d
         "metrics": {key: value for entry in history for key, value in entry.items()},  # the last of each
         "versions": {name: version(name) for name in ("triforce", "torch", "ray")},
     }
-    if config.stage == "dvae":
+    if config.stage in ("dvae", "vocoder"):
         card["mel"] = json.loads(task.mel_config.model_dump_json())
     else:
         card["dvae_hash"] = settings["inputs"]["dvae"]
     folder = storage.join(config.release, config.stage)
     storage.remove(storage.join(folder, "config.json"))  # no half of an earlier stage may pass for this one
     storage.write_bytes(storage.join(folder, "metrics.jsonl"), _lines(history))
-    for name, data in stage_files(config.stage, trainer.ema, card, getattr(task, "tokenizer", None)).items():
+    model = task.released(trainer.ema) if hasattr(task, "released") else trainer.ema
+    for name, data in stage_files(config.stage, model, card, getattr(task, "tokenizer", None)).items():
         storage.write_bytes(storage.join(folder, name), data)
 
 

@@ -23,6 +23,7 @@ MODELS = {
     "dvae": {"hidden": 32, "stem": 16, "num_blocks": 1},
     "gpt": {"num_layers": 2, "width": 32, "num_heads": 2, "dropout": 0.1},
     "diffusion": {"hidden": 16, "num_blocks": 2},
+    "vocoder": {"hidden": 16, "inner": 32, "num_blocks": 1},
 }
 
 
@@ -85,7 +86,7 @@ def trained(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("stage", ["dvae", "gpt", "diffusion"])
+@pytest.mark.parametrize("stage", ["dvae", "gpt", "diffusion", "vocoder"])
 def test_a_resumed_run_is_the_straight_run(trained, tmp_path, stage):
     config = make_config(trained, stage, checkpoint_every_s=1e-6)
     straight = fit(make_trainer(config))
