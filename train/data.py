@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 from triforce.ingest import storage
 from triforce.ingest.corpus import Corpus
+from triforce.models.text import TextTokenizer
 from triforce.tokenize.encode import decode_flac
 from triforce.tokenize.shards import TokenSample, list_shards, read_shard, stale_mark
 
@@ -169,6 +170,11 @@ class TokenStore:
 
     def sample(self, group: int, row: int) -> TokenSample:
         return self._cache[group][row]
+
+    def characters(self, tokenizer: TextTokenizer) -> str:
+        """The characters of the texts, sorted. Of each shard's first samples: what is rarer, nobody learns to say."""
+        firsts = (self.sample(group, row) for group, size in enumerate(self.group_sizes) for row in range(min(size, 512)))
+        return "".join(sorted(set().union(*(tokenizer.decode(sample.text) for sample in firsts))))
 
     def _read(self, group: int) -> tuple[list[TokenSample], int]:
         samples = [sample for sample in read_shard(self._uris[group]) if self._keep(sample.clip_id)]

@@ -70,6 +70,12 @@ class GPTTask:
     def anneal(self, progress: float) -> None:
         pass
 
+    def characters(self) -> str:
+        """What the texts are written in, sorted: whoever speaks with this network is told of a character that it never
+        read.
+        """
+        return self.documents.store.characters(self.tokenizer)
+
     @torch.inference_mode()
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """Bits a token of each modality, and the weighted loss, on clips that training never sees."""

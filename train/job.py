@@ -187,6 +187,8 @@ def _write_release(trainer: Trainer, task: Any, config: TrainConfig, settings: d
         card["mel"] = json.loads(task.mel_config.model_dump_json())
     else:
         card["dvae_hash"] = settings["inputs"]["dvae"]
+    if hasattr(task, "characters"):
+        card["characters"] = task.characters()
     folder = storage.join(config.release, config.stage)
     storage.remove(storage.join(folder, "config.json"))  # no half of an earlier stage may pass for this one
     storage.write_bytes(storage.join(folder, "metrics.jsonl"), _lines(history))

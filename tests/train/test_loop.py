@@ -181,6 +181,9 @@ def test_a_release_speaks_without_its_corpus(trained, tmp_path):
     speech = release.speak("one two three", seed=1, sampling=SamplingConfig(max_codes=20))
     assert len(speech.waveform) == (4 * len(speech.codes) - 1) * 256
     assert release.info()["codes_per_second"] == pytest.approx(23.4375)
+    assert {"o", "n", " "} <= release.characters <= set("onetwhrfuivsxg ")
+    half = release.render(speech.codes, speed=2.0)[0]
+    assert len(half) == pytest.approx(len(speech.waveform) / 2, rel=0.05)
     with pytest.raises(ValueError, match="nothing to say"):
         release.speak("  ")
 
