@@ -173,8 +173,10 @@ class TokenStore:
 
     def characters(self, tokenizer: TextTokenizer) -> str:
         """The characters of the texts, sorted. Of each shard's first samples: what is rarer, nobody learns to say."""
-        firsts = (self.sample(group, row) for group, size in enumerate(self.group_sizes) for row in range(min(size, 512)))
-        return "".join(sorted(set().union(*(tokenizer.decode(sample.text) for sample in firsts))))
+        found: set[str] = set()
+        for group, size in enumerate(self.group_sizes):
+            found.update(*(tokenizer.decode(self.sample(group, row).text) for row in range(min(size, 512))))
+        return "".join(sorted(found))
 
     def _read(self, group: int) -> tuple[list[TokenSample], int]:
         samples = [sample for sample in read_shard(self._uris[group]) if self._keep(sample.clip_id)]
