@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 import json
 import re
@@ -15,14 +14,13 @@ from pathlib import Path
 import httpx
 
 from triforce.ingest import web
+from triforce.ingest.background_hash import BackgroundSha256
 from triforce.ingest.config import Settings
 from triforce.ingest.corpus import RejectReason
 from triforce.ingest.errors import Rejected
 
 LEAST_DIRECT_BYTES = 4 << 20
 """From this size on a body is read past the HTTP library, and its connection is not used again. Assumed."""
-
-PIECE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -88,13 +86,12 @@ def _receive(
     response: httpx.Response, path: Path, offset: int, total: int | None, settings: Settings
 ) -> tuple[int, str]:
     """Append the body to ``path``, which holds ``offset`` bytes; bytes and SHA-256 of the whole."""
-    digest = hashlib.sha256()
-    with path.open("ab", buffering=0) as file:
+    with path.open("ab", buffering=0) as file, BackgroundSha256() as digest:
         if offset:
             _digest_file(path, digest)
         pace, num_bytes = web.Pace(str(response.url), settings), offset
         try:
-            for block in _blocks(response, offset, total, settings):
+            for block in _blocks(response, offset, total, digest, settings):
                 _write_all(file, block)
                 digest.update(block)
                 num_bytes += len(block)
@@ -107,18 +104,21 @@ def _receive(
 
 
 def _blocks(
-    response: httpx.Response, offset: int, total: int | None, settings: Settings
+    response: httpx.Response, offset: int, total: int | None, digest: BackgroundSha256, settings: Settings
 ) -> Iterator[bytes | memoryview]:
-    """The body; what is yielded is only good until the next."""
+    """The body, in blocks that ``digest`` takes."""
     is_plain = total is not None and "transfer-encoding" not in response.headers
     if is_plain and total - offset >= LEAST_DIRECT_BYTES:
-        yield from _direct_blocks(response, total - offset, settings)
+        yield from _direct_blocks(response, total - offset, digest, settings)
     else:
         yield from web.decoded_blocks(response, settings.max_bytes - offset)
 
 
-def _direct_blocks(response: httpx.Response, num_bytes: int, settings: Settings) -> Iterator[bytes | memoryview]:
-    """A body of known length straight from the socket into one buffer, where the HTTP library copies it four times.
+def _direct_blocks(
+    response: httpx.Response, num_bytes: int, digest: BackgroundSha256, settings: Settings
+) -> Iterator[bytes | memoryview]:
+    """A body of known length straight from the socket into the hash's buffers, where the HTTP library copies it four
+    times.
 
     What came along with the headers is with the library, all in its first block.
     """
@@ -128,10 +128,10 @@ def _direct_blocks(response: httpx.Response, num_bytes: int, settings: Settings)
     left = num_bytes - len(first)
     connection = response.extensions["network_stream"].get_extra_info("socket")
     connection.settimeout(settings.read_timeout_s)
-    buffer = memoryview(bytearray(PIECE_BYTES))
     try:
         while left:
-            count = connection.recv_into(buffer, min(left, PIECE_BYTES))
+            buffer = digest.buffer()
+            count = connection.recv_into(buffer, min(left, len(buffer)))
             if not count:
                 raise web.Retry(RejectReason.NETWORK, f"{response.url}: the server hung up {left} bytes before the end")
             yield buffer[:count]
@@ -149,10 +149,10 @@ def _write_all(file: io.FileIO, block: bytes | memoryview) -> None:
         view = view[file.write(view) :]
 
 
-def _digest_file(path: Path, digest) -> None:
+def _digest_file(path: Path, digest: BackgroundSha256) -> None:
     with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
+        while count := file.readinto(buffer := digest.buffer()):
+            digest.update(buffer[:count])
 
 
 def _declared_total(response: httpx.Response, offset: int) -> int | None:

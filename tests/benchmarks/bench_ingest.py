@@ -1,6 +1,6 @@
 """What ingest costs: discovery against a catalogue of known recordings, and downloads against curl.
 
-``python tests/benchmarks/bench_ingest.py --recordings 100000 --files 8 --megabytes 64``: a line for each figure. With
+``python tests/benchmarks/bench_ingest.py --recordings 100000 --files 6 --megabytes 64``: a line for each figure. With
 TMPDIR=/dev/shm the corpus and the files are in memory, and no disk is measured.
 """
 
@@ -80,7 +80,8 @@ def _fill(corpus: Corpus, num_recordings: int) -> None:
     ledger.write_pending(corpus, "big", [])  # as the run left it that fetched them all
 
 
-def bench_download(folder: Path, num_files: int, megabytes: int) -> None:
+def bench_download(folder: Path, num_files: int, megabytes: int, num_rounds: int) -> None:
+    """All files by one curl, by us, and by curl into a file and a hash, which is what we do; in turns."""
     site, target = folder / "files", folder / "target"
     site.mkdir()
     target.mkdir()
@@ -89,38 +90,51 @@ def bench_download(folder: Path, num_files: int, megabytes: int) -> None:
         with (site / f"{n}.bin").open("wb") as file:
             for _ in range(megabytes):
                 file.write(block)
-    base_url, ratios = serve(site), []
-    for n in range(num_files):
-        url = f"{base_url}/{n}.bin"
-        curl = ["curl", "--silent", "--fail", "--output", str(target / "curl"), url]
-        # Each file by both; which of them begins changes, so that neither has the warmer cache.
-        runs = [
-            ("curl", lambda c=curl: subprocess.run(c, check=True)),
-            ("ours", lambda u=url: download(u, target / "a", SETTINGS)),
-        ]
-        seconds = {}
-        for name, run in runs if n % 2 else runs[::-1]:
+    base_url = serve(site)
+    urls = {f"{base_url}/{n}.bin": target / str(n) for n in range(num_files)}
+
+    def curl() -> None:
+        outputs = [part for url, path in urls.items() for part in ("--output", str(path), url)]
+        subprocess.run(["curl", "--silent", "--fail", *outputs], check=True)
+
+    def ours() -> None:
+        for url, path in urls.items():
+            download(url, path, SETTINGS)
+
+    def curl_and_hash() -> None:
+        for url, path in urls.items():
+            line = f"curl --silent --fail {url} | tee {path} | openssl dgst -sha256"
+            subprocess.run(line, shell=True, check=True, stdout=subprocess.DEVNULL)
+
+    rates: dict[str, list[float]] = {"curl": [], "ours": [], "curl and openssl": []}
+    runs = list(zip(rates, (curl, ours, curl_and_hash), strict=True))
+    for number in range(num_rounds):
+        turn = number % len(runs)
+        for name, run in runs[turn:] + runs[:turn]:
+            for path in urls.values():
+                path.unlink(missing_ok=True)
             begin_s = time.perf_counter()
             run()
-            seconds[name] = time.perf_counter() - begin_s
-        (target / "a").unlink()
-        (target / "curl").unlink()
-        ratios.append(seconds["curl"] / seconds["ours"])
-        rates = ", ".join(f"{name} {megabytes / seconds[name]:.0f} MB/s" for name in ("curl", "ours"))
-        print(f"download of {megabytes} MB: {rates}")
-    print(f"download, ours against curl: {statistics.median(ratios):.0%} (median of {num_files})")
+            rates[name].append(num_files * megabytes / (time.perf_counter() - begin_s))
+    for name, found in rates.items():
+        print(f"download of {num_files} x {megabytes} MB, {name}: {statistics.median(found):.0f} MB/s")
+    for name in ("curl", "curl and openssl"):
+        ratios = [ours / theirs for ours, theirs in zip(rates["ours"], rates[name], strict=True)]
+        spread = f"{min(ratios):.0%} to {max(ratios):.0%}"
+        print(f"ours against {name}: {statistics.median(ratios):.0%} ({spread} in {num_rounds} rounds)")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--recordings", type=int, default=100_000)
-    parser.add_argument("--files", type=int, default=8)
+    parser.add_argument("--files", type=int, default=6)
     parser.add_argument("--megabytes", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=9)
     options = parser.parse_args()
-    if shutil.which("curl") is None:
-        raise SystemExit("curl is not installed: apt-get install curl")
+    if shutil.which("curl") is None or shutil.which("openssl") is None:
+        raise SystemExit("curl or openssl is not installed: apt-get install curl openssl")
     with tempfile.TemporaryDirectory() as folder:
-        bench_download(Path(folder), options.files, options.megabytes)
+        bench_download(Path(folder), options.files, options.megabytes, options.rounds)
         bench_discovery(Path(folder), options.recordings)
 
 
