@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 from triforce.ingest.corpus import RejectReason
 from triforce.ingest.errors import Rejected
@@ -24,6 +24,14 @@ def check_url(url: str) -> str:
     if parts.scheme not in ("http", "https") or not host:
         raise Rejected(RejectReason.BAD_REDIRECT, f"{url[:200]!r} is not an http or https address")
     return url
+
+
+def absolute(base_url: str, url: str) -> str:
+    """``url`` as seen from ``base_url``; what is no address stays as it is, for `check_url` to name."""
+    try:
+        return urljoin(base_url, url.strip())
+    except ValueError:
+        return url.strip()
 
 
 def is_public(address: str) -> bool:

@@ -94,6 +94,15 @@ class DropReason(StrEnum):
     LOW_DNSMOS = "low_dnsmos"
 
 
+MAX_TEXT_CHARS = 4096
+"""Of a title, a name, a licence; feeds hold whole articles where a line belongs. Assumed."""
+
+
+def valid_text(text: str) -> str:
+    """``text`` without the halves of character pairs that JSON may spell and UTF-8 may not."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
+
+
 @dataclass(frozen=True)
 class Recording:
     """One row of ``recordings/``: a podcast episode, a chapter, a video, and all we know of where it came from."""
@@ -128,6 +137,16 @@ class Recording:
     """A sentence for a person: what was wrong, or which recording this one duplicates."""
     metadata: dict[str, str] = field(default_factory=dict)
     """What else the source said: season, episode, explicit, chapter number, view count."""
+
+    def __post_init__(self) -> None:
+        """Texts come from strangers: what no UTF-8 file can hold is replaced, and what nobody reads is cut off."""
+        for name, value in vars(self).items():
+            if isinstance(value, str):
+                limit = None if name in ("source_id", "url", "page_url") else MAX_TEXT_CHARS
+                object.__setattr__(self, name, valid_text(value)[:limit])
+            elif isinstance(value, dict):
+                texts = {valid_text(key): valid_text(text)[:MAX_TEXT_CHARS] for key, text in value.items()}
+                object.__setattr__(self, name, texts)
 
     @property
     def is_settled(self) -> bool:
@@ -233,7 +252,7 @@ ROW_GROUP_CLIPS = 32
 
 def make_recording_id(source: str, source_id: str) -> str:
     """16 hex digits that depend on the source's name and its own id for the recording, and on nothing else."""
-    return hashlib.sha256(f"{source}\n{source_id}".encode()).hexdigest()[:16]
+    return hashlib.sha256(f"{source}\n{valid_text(source_id)}".encode()).hexdigest()[:16]
 
 
 def make_clip_id(recording_id: str, start_sample: int) -> str:

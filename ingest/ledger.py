@@ -54,10 +54,13 @@ def canonical_url(url: str) -> str:
     The whole query goes where the path already names a media file; elsewhere, as in ``get.php?id=7``, it may be what
     names the recording, and only known tracking keys go.
     """
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+        port = "" if parts.port in (None, 80, 443) else f":{parts.port}"
+    except ValueError:
+        return url  # no address, as the download will find
     if parts.scheme == "file":
         return url  # with its fragment, which names the chapter
-    port = "" if parts.port in (None, 80, 443) else f":{parts.port}"
     bare = f"{(parts.hostname or '').removeprefix('www.')}{port}{parts.path}"
     while match := TRACKING_PREFIX.match(bare):
         bare = re.sub(r"^https?(://|:/|/)", "", bare[match.end() :])

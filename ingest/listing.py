@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import traceback
 from collections.abc import Callable, Iterator
 
 from triforce.ingest import ledger, storage
@@ -17,6 +18,10 @@ KNOWN_IN_A_ROW = 60
 """A listing that is newest first is left after so many known entries: two pages of the largest sites. Assumed."""
 
 
+PARSER_ERRORS = (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError, OverflowError)
+"""What a reader raises at a page that nobody foresaw. A mistake of ours, and no reason to leave all other pages."""
+
+
 class Listing:
     """One look at a source: pages asked for conditionally, their validators kept only along with what they held."""
 
@@ -26,6 +31,7 @@ class Listing:
         self._waiting = self._read_waiting()
         self._pages = ledger.read_pages(corpus, source.name)
         self._read, self._failures, self._changed = 0, [], False
+        self._last_url = source.name
 
     def pending(self) -> Iterator[Recording]:
         """New recordings in the order of their pages, then those to try again; on record before any is yielded."""
@@ -79,12 +85,20 @@ class Listing:
                 yield from self._guarded(self._until_known(entries) if youtube.is_newest_first(url) else entries)
 
     def _guarded(self, recordings: Iterator[Recording]) -> Iterator[Recording]:
+        """A feed, book or listing that cannot be read is told of, and stops no other."""
         try:
             yield from recordings
             self._read += 1
         except Rejected as rejection:
-            self._failures.append(rejection)
-            self._on_problem(rejection)
+            self._tell(rejection)
+        except PARSER_ERRORS as error:
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            detail = f"{type(error).__name__} in {place.name}, line {place.lineno}: {error}"
+            self._tell(Rejected(RejectReason.BAD_METADATA, f"{self._last_url}: {detail}"))
+
+    def _tell(self, rejection: Rejected) -> None:
+        self._failures.append(rejection)
+        self._on_problem(rejection)
 
     def _until_known(self, recordings: Iterator[Recording]) -> Iterator[Recording]:
         in_a_row = 0
@@ -96,7 +110,7 @@ class Listing:
 
     def _document(self, url: str) -> Document:
         """The page at ``url``; its body is None if it has not changed since the pending recordings were written."""
-        last = self._pages.get(url, {})
+        self._last_url, last = url, self._pages.get(url, {})
         document = get_document(url, self._settings, etag=last.get("etag"), last_modified=last.get("last_modified"))
         if document.body is None:
             return document
@@ -121,10 +135,9 @@ class Listing:
                 document = get_document(opml, self._settings)
                 listed = list(podcast.parse_opml(document.body, document.url))
             elif opml:
-                listed = list(podcast.parse_opml(storage.read_bytes(opml), opml))
+                listed = list(podcast.parse_opml(_read_local(opml), opml))
         except Rejected as rejection:
-            self._failures.append(rejection)
-            self._on_problem(rejection)
+            self._tell(rejection)
         return list(dict.fromkeys([*self._source.feeds, *listed]))
 
     def _feed(self, url: str) -> Iterator[Recording]:
@@ -174,8 +187,7 @@ class Listing:
                 if len(identifiers) < archive_org.SEARCH_ROWS:
                     break
         except Rejected as rejection:
-            self._failures.append(rejection)
-            self._on_problem(rejection)
+            self._tell(rejection)
         return found
 
     def _item(self, identifier: str) -> Iterator[Recording]:
@@ -191,7 +203,12 @@ class Listing:
         offset = 0
         while True:
             url = audiobook.page_url(self._source, offset)
-            document = self._document(url)
+            try:
+                document = self._document(url)
+            except Rejected as rejection:
+                if offset and rejection.reason is RejectReason.NOT_FOUND:
+                    return  # the catalogue answers 404 behind a last page that is full
+                raise
             if document.body is None:
                 num_books = int(self._pages[url].get("books") or 0)
             else:
@@ -203,3 +220,10 @@ class Listing:
             if num_books < self._source.page_size:
                 return
             offset += num_books
+
+
+def _read_local(path: str) -> bytes:
+    try:
+        return storage.read_bytes(path)
+    except OSError as error:
+        raise Rejected(RejectReason.NOT_FOUND, f"{path}: {error.strerror or error}") from error

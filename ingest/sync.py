@@ -146,7 +146,7 @@ def _bring(recording: Recording, source: Source, settings: Settings, partial: Pa
 
 def check_declared(recording: Recording, path: Path) -> None:
     """`Rejected` if the file is not the one whose checksum the source states."""
-    for name in ("sha1", "md5"):
+    for name in ("sha512", "sha384", "sha256", "sha1", "md5"):
         if declared := recording.metadata.get(f"declared_{name}"):
             with path.open("rb") as file:
                 found = hashlib.file_digest(file, name).hexdigest()

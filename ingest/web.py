@@ -13,7 +13,7 @@ import time
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urlsplit
 
 import httpcore
 import httpx
@@ -28,6 +28,9 @@ RETRY_STATUSES = {408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524}
 
 BLOCK_BYTES = 1 << 18
 
+MAX_HEADER_BYTES = 100 << 10
+"""What the HTTP library reads of headers before it gives up."""
+
 
 class Retry(Exception):
     """An attempt failed in a way that may pass. ``wait_s`` is what the server asked for, if it did."""
@@ -38,24 +41,37 @@ class Retry(Exception):
 
 
 class _WideStream(httpcore.NetworkStream):
-    """A connection read in pieces of up to `BLOCK_BYTES`, where httpcore asks for a quarter: fewer calls a megabyte."""
+    """A connection read in pieces of up to `BLOCK_BYTES`, where httpcore asks for a quarter: fewer calls a megabyte.
 
-    def __init__(self, inner: httpcore.NetworkStream):
-        self._inner = inner
-        self.write, self.close, self.get_extra_info = inner.write, inner.close, inner.get_extra_info
+    A server that answers a byte at a time keeps every single read short of its timeout: headers have a time in all.
+    """
+
+    def __init__(self, inner: httpcore.NetworkStream, headers_timeout_s: float):
+        self._inner, self._headers_timeout_s = inner, headers_timeout_s
+        self._asked_s, self._num_bytes = time.monotonic(), 0
+        self.close, self.get_extra_info = inner.close, inner.get_extra_info
+
+    def write(self, buffer, timeout=None):
+        self._inner.write(buffer, timeout)
+        self._asked_s, self._num_bytes = time.monotonic(), 0
 
     def read(self, max_bytes, timeout=None):
-        return self._inner.read(max(max_bytes, BLOCK_BYTES), timeout)
+        if self._num_bytes < MAX_HEADER_BYTES and time.monotonic() - self._asked_s > self._headers_timeout_s:
+            raise httpcore.ReadTimeout(f"{self._num_bytes} bytes in {self._headers_timeout_s:.0f} s")
+        block = self._inner.read(max(max_bytes, BLOCK_BYTES), timeout)
+        self._num_bytes += len(block)
+        return block
 
     def start_tls(self, ssl_context, server_hostname=None, timeout=None):
-        return _WideStream(self._inner.start_tls(ssl_context, server_hostname, timeout))
+        return _WideStream(self._inner.start_tls(ssl_context, server_hostname, timeout), self._headers_timeout_s)
 
 
 class _CheckedBackend(httpcore.NetworkBackend):
     """Connects to the address that was checked, not to a name that may resolve to another one a moment later."""
 
-    def __init__(self, allow_private: bool):
-        self._allow_private, self._inner = allow_private, httpcore.SyncBackend()
+    def __init__(self, settings: Settings):
+        self._allow_private, self._inner = settings.allow_private_hosts, httpcore.SyncBackend()
+        self._headers_timeout_s = 2 * max(settings.read_timeout_s, settings.slow_window_s)
 
     def connect_tcp(self, host, port, timeout=None, local_address=None, socket_options=None):
         try:
@@ -65,7 +81,8 @@ class _CheckedBackend(httpcore.NetworkBackend):
         failure: Exception | None = None
         for address in dict.fromkeys(row[4][0] for row in rows):
             try:
-                return _WideStream(self._inner.connect_tcp(address, port, timeout, local_address, socket_options))
+                inner = self._inner.connect_tcp(address, port, timeout, local_address, socket_options)
+                return _WideStream(inner, self._headers_timeout_s)
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
                 failure = error
         raise failure
@@ -81,21 +98,21 @@ def _tls() -> ssl.SSLContext:
 
 
 class _CheckedTransport(httpx.HTTPTransport):
-    def __init__(self, allow_private: bool):
+    def __init__(self, settings: Settings):
         super().__init__(verify=_tls())
         self._pool = httpcore.ConnectionPool(
             ssl_context=_tls(),
             max_connections=64,
             max_keepalive_connections=16,
             keepalive_expiry=15.0,
-            network_backend=_CheckedBackend(allow_private),
+            network_backend=_CheckedBackend(settings),
         )
 
 
 @functools.lru_cache(maxsize=16)
 def _client(settings: Settings, _process: int) -> httpx.Client:
     return httpx.Client(
-        transport=_CheckedTransport(settings.allow_private_hosts),
+        transport=_CheckedTransport(settings),
         headers={"User-Agent": settings.user_agent_header, "Accept": "*/*"},
         timeout=httpx.Timeout(settings.read_timeout_s, connect=settings.connect_timeout_s),
         follow_redirects=False,
@@ -116,6 +133,11 @@ class _Host:
             self._next_s = begin_s + self._interval_s
         if (wait_s := begin_s - time.monotonic()) > 0:
             time.sleep(wait_s)
+
+
+def host_of(url: str, settings: Settings) -> _Host:
+    """Pace and parallelism of the host that ``url`` names."""
+    return _host(urlsplit(url).netloc.rpartition("@")[2].lower(), settings)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -148,14 +170,14 @@ def open_stream(url: str, settings: Settings, headers: dict[str, str] | None = N
                 raise Rejected(
                     RejectReason.BAD_REDIRECT, f"{url} answers {response.status_code} without saying where to"
                 )
-            url = urljoin(url, location)
+            url = addresses.absolute(url, location)
         _check_status(response, url, settings)
         with _named_failures(url):
             yield response
 
 
 def _send(url: str, settings: Settings, headers: dict[str, str] | None, stack: contextlib.ExitStack) -> httpx.Response:
-    host = _host(urlsplit(url).netloc.lower(), settings)
+    host = host_of(url, settings)
     stack.enter_context(host.slots)
     host.wait_for_turn()
     client = _client(settings, os.getpid())

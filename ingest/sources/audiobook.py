@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from urllib.parse import urlencode, urljoin
+from urllib.parse import urlencode
 
+from triforce.ingest.addresses import absolute
 from triforce.ingest.config import AudiobookSource
 from triforce.ingest.corpus import Recording, RejectReason, Status, make_recording_id
 from triforce.ingest.errors import Rejected
@@ -83,7 +84,7 @@ def sections(book: dict, url: str, source: AudiobookSource) -> Iterator[Recordin
 
 
 def _section(section: dict, book: dict, url: str, source: AudiobookSource) -> Recording:
-    listen_url = urljoin(url, section["listen_url"].strip())
+    listen_url = absolute(url, section["listen_url"])
     number, book_id = _text(section.get("section_number")), _text(book.get("id"))
     source_id = f"{book_id}/{number}" if book_id and number else listen_url
     if not is_universal(source_id):

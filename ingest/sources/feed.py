@@ -14,10 +14,10 @@ import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
-from urllib.parse import urljoin
 
 import feedparser
 
+from triforce.ingest.addresses import absolute
 from triforce.ingest.corpus import RejectReason
 from triforce.ingest.errors import Rejected
 
@@ -59,7 +59,7 @@ class Entry:
     duration: str | None = None
     licence: str | None = None
     enclosures: list[dict[str, str]] = field(default_factory=list)
-    """``href``, ``type``, ``length``."""
+    """``href``, ``type``, ``length``; of a podcast:alternateEnclosure also ``lang`` and ``integrity``."""
     transcripts: list[dict[str, str]] = field(default_factory=list)
     """``url``, ``type``, ``language``, ``rel``."""
     persons: list[str] = field(default_factory=list)
@@ -189,7 +189,7 @@ def _channel_element(feed: Feed, name: str, element: ET.Element, url: str) -> No
     elif licence := _licence(name, element):
         feed.licence = feed.licence or licence
     elif name == "atom:link" and element.get("rel") in ("next", "prev-archive") and element.get("href"):
-        feed.next_url = feed.next_url or urljoin(url, element.get("href"))
+        feed.next_url = feed.next_url or absolute(url, element.get("href"))
 
 
 def _licence(name: str, element: ET.Element) -> str | None:
@@ -255,19 +255,34 @@ def _linked(entry: Entry, name: str, element: ET.Element, url: str) -> None:
         _enclose(entry, element, "url", "length")
     elif name == "media:content" and element.get("url") and element.get("medium", "audio") == "audio":
         _enclose(entry, element, "url", "filesize")
+    elif name == "podcast:alternateenclosure":
+        _alternate(entry, element, url)
     elif name == "atom:link" and element.get("rel") == "enclosure" and element.get("href"):
         _enclose(entry, element, "href", "length")
     elif name == "link" or (name == "atom:link" and element.get("rel", "alternate") == "alternate"):
         target = element.get("href") or _text(element)
-        entry.link = entry.link or (urljoin(url, target) if target else None)
+        entry.link = entry.link or (absolute(url, target) if target else None)
     elif name == "podcast:transcript" and element.get("url"):
         entry.transcripts.append(
             {key: element.get(key) for key in ("url", "type", "language", "rel") if element.get(key)}
         )
     elif name == "podcast:chapters" and element.get("url"):
-        entry.extra.setdefault("chapters_url", urljoin(url, element.get("url")))
+        entry.extra.setdefault("chapters_url", absolute(url, element.get("url")))
     elif name == "podcast:person" and (person := _text(element)):
         entry.persons.append(f"{person} ({element.get('role')})" if element.get("role") else person)
+
+
+def _alternate(entry: Entry, element: ET.Element, url: str) -> None:
+    """The same episode in another format, at one or several places, with a checksum if the publisher gives one."""
+    shared = {key: element.get(key, "") for key in ("type", "length", "lang")}
+    places = []
+    for child in element:
+        if _name(child.tag) == "podcast:source" and child.get("uri"):
+            places.append(absolute(url, child.get("uri")))
+        elif _name(child.tag) == "podcast:integrity" and child.get("type") == "sri":
+            shared["integrity"] = child.get("value", "")
+    on_the_web = (place for place in places if place.startswith(("http://", "https://")))
+    entry.enclosures.extend({"href": place} | shared for place in on_the_web)
 
 
 def iso_time(text: str | None) -> str | None:
@@ -300,7 +315,7 @@ def _parse_leniently(text: str, url: str, error: ET.ParseError) -> Feed:
         author=channel.get("author"),
         language=channel.get("language"),
         licence=_lenient_licence(channel),
-        next_url=urljoin(url, next_url) if next_url else None,
+        next_url=absolute(url, next_url) if next_url else None,
         entries=list(_lenient_entries(found.entries, url)),
     )
 
@@ -315,7 +330,7 @@ def _lenient_entries(entries: list, url: str) -> Iterator[Entry]:
         yield Entry(
             guid=item.get("id"),
             title=item.get("title"),
-            link=urljoin(url, item["link"]) if item.get("link") else None,
+            link=absolute(url, item["link"]) if item.get("link") else None,
             author=item.get("author"),
             published=iso_time(item.get("published") or item.get("updated")),
             duration=item.get("itunes_duration"),

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
+import hashlib
+import html
 import re
 from collections.abc import Collection, Iterator
-from urllib.parse import urljoin
 
+from triforce.ingest.addresses import absolute
 from triforce.ingest.config import PodcastSource
 from triforce.ingest.corpus import Recording, RejectReason, Status, make_recording_id
 from triforce.ingest.errors import Rejected
@@ -43,18 +47,19 @@ def parse_feed(
 
 def _episode(entry: Entry, feed: Feed, feed_url: str, source: PodcastSource, base_url: str) -> Recording | None:
     """One entry as a recording, None where it has no audio."""
-    enclosure = choose_enclosure(entry.enclosures)
+    enclosure = choose_enclosure(entry.enclosures, language_code(feed.language))
     if enclosure is None:
         return None
-    url = urljoin(base_url, enclosure["href"].strip())
+    url = absolute(base_url, enclosure["href"])
     source_id = _source_id((entry.guid or "").strip() or canonical_url(url), feed_url)
     transcript = choose_transcript(entry.transcripts)
     metadata = entry.extra | {
         "feed_url": feed_url,
         "declared_bytes": enclosure.get("length"),
         "declared_type": enclosure.get("type"),
+        **integrity(enclosure.get("integrity")),
         "persons": "; ".join(entry.persons),
-        "transcript_url": urljoin(base_url, transcript["url"]) if transcript else None,
+        "transcript_url": absolute(base_url, transcript["url"]) if transcript else None,
         "transcript_type": transcript.get("type") if transcript else None,
     }
     return Recording(
@@ -76,19 +81,28 @@ def _episode(entry: Entry, feed: Feed, feed_url: str, source: PodcastSource, bas
     )
 
 
+MAX_GUID_CHARS = 1000
+"""Of an id that is kept as it is; honest ones are addresses at most. Assumed."""
+
+
 def _source_id(guid: str, feed_url: str) -> str:
+    if len(guid) > MAX_GUID_CHARS:
+        guid = f"sha256:{hashlib.sha256(guid.encode('utf-8', 'replace')).hexdigest()}"
     return guid if is_universal(guid) else f"{feed_url}#{guid}"
 
 
-def choose_enclosure(enclosures: list[dict[str, str]]) -> dict[str, str] | None:
+def choose_enclosure(enclosures: list[dict[str, str]], language: str | None = None) -> dict[str, str] | None:
     """The best audio among an entry's files: lossless before lossy, then the largest by what the feed declares.
 
-    A file without a type counts as audio if its name says so. None where there is no audio.
+    A file without a type counts as audio if its name says so; one in another ``language`` than the feed's is left
+    alone. None where there is no audio.
     """
     audio = [
         item
         for item in enclosures
-        if item.get("href") and (item.get("type", "").lower().startswith("audio/") or AUDIO_PATH.search(item["href"]))
+        if item.get("href")
+        and (item.get("type", "").lower().startswith("audio/") or AUDIO_PATH.search(item["href"]))
+        and (not item.get("lang") or language in (None, language_code(item["lang"])))
     ]
 
     def quality(item: dict[str, str]) -> tuple[bool, int]:
@@ -96,6 +110,14 @@ def choose_enclosure(enclosures: list[dict[str, str]]) -> dict[str, str] | None:
         return bool(LOSSLESS.search(item.get("type", ""))), int(length) if re.fullmatch(r"[0-9]{1,15}", length) else 0
 
     return max(audio, key=quality, default=None)
+
+
+def integrity(text: str | None) -> dict[str, str]:
+    """The checksum of a ``podcast:integrity`` element, which is written as W3C's Subresource Integrity has it."""
+    for kind, value in re.findall(r"(sha(?:256|384|512))-([A-Za-z0-9+/]+=*)", text or ""):
+        with contextlib.suppress(ValueError):
+            return {f"declared_{kind}": base64.b64decode(value, validate=True).hex()}
+    return {}
 
 
 TRANSCRIPT_TYPES = (
@@ -123,8 +145,8 @@ def parse_opml(body: bytes, url: str) -> Iterator[str]:
     text = decode(body, url)
     if FORBIDDEN_MARKUP.search(text) or not re.search(r"<opml\b", text, re.IGNORECASE):
         raise Rejected(RejectReason.BAD_METADATA, f"{url}: not an OPML list of feeds")
-    found = (re.sub(r"&amp;", "&", match[0] or match[1]).strip() for match in OPML_OUTLINE.findall(text))
-    yield from dict.fromkeys(urljoin(url, address) for address in found if address)
+    found = (html.unescape(match[0] or match[1]).strip() for match in OPML_OUTLINE.findall(text))
+    yield from dict.fromkeys(absolute(url, address) for address in found if address)
 
 
 def parse_duration(text: str | None) -> float | None:

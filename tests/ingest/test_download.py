@@ -157,6 +157,21 @@ def test_a_slow_drip_is_given_up(site, settings, tmp_path):
     assert site.hits["/a"] == 1
 
 
+def test_headers_that_drip_are_given_up(site, settings, tmp_path):
+    def trickle(handler, _) -> bool:
+        for byte in b"HTTP/1.1 200 OK\r\n" + b"X-Padding: 1\r\n" * 100:
+            handler.wfile.write(bytes([byte]))
+            time.sleep(0.02)
+        return True
+
+    url = site.put("/a", BODY, script=trickle)
+    impatient = settings.model_copy(update={"read_timeout_s": 0.2, "slow_window_s": 0.2, "tries": 2})
+    begin_s = time.monotonic()
+    assert rejection(url, tmp_path / "a", impatient).reason == RejectReason.TOO_SLOW
+    assert time.monotonic() - begin_s < 10
+    assert site.hits["/a"] == 2
+
+
 def test_silence_is_given_up(site, settings, tmp_path):
     url = site.put("/a", BODY, script=lambda *_: (time.sleep(0.6), True)[1])
     impatient = settings.model_copy(update={"read_timeout_s": 0.2, "tries": 2})

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+
 import pytest
 
 from triforce.ingest.config import PodcastSource
+from triforce.ingest.corpus import Corpus
 from triforce.ingest.errors import Rejected
 from triforce.ingest.ledger import canonical_url, is_universal
 from triforce.ingest.sources import feed as feeds
+from triforce.ingest.sources import podcast
 from triforce.ingest.sources.podcast import choose_enclosure, parse_duration, parse_feed, parse_opml
 from triforce.ingest.sync import discover, sync_source
 
@@ -47,6 +52,30 @@ def test_every_field_of_an_episode(make_feed):
     )
     assert (row.metadata["season"], row.metadata["episode"], row.metadata["explicit"]) == ("2", "7", "true")
     assert row.metadata["chapters_url"] == "https://example.org/7.json"
+
+
+def test_an_alternate_enclosure_is_chosen_and_checked(site, corpus, settings, sound, make_feed):
+    best = sound(1)
+    sri = f"sha384-{base64.b64encode(hashlib.sha384(best).digest()).decode()}"
+    source = f'<podcast:source uri="ipfs://x"/><podcast:source uri="{site.put("/best.flac", best)}"/>'
+
+    def episode(guid: str, integrity: str) -> dict:
+        sums = f'<podcast:integrity type="sri" value="{integrity}"/>'
+        other = f'<podcast:alternateEnclosure type="audio/flac" length="9" lang="en">{source}{sums}'
+        foreign = f'<podcast:alternateEnclosure type="audio/flac" length="99" lang="de">{source}'
+        end = "</podcast:alternateEnclosure>"
+        return {"guid": guid, "url": site.base_url + f"/{guid}.mp3", "extra": foreign + end + other + end}
+
+    [row], _ = parse_feed(make_feed([episode("a", sri)]).encode(), "https://example.org/feed", SOURCE)
+    assert row.metadata["declared_sha384"] == hashlib.sha384(best).hexdigest()
+    feed = site.put("/feed", make_feed([episode("good", sri), episode("bad", sri[:9] + sri[9:][::-1])]))
+    sync_source(PodcastSource(name="x", feeds=[feed]), settings, corpus)
+    rows = {row.title: row for row in corpus.recordings()}
+    assert rows["Episode good"].url.endswith("/best.flac")
+    assert (rows["Episode good"].status, rows["Episode bad"].status) == ("fetched", "duplicate")
+    feed = site.put("/feed", make_feed([episode("worse", "sha256-" + "A" * 43 + "=")]))
+    summary = sync_source(PodcastSource(name="y", feeds=[feed]), settings, Corpus(corpus.uri + "-y"))
+    assert summary.rejected == {"bad_checksum": 1}
 
 
 def test_atom_feeds_are_read():
@@ -183,6 +212,43 @@ def test_opml_lists_name_feeds(site, corpus, settings, sound, make_feed, tmp_pat
     for where in (str(tmp_path / "list.opml"), site.put("/list.opml", opml)):
         found = list(discover(PodcastSource(name="o", opml=where), settings, corpus))
         assert [item.collection for item in found] == ["One", "Two"]
+
+
+BAD_ADDRESSES = ["http://h:99999/x.mp3", "http://[::1/x.mp3", "http://", "javascript:x", "http://a b/x.mp3", "\\\\x"]
+
+
+def test_one_bad_entry_does_not_stop_the_others(site, corpus, settings, sound, make_feed):
+    items = [{"guid": f"g{n}", "url": url, "extra": f"<link>{url}</link>"} for n, url in enumerate(BAD_ADDRESSES)]
+    items.append(("g", site.put("/a.flac", sound(1))))
+    summary = sync_source(PodcastSource(name="x", feeds=[site.put("/feed", make_feed(items))]), settings, corpus)
+    assert (summary.fetched, summary.problems) == (1, [])
+    assert set(summary.rejected) <= {"bad_redirect", "network", "not_audio", "not_found"}
+    assert summary.rejected.total() == len(BAD_ADDRESSES)
+
+
+def test_a_reader_that_fails_is_told_and_stops_no_other_feed(site, corpus, settings, sound, make_feed, monkeypatch):
+    parse = podcast.parse_feed
+
+    def broken(body, url, *rest, **options):
+        return parse(body, url, *rest, **options) if "good" in url else {}["no such key"]
+
+    monkeypatch.setattr(podcast, "parse_feed", broken)
+    feeds = [site.put("/bad", make_feed([])), site.put("/good", make_feed([("1", site.put("/a.flac", sound(1)))]))]
+    summary = sync_source(PodcastSource(name="x", feeds=feeds), settings, corpus)
+    assert summary.fetched == 1
+    assert summary.problems[0].startswith(f"bad_metadata: {feeds[0]}: KeyError in broken")
+
+
+def test_a_lost_opml_list_is_told(corpus, settings, tmp_path):
+    summary = sync_source(PodcastSource(name="x", opml=str(tmp_path / "none.opml")), settings, corpus)
+    assert "none.opml" in summary.failure(settings)
+
+
+def test_endless_texts_are_cut_off(make_feed):
+    feed = make_feed([("g" * 100_000, "https://example.org/1.mp3")], title="T" * 100_000)
+    [row], _ = parse_feed(feed.encode(), "https://example.org/feed", SOURCE)
+    assert len(row.collection) == 4096
+    assert row.source_id.startswith("https://example.org/feed#sha256:") or row.source_id.startswith("sha256:")
 
 
 def test_one_bad_feed_does_not_stop_the_others(site, corpus, settings, sound, make_feed):

@@ -102,19 +102,20 @@ def test_audiobooks_come_page_by_page(site, corpus, settings, sound):
         }  # fmt: skip
 
     source = AudiobookSource(name="books", base_url=site.base_url + "/api", page_size=2, author="Austen")
-    pages = [[book(0), book(1)], [book(2)]]
+    pages = [[book(0), book(1)], [book(2), book(3) | {"title": "half a pair: \ud800"}]]  # behind a full page: 404
     for number, books in enumerate(pages):
         path = f"/api?format=json&extended=1&limit=2&offset={number * 2}&author=%5EAusten"
         site.put(path, json.dumps({"books": books}), "application/json")
     summary = sync_source(source, settings, corpus)
-    assert (summary.fetched, summary.problems) == (3, [])
+    assert (summary.fetched, summary.problems) == (4, [])
+    assert sorted(row.collection for row in corpus.recordings())[-1] == "half a pair: ?"
     row = next(row for row in corpus.recordings() if row.collection == "Book 2")
     assert (row.author, row.licence, row.language, row.duration_s) == ("A Reader", "public domain", "en", 1.0)
     assert row.metadata["book_author"] == "Jane Austen"
     assert row.media_path.endswith(".mp3")
     site.forget()
     assert sync_source(source, settings, corpus).discovered == 0
-    assert len(site.requests) == 2
+    assert len(site.requests) == 3
 
 
 def test_a_page_with_a_player_is_read_by_yt_dlp(site, corpus, settings, webm):
