@@ -49,7 +49,7 @@ def ls(
             continue
         length = float(item.metadata.get("decoded_duration_s", item.duration_s or 0.0))
         state = item.status if item.reason is None else f"{item.status}: {item.reason}"
-        print(f"{item.recording_id}  {item.source:<20} {_clock(length)}  {state:<28} {item.title or item.url}")
+        _say(f"{item.recording_id}  {item.source:<20} {_clock(length)}  {state:<28} {item.title or item.url}")
 
 
 @app.command()
@@ -58,12 +58,14 @@ def show(
     identifier: Annotated[str, typer.Argument(help="A recording's id, the beginning of one, or a clip's id.")],
     as_json: AsJson = False,
 ) -> None:
-    """Show one recording: where it came from, what became of it, and its clips."""
+    """Show one recording: where it came from, what became of it, and its clips beside what a transcript says there."""
     from triforce.ingest.manage import clips_of, find_recording
+    from triforce.ingest.transcripts import read_cues, text_between
 
     corpus = _open(uri)
     item = find_recording(corpus, identifier)
     clips = clips_of(corpus, item)
+    published = read_cues(corpus, item)
     rows = clips.to_pylist() if clips is not None else []
     if "-" in identifier:
         rows = [row for row in rows if row["clip_id"] == identifier]
@@ -76,11 +78,14 @@ def show(
         return
     for name, value in dataclasses.asdict(item).items():
         if value not in (None, {}):
-            print(f"{name:<14} {_flat(value)}")
-    print(f"{'clips':<14} {len(rows) if clips is not None else 'not cut yet'}")
+            _say(f"{name:<14} {_flat(value)}")
+    _say(f"{'clips':<14} {len(rows) if clips is not None else 'not cut yet'}")
     for row in rows:
         span = f"{row['start_sample'] / row['sample_rate_hz']:9.2f} s  {row['duration_s']:6.2f} s"
-        print(f"  {row['clip_id']}  {span}  {row['drop_reason'] or 'keep':<16} {row['text'] or ''}")
+        _say(f"  {row['clip_id']}  {span}  {row['drop_reason'] or 'keep':<16} {row['text'] or ''}")
+        if published is not None and row["end_sample"]:
+            begin_s, end_s = (row[f"{edge}_sample"] / row["sample_rate_hz"] for edge in ("start", "end"))
+            _say(f"{'':<30}published: {text_between(published, begin_s, end_s)}")
 
 
 @app.command()
@@ -108,7 +113,8 @@ def stats(uri: CorpusUri, as_json: AsJson = False) -> None:
         ("recordings, by licence", total.licences),
     ):
         if counts:
-            print(f"\n{title}: " + ", ".join(f"{key or 'unknown'} {count}" for key, count in counts.most_common()))
+            _say("")
+            _say(f"{title}: " + ", ".join(f"{key or 'unknown'} {count}" for key, count in counts.most_common()))
 
 
 @app.command()
@@ -128,7 +134,7 @@ def verify(
     with tqdm(unit=" recordings", disable=not sys.stderr.isatty()) as bar:
         faults = check(corpus, deep=not quick, repair=repair, on_progress=lambda _: bar.update())
     for fault in faults:
-        print(f"{fault.kind:<18} {fault.path}: {fault.detail}")
+        _say(f"{fault.kind:<18} {fault.path}: {fault.detail}")
     print(f"{len(faults)} faults{', repaired: run the ingest again' if repair and faults else ''}")
     if faults and not repair:
         raise typer.Exit(1)
@@ -163,14 +169,18 @@ def rm(
         ]
     plan = remove(corpus, chosen, tokens=tokens, forget=forget, dry_run=True)
     for item in plan.recordings:
-        print(f"{item.recording_id}  {item.source:<20} {item.title or item.url}")
+        _say(f"{item.recording_id}  {item.source:<20} {item.title or item.url}")
     size = f"{plan.num_bytes / 1e6:.1f} MB"
     print(f"{len(plan.recordings)} recordings, {plan.num_clips} clips, {size}, {len(plan.stale_shards)} shards")
     if not plan.recordings or not (yes or typer.confirm("Remove them for good?")):
         return
     done = remove(corpus, chosen, tokens=tokens, forget=forget)
-    stale = f"; make these shards anew: {', '.join(done.stale_shards)}" if done.stale_shards else ""
-    print(f"removed{stale}")
+    if done.stale_shards:
+        print(f"removed; these shards are stale, tokenize makes them anew: {', '.join(done.stale_shards)}")
+    else:
+        print(
+            "removed" if tokens else "removed; no --tokens was given, so shards that were made of them stay as they are"
+        )
 
 
 @app.command()
@@ -215,6 +225,11 @@ def import_files(
 def _clock(seconds: float) -> str:
     minutes, second = divmod(round(seconds), 60)
     return f"{minutes // 60:3d}:{minutes % 60:02d}:{second:02d}"
+
+
+def _say(line: str) -> None:
+    """Print a line that may quote what strangers wrote: whatever could steer a terminal is made visible."""
+    print("".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in line))
 
 
 def _flat(value: object) -> str:

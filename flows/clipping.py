@@ -21,6 +21,10 @@ from triforce.ingest.transcribe import TranscribeConfig, Transcriber
 MAX_THREADS = 256
 """Recordings that one flow has in hand at a time, each in a thread that mostly waits. Assumed."""
 
+TIMEOUT_S, TIMEOUT_PER_SOUND = 3600.0, 5.0
+"""How long a recording may take on the cluster: an hour, the wait for a free core included, and five times its length.
+The largest Whisper on one core reads about as fast as people speak. Assumed."""
+
 _thread = threading.local()
 
 
@@ -37,13 +41,22 @@ def _transcriber(config: TranscribeConfig) -> Transcriber:
 
 
 def clip_on_cluster(recording: Recording, corpus: Corpus, config: ClipConfig) -> ClipSummary:
-    """The same as a Ray task, begun anew elsewhere if its machine dies; to be called inside `connected`."""
+    """The same as a Ray task, begun anew elsewhere if its machine dies; to be called inside `connected`.
+
+    Raises TimeoutError for a recording that a cluster never comes back from.
+    """
     import ray
 
     cores, cards = _needs(config)
     name = f"clip {recording.source}/{recording.recording_id}"
     run = ray.remote(clip_here).options(num_cpus=cores, num_gpus=cards, max_retries=3, name=name)
-    return ray.get(run.remote(recording, _anywhere(corpus), _with_absolute_model(config)))
+    running = run.remote(recording, _anywhere(corpus), _with_absolute_model(config))
+    limit_s = TIMEOUT_S + TIMEOUT_PER_SOUND * float(recording.metadata.get("decoded_duration_s", 0.0))
+    try:
+        return ray.get(running, timeout=limit_s)
+    except ray.exceptions.GetTimeoutError as error:
+        ray.cancel(running, force=True)
+        raise TimeoutError(f"{name}: not done after {limit_s:.0f} s, and given up") from error
 
 
 def _needs(config: ClipConfig) -> tuple[int, int]:

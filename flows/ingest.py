@@ -19,6 +19,7 @@ from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.futures import PrefectFuture
+from prefect.states import State
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from triforce.flows.clipping import clip_here, clip_on_cluster, connected
@@ -32,7 +33,7 @@ from triforce.ingest.corpus import Corpus, Recording, RejectReason, Status
 from triforce.ingest.errors import Rejected
 from triforce.ingest.sync import SyncSummary
 
-progress = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 IN_FLIGHT_PER_WORKER = 4
 """Recordings handed to the task runner and not yet done; bounds memory where a source lists thousands. Assumed."""
@@ -141,9 +142,8 @@ def ingest(
     with connected(ray_address, clips) as workers:
         runner = ThreadPoolTaskRunner(max_workers=workers)
         visit = ingest_source.with_options(task_runner=runner)
-        summaries = [
-            visit(source, config.settings, Corpus(corpus), clips, workers, ray_address is not None) for source in chosen
-        ]
+        rest = (config.settings, Corpus(corpus), clips, workers, ray_address is not None)
+        summaries = [_summary(source, visit(source, *rest, return_state=True)) for source in chosen]
     rows = [summary.row() for summary in summaries]
     create_table_artifact(table=rows, key=f"ingest-{kind}", description=f"Ingest of {kind} sources into {corpus}")
     get_run_logger().info("ingest %s\n%s", kind, as_text(rows))
@@ -151,6 +151,15 @@ def ingest(
     if failures:
         raise IngestError("; ".join(failures))
     return rows
+
+
+def _summary(source: Source, state: State) -> SourceSummary:
+    """What came of a source. One on which we fail ourselves counts as failed, and those after it are visited too."""
+    result = state.result(raise_on_failure=False)
+    if isinstance(result, SourceSummary):
+        return result
+    logger.error("%s: the run broke off", source.name, exc_info=result)
+    return SourceSummary(SyncSummary(source.name), errors=[f"{type(result).__name__}: {result}"])
 
 
 @flow(name="ingest source", flow_run_name="ingest {source.name}", validate_parameters=False, persist_result=False)
@@ -163,7 +172,7 @@ def ingest_source(
     for problem in found.problems:
         summary.sync.add_problem(problem)
     waiting = list(_unclipped(source.name, corpus))
-    progress.info("%s: %d to fetch, %d more to cut", source.name, len(found.recordings), len(waiting))
+    logger.info("%s: %d to fetch, %d more to cut", source.name, len(found.recordings), len(waiting))
     old = ((None, clip.submit(recording, corpus, config, on_cluster)) for recording in waiting)
     new = _submit(found.recordings, source, settings, corpus, config, on_cluster)
     bar = Progress(summary, len(waiting) + len(found.recordings))

@@ -52,6 +52,8 @@ class SourceSummary:
 
     def failure(self, settings: Settings) -> str | None:
         """Why the run must count as failed on this source's account, None if it went well enough."""
+        if self.errors and not self.done:
+            return f"{self.sync.source}: the run broke off: {self.errors[-1]}"
         if len(self.errors) > settings.max_failed_share * self.done:
             number = f"{len(self.errors)} of {self.done} recordings failed"
             return f"{self.sync.source}: {number}, the last with {self.errors[-1]}"

@@ -138,6 +138,12 @@ class _Source(BaseModel):
     def _name(cls, value: str) -> str:
         return check_source_name(value)
 
+    @model_validator(mode="after")
+    def _own_durations(self):
+        if None not in (self.min_duration_s, self.max_duration_s) and self.min_duration_s >= self.max_duration_s:
+            raise ValueError(f"min_duration_s {self.min_duration_s} must be below max_duration_s {self.max_duration_s}")
+        return self
+
 
 class PodcastSource(_Source):
     """RSS or Atom feeds with audio enclosures."""
@@ -198,13 +204,16 @@ class YoutubeSource(_Source):
         min_length=1, description="Addresses of channels, playlists or pages, or 'ytsearch10:words'."
     )
     sleep_s: float | None = Field(
-        None, ge=0, description="Wait between requests in seconds; by default 1 for YouTube, else by requests_per_s."
+        None,
+        ge=0,
+        description="Wait between requests in seconds; by default 1 for YouTube; requests_per_s holds besides.",
     )
     pause_s: float | None = Field(
         None, ge=0, description="Wait before each download in seconds, at most twice as long; by default 5 for YouTube."
     )
     max_bytes_per_s: float | None = Field(None, gt=0, description="Throttle for downloads in bytes per second.")
     published_after: datetime.date | None = Field(None, description="Older videos are left alone.")
+    published_before: datetime.date | None = Field(None, description="Videos from this day on are left alone.")
     licences: tuple[str, ...] = Field(
         (), description="Patterns of licences that are taken; empty: any, and none stated."
     )
@@ -214,6 +223,25 @@ class YoutubeSource(_Source):
         (), description="Names of yt-dlp extractors to ask, as patterns; empty: all that may fit."
     )
     max_listed: int | None = Field(None, ge=1, description="Entries read from each address in one run.")
+
+    @field_validator("licences", "extractors")
+    @classmethod
+    def _patterns(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        for value in values:
+            try:
+                re.compile(value)
+            except re.error as error:
+                raise ValueError(
+                    f"{value!r} is no regular expression: {error}; put a backslash before signs"
+                ) from error
+        return values
+
+    @model_validator(mode="after")
+    def _dates(self):
+        after, before = self.published_after, self.published_before
+        if after and before and after >= before:
+            raise ValueError(f"published_after {after} must be before published_before {before}")
+        return self
 
 
 Source = Annotated[PodcastSource | AudiobookSource | YoutubeSource, Field(discriminator="kind")]
@@ -248,7 +276,12 @@ def load_sources(uri: str) -> SourcesConfig:
     Relative paths in it begin where the file lies.
     """
     config = load_model(uri, SourcesConfig)
-    return config.model_copy(update={"sources": tuple(_anchored(source, uri) for source in config.sources)})
+    anchored = tuple(_anchored(source, uri) for source in config.sources)
+    for source in anchored:
+        cookies = getattr(source, "cookies_file", None)
+        if cookies and source.enabled and not Path(cookies).is_file():
+            raise ValueError(f"{uri}: source {source.name!r}: cookies_file {cookies}: no such file; export it anew")
+    return config.model_copy(update={"sources": anchored})
 
 
 def _anchored(source: Source, uri: str) -> Source:

@@ -11,7 +11,10 @@ import av
 from triforce.ingest.corpus import RejectReason
 from triforce.ingest.errors import Rejected
 
-HEAD_BYTES = 64
+TS_PACKET_BYTES = 188
+"""Of an MPEG transport stream (ISO 13818-1), each of which begins with 0x47. HLS comes so."""
+
+HEAD_BYTES = 2 * TS_PACKET_BYTES + 1
 """Enough for every signature below."""
 
 
@@ -27,6 +30,8 @@ def sniff_extension(head: bytes) -> str | None:
     for signature, extension in signatures.items():
         if head.startswith(signature):
             return extension
+    if len(head) >= HEAD_BYTES and all(head[n * TS_PACKET_BYTES] == 0x47 for n in range(3)):
+        return "ts"
     if len(head) > 1 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0:
         # MPEG sync word: layer bits 00 are ADTS AAC, the others MPEG audio (ISO 11172-3, 13818-7).
         return "aac" if head[1] & 0x06 == 0 else "mp3"

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import html
+import json
+import re
+from dataclasses import dataclass
+
 from triforce.ingest import storage
 from triforce.ingest.config import PodcastSource, Settings, Source, YoutubeSource
 from triforce.ingest.corpus import Corpus, Recording
@@ -46,3 +51,64 @@ def store(recording: Recording, source: Source, settings: Settings, corpus: Corp
     path = transcript_path(recording, ending)
     storage.write_bytes(storage.join(corpus.uri, path), document.body or b"")
     return {"transcript_path": path}
+
+
+@dataclass(frozen=True)
+class Cue:
+    """A line of a published transcript and when it is said, in seconds of the recording."""
+
+    start_s: float
+    end_s: float
+    text: str
+
+
+TIMES = re.compile(r"(?:(\d+):)?(\d{1,2}):(\d{2})[.,](\d{1,3})\s*-->\s*(?:(\d+):)?(\d{1,2}):(\d{2})[.,](\d{1,3})")
+"""A cue's times, as WebVTT and SubRip write them."""
+
+
+def parse_cues(text: str, ending: str) -> list[Cue]:
+    """The cues of a transcript in WebVTT, SubRip or Podcasting 2.0's JSON; none where it has no times."""
+    if ending == "json":
+        return _json_cues(text)
+    cues: list[Cue] = []
+    if ending in ("vtt", "srt"):
+        for block in re.split(r"\n\s*\n", text.replace("\r\n", "\n")):
+            if match := TIMES.search(block):
+                lines = block[match.end() :].split("\n")[1:]  # behind the times there may be settings
+                start, end = match.groups()[:4], match.groups()[4:]
+                cues.append(Cue(_seconds(*start), _seconds(*end), _spoken(" ".join(lines))))
+    return cues
+
+
+def _seconds(hours: str | None, minutes: str, seconds: str, fraction: str) -> float:
+    return int(hours or 0) * 3600 + int(minutes) * 60 + int(seconds) + int(fraction) / 10 ** len(fraction)
+
+
+def _spoken(text: str) -> str:
+    """Without tags, such as WebVTT's ``<v Name>`` for who speaks."""
+    return " ".join(html.unescape(re.sub(r"<[^>]*>", "", text)).split())
+
+
+def _json_cues(text: str) -> list[Cue]:
+    try:
+        rows = json.loads(text)["segments"]
+        return [Cue(float(row["startTime"]), float(row["endTime"]), _spoken(str(row["body"]))) for row in rows]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return []
+
+
+def read_cues(corpus: Corpus, recording: Recording) -> list[Cue] | None:
+    """The cues of the transcript stored beside ``recording``; None where there is none with times."""
+    path = recording.metadata.get("transcript_path")
+    if not path:
+        return None
+    try:
+        text = storage.read_bytes(storage.join(corpus.uri, path)).decode("utf-8-sig", "replace")
+    except FileNotFoundError:
+        return None
+    return parse_cues(text, path.rsplit(".", 1)[-1]) or None
+
+
+def text_between(cues: list[Cue], start_s: float, end_s: float) -> str:
+    """What the cues say between two times: those that lie in it with their larger part."""
+    return " ".join(cue.text for cue in cues if start_s <= (cue.start_s + cue.end_s) / 2 < end_s)

@@ -1,33 +1,27 @@
 """Everything yt-dlp reads: channels, playlists, searches, pages with a player.
 
-yt-dlp runs as a library with its own network code swapped for one that checks every address, redirects included,
-before it connects. No post-processor runs, so nothing is executed or transcoded: the best audio lands on the disk as
-the site serves it.
+yt-dlp runs as a library, on the network of `triforce.ingest.sources.ytdlp_network`. Nothing is executed or transcoded:
+the best audio lands on the disk as the site serves it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import http.client
-import logging
+import io
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.error import URLError
 from urllib.parse import urlsplit
 
 import yt_dlp
-from yt_dlp.networking import _helper
-from yt_dlp.networking._urllib import HTTPHandler, UrllibRH
-from yt_dlp.networking.exceptions import HTTPError, TransportError
+from yt_dlp.networking.exceptions import HTTPError
 
-from triforce.ingest import addresses
+from triforce.ingest import web
 from triforce.ingest.config import Settings, YoutubeSource
 from triforce.ingest.corpus import Recording, RejectReason, Status, make_recording_id
 from triforce.ingest.errors import Rejected
-
-logger = logging.getLogger(__name__)
+from triforce.ingest.sources.ytdlp_network import NATIVE_PROTOCOLS, CheckedYoutubeDL, Log
 
 MAX_NESTING = 4
 """A channel holds tabs, a tab holds playlists, a playlist holds videos."""
@@ -67,7 +61,7 @@ def discover_entries(source: YoutubeSource, settings: Settings, url: str) -> Ite
 
     `Rejected` if it cannot be read.
     """
-    with _YoutubeDL(_options(source, settings), settings) as ydl:
+    with CheckedYoutubeDL(_options(source, settings), settings) as ydl:
         count = 0
         for entry in _entries(ydl, url, depth=0):
             recording = None if is_live(entry) else _recording(entry, url, source)
@@ -157,11 +151,11 @@ def fetch_video(recording: Recording, source: YoutubeSource, settings: Settings,
     """Download the best audio of ``recording`` beside ``path``: the file, and what the site says about it."""
     options = _options(source, settings) | {
         "outtmpl": {"default": f"{path}.%(ext)s".replace("%", "%%").replace("%%(ext)s", "%(ext)s")},
-        "format": "bestaudio/best",
+        "format": f"bestaudio[protocol~='{NATIVE_PROTOCOLS}']/best[protocol~='{NATIVE_PROTOCOLS}']",
         "max_filesize": settings.max_bytes,
         "progress_hooks": [functools.partial(_check_progress, settings, recording.url)],
     }
-    with _YoutubeDL(options, settings) as ydl:
+    with web.host_of(recording.url, settings).slots, CheckedYoutubeDL(options, settings) as ydl:
         info = _first_video(_extract(ydl, recording.url, process=True), recording.url)
         check_video(info, source, settings, recording.url)
         with _named_failures(recording.url):
@@ -208,6 +202,8 @@ def check_video(info: dict, source: YoutubeSource, settings: Settings, url: str)
     published = _iso_date(info.get("upload_date"))
     if source.published_after and published and published < source.published_after.isoformat():
         raise Rejected(RejectReason.FILTERED, f"{url}: of {published}, wanted from {source.published_after} on")
+    if source.published_before and published and published >= source.published_before.isoformat():
+        raise Rejected(RejectReason.FILTERED, f"{url}: of {published}, wanted before {source.published_before}")
     licence = info.get("license") or source.licence or ""
     if source.licences and not any(re.search(pattern, licence, re.IGNORECASE) for pattern in source.licences):
         raise Rejected(RejectReason.FILTERED, f"{url}: licence {licence!r}, wanted is one of {source.licences}")
@@ -275,6 +271,9 @@ def rejection_of(error: Exception, url: str) -> Rejected:
     words, detail = text.lower(), f"{url}: {text[:300]}"
     if status == 429 or any(word in words for word in BLOCK_WORDS):
         return Rejected(RejectReason.BLOCKED, detail)
+    if "ffmpeg could not be found" in words or "requested format is not available" in words:
+        unread = "it comes encrypted, or in a way that only a program could read which is not to be started"
+        return Rejected(RejectReason.UNDECODABLE, f"{url}: {unread}")
     if any(word in words for word in FORBIDDEN_WORDS):
         return Rejected(RejectReason.FORBIDDEN, detail)
     if status in (404, 410) or any(word in words for word in ABSENT_WORDS):
@@ -322,15 +321,12 @@ def _options(source: YoutubeSource, settings: Settings) -> dict:
         "quiet": True,
         "no_warnings": True,
         "noprogress": True,
-        "logger": _Logger(),
+        "logger": Log(),
         "cachedir": False,
         "ignoreconfig": True,
         "extract_flat": "in_playlist",
         "lazy_playlist": True,
         "noplaylist": False,
-        "postprocessors": [],
-        "fixup": "never",
-        "hls_prefer_native": True,
         "overwrites": False,
         "writethumbnail": False,
         "retries": settings.tries,
@@ -341,14 +337,19 @@ def _options(source: YoutubeSource, settings: Settings) -> dict:
             for kind in ("http", "fragment", "extractor")
         },
         "socket_timeout": settings.read_timeout_s,
-        "sleep_interval_requests": _default(source.sleep_s, 1.0 if youtube else 1.0 / settings.requests_per_s),
+        "sleep_interval_requests": _default(source.sleep_s, 1.0 if youtube else 0.0),
         "sleep_interval": pause_s,
         "max_sleep_interval": 2 * pause_s,
         "ratelimit": source.max_bytes_per_s,
-        "cookiefile": source.cookies_file,
+        "cookiefile": _cookies(source),
         "http_headers": {"User-Agent": settings.user_agent_header} if not youtube else {},
         "proxy": "",
     }
+
+
+def _cookies(source: YoutubeSource) -> io.StringIO | None:
+    """A copy for each use: yt-dlp writes its cookies back, and several downloads would write into one file at once."""
+    return io.StringIO(Path(source.cookies_file).read_text(encoding="utf-8")) if source.cookies_file else None
 
 
 def _is_youtube(source: YoutubeSource) -> bool:
@@ -369,81 +370,3 @@ def _extractors(source: YoutubeSource) -> list[str]:
     if all(re.fullmatch(r"localhost|[\d.]+|[0-9a-f:]*:[0-9a-f:.]*", host) for host in hosts):
         return ["generic", "html5.*"]  # no site is known by its bare address
     return ["default"]
-
-
-class _YoutubeDL(yt_dlp.YoutubeDL):
-    """yt-dlp with the one network code that checks addresses; its others (curl, requests, websockets) are left out."""
-
-    def __init__(self, options: dict, settings: Settings):
-        self._settings = settings
-        super().__init__(options)
-
-    def build_request_director(self, handlers, preferences=None):
-        return super().build_request_director([_checked_handler(self._settings.allow_private_hosts)], preferences)
-
-
-@functools.lru_cache(maxsize=2)
-def _checked_handler(allow_private: bool) -> type[UrllibRH]:
-    def connect(address, timeout=None, source_address=None, **_):
-        rows = addresses.resolve(*address, allow_private=allow_private)
-        failure: OSError | None = None
-        for row in rows:
-            try:
-                return _helper._socket_connect(row, timeout, source_address)
-            except OSError as error:
-                failure = error
-        raise failure
-
-    def connection(http_class, *args, **kwargs):
-        made = http_class(*args, **kwargs)
-        made._create_connection = connect
-        return made
-
-    class CheckedHTTPHandler(HTTPHandler):
-        def _open(self, name: str, request, **kwargs):
-            addresses.check_url(request.full_url)
-            return self.do_open(functools.partial(connection, getattr(http.client, name)), request, **kwargs)
-
-        def http_open(self, request):
-            return self._open("HTTPConnection", request)
-
-        def https_open(self, request):
-            return self._open("HTTPSConnection", request, context=self._context)
-
-    class CheckedUrllibRH(UrllibRH):
-        _SUPPORTED_URL_SCHEMES = ("http", "https")
-
-        def _send(self, request):
-            try:
-                return super()._send(request)
-            except Rejected as rejection:  # yt-dlp passes on its own errors only
-                raise TransportError(str(rejection), cause=rejection) from rejection
-
-        def _create_instance(self, proxies, cookiejar, legacy_ssl_support=None):
-            opener = super()._create_instance(proxies, cookiejar, legacy_ssl_support)
-            checked = CheckedHTTPHandler(context=self._make_sslcontext(legacy_ssl_support=legacy_ssl_support))
-            for handler in opener.handlers:
-                if type(handler) is HTTPHandler:
-                    handler.http_open, handler.https_open = checked.http_open, checked.https_open
-                for scheme in ("ftp", "file", "data"):
-                    if hasattr(handler, f"{scheme}_open"):
-                        setattr(handler, f"{scheme}_open", _refuse)
-            return opener
-
-    return CheckedUrllibRH
-
-
-def _refuse(request):
-    raise URLError(Rejected(RejectReason.BAD_REDIRECT, f"{request.full_url[:200]!r} is not an http or https address"))
-
-
-class _Logger:
-    """yt-dlp's messages, at our levels."""
-
-    def debug(self, message: str) -> None:
-        logger.debug("%s", message)
-
-    info = warning = debug
-
-    def error(self, message: str) -> None:
-        logger.info("%s", message)

@@ -1,4 +1,4 @@
-"""The flow ``ingest`` from end to end: cut on a real Ray cluster of two nodes, and seen in the dashboard."""
+"""The flow ``ingest`` from end to end: cut on a real Ray cluster, one node of which dies, and seen in the dashboard."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ import contextlib
 import http.server
 import io
 import os
+import signal
+import socket
 import threading
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+import psutil
 import pytest
 import soundfile
 import yaml
@@ -53,16 +57,20 @@ def prefect_home(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def ray_address(prefect_home):
+def cluster(prefect_home):
     """A head and a second node, each with a raylet, an object store and workers of its own."""
     os.environ |= {"RAY_raylet_start_wait_time_s": "240"}  # 30 s by default, too little on a busy machine
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    head = {"num_cpus": 1, "include_dashboard": False, "ray_client_server_port": port}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
     try:
         cluster.add_node(num_cpus=1)
         cluster.wait_for_nodes()
-        yield cluster.address
+        cluster.client_address = f"ray://127.0.0.1:{port}"
+        yield cluster
     finally:
         cluster.shutdown()
 
@@ -104,8 +112,29 @@ def _artifacts(key: str) -> list:
     return asyncio.run(read())
 
 
+def _kill_when_it_works(node, killed: list[str], stop: threading.Event) -> None:
+    """As if the node's plug were pulled: SIGKILL to its raylet once one of its workers has a recording in hand."""
+    [raylet] = [found.process for kind, found in node.all_processes.items() if kind == "raylet" for found in found]
+    while not stop.wait(0.05):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            workers = psutil.Process(raylet.pid).children(recursive=True)
+            titles = [" ".join(worker.cmdline()) for worker in workers]
+            if at_work := [title for title in titles if "clip talk/" in title]:
+                os.kill(raylet.pid, signal.SIGKILL)
+                killed += at_work
+                return
+
+
+CLIPS = {"transcribe": {"model": "tiny.en", "beam_size": 1, "language": "en"}}
+
+
+def _files(corpus: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in corpus.glob("clips/source=talk/*")}
+
+
 @pytest.mark.slow
-def test_recordings_are_cut_by_the_cluster_and_progress_is_shown(ray_address, programme, tmp_path, monkeypatch):
+def test_recordings_are_cut_by_the_cluster_though_a_node_dies(cluster, programme, tmp_path, monkeypatch):
+    """From one of its machines, then from outside over ``ray://`` while a node dies with a recording in its hands."""
     import triforce.flows.clipping as clipping
     from triforce.flows.ingest import ingest
 
@@ -115,18 +144,42 @@ def test_recordings_are_cut_by_the_cluster_and_progress_is_shown(ray_address, pr
     monkeypatch.setattr(clipping, "clip_recording", not_here)  # workers import the true one
     monkeypatch.chdir(tmp_path)
     site, write_sources = programme
-    clips = {"transcribe": {"model": "tiny.en", "beam_size": 1, "language": "en"}}
+    killed: list[str] = []
+    stop = threading.Event()
+    [second] = cluster.worker_nodes
     with serve(site) as base_url:
-        [row] = ingest("podcast", write_sources(base_url), "corpus", clips, ray_address=ray_address)
+        [row] = ingest("podcast", write_sources(base_url), "corpus", CLIPS, ray_address=cluster.address)
+        assert (row["in"], row["fetched"], row["rejected"]) == (NUM_EPISODES, NUM_EPISODES - 1, "1: 1 not_found")
+        rows = Corpus(str(tmp_path / "corpus")).clips().to_pylist()
+        assert len({clip["recording_id"] for clip in rows}) == NUM_EPISODES - 1
+        assert all("harbour" in clip["text"] or "anyone" in clip["text"] for clip in rows)
+        [bar] = _artifacts("progress-talk")
+        assert (bar.type, bar.data) == ("progress", 100.0)
+        assert bar.description.startswith(f"{NUM_EPISODES} of {NUM_EPISODES} recordings; 3 fetched, 0 duplicates")
 
-    assert (row["in"], row["fetched"], row["rejected"]) == (NUM_EPISODES, NUM_EPISODES - 1, "1: 1 not_found")
-    corpus = Corpus(str(tmp_path / "corpus"))
-    rows = corpus.clips().to_pylist()
-    assert len({clip["recording_id"] for clip in rows}) == NUM_EPISODES - 1
-    assert all("harbour" in clip["text"] or "anyone" in clip["text"] for clip in rows)
-    [bar] = _artifacts("progress-talk")
-    assert (bar.type, bar.data) == ("progress", 100.0)
-    assert bar.description.startswith(f"{NUM_EPISODES} of {NUM_EPISODES} recordings; 3 fetched, 0 duplicates")
+        killer = threading.Thread(target=_kill_when_it_works, args=(second, killed, stop))
+        killer.start()
+        try:
+            [row] = ingest("podcast", write_sources(base_url), "again", CLIPS, ray_address=cluster.client_address)
+        finally:
+            stop.set()
+            killer.join()
+    assert killed, "the second node never had a recording in hand"
+    assert (row["fetched"], row["rejected"]) == (NUM_EPISODES - 1, "1: 1 not_found")
+    assert _files(tmp_path / "again") == _files(tmp_path / "corpus")
+
+
+@pytest.mark.slow
+def test_a_recording_that_never_comes_back_is_given_up(cluster, tmp_path, monkeypatch):
+    import triforce.flows.clipping as clipping
+    from triforce.ingest.clips import ClipConfig
+    from triforce.ingest.corpus import Recording
+
+    monkeypatch.setattr(clipping, "clip_here", lambda *_: time.sleep(600))
+    monkeypatch.setattr(clipping, "TIMEOUT_S", 3.0)
+    recording = Recording("0" * 16, "talk", "podcast", "x", "https://example.org/x")
+    with clipping.connected(cluster.address, ClipConfig()), pytest.raises(TimeoutError, match="not done after 3 s"):
+        clipping.clip_on_cluster(recording, Corpus(str(tmp_path)), ClipConfig())
 
 
 @pytest.mark.slow
@@ -143,9 +196,8 @@ def test_one_recording_that_breaks_us_is_counted_and_the_rest_come_in(prefect_ho
     monkeypatch.setattr(clipping, "clip_recording", cut)
     monkeypatch.setattr(flow.clip, "retries", 0)
     site, write_sources = programme
-    clips = {"transcribe": {"model": "tiny.en", "beam_size": 1, "language": "en"}}
     with serve(site) as base_url:
-        [row] = flow.ingest("podcast", write_sources(base_url), str(tmp_path / "corpus"), clips)
+        [row] = flow.ingest("podcast", write_sources(base_url), str(tmp_path / "corpus"), CLIPS)
     assert row["rejected"] == "2: 1 not_found, 1 error"
     assert row["clips"] == len(Corpus(str(tmp_path / "corpus")).clips())
 
@@ -160,3 +212,26 @@ def test_a_block_during_discovery_fails_the_run_and_says_why(prefect_home, progr
     bar = max(_artifacts("progress-talk"), key=lambda artifact: artifact.created)  # the tests share a database
     assert bar.description.startswith("could not be read: ")
     assert "429" in bar.description
+
+
+@pytest.mark.slow
+def test_a_source_that_breaks_us_stops_no_other(prefect_home, programme, tmp_path, monkeypatch):
+    import triforce.flows.ingest as flow
+
+    site, write_sources = programme
+    submit = flow._unclipped
+
+    def full(source, corpus):
+        if source == "first":
+            raise OSError(28, "No space left on device")
+        return submit(source, corpus)
+
+    monkeypatch.setattr(flow, "_unclipped", full)
+    with serve(site) as base_url:
+        place = Path(write_sources(base_url))
+        config = yaml.safe_load(place.read_text())
+        config["sources"] = [config["sources"][0] | {"name": name, "max_new": 1} for name in ("first", "second")]
+        place.write_text(yaml.safe_dump(config))
+        with pytest.raises(flow.IngestError, match=r"^first: the run broke off: OSError: .*No space left on device$"):
+            flow.ingest("podcast", str(place), str(tmp_path / "corpus"), CLIPS)
+    assert len(Corpus(str(tmp_path / "corpus")).clipped_ids("second")) == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +20,7 @@ from triforce.ingest.corpus import SAMPLE_RATE_HZ, Corpus, RejectReason, Status,
 from triforce.ingest.manage import clips_of, find_recording, list_recordings, stats
 from triforce.ingest.sync import fetch, sync_source
 from triforce.ingest.takedown import remove
+from triforce.ingest.transcripts import Cue, parse_cues
 from triforce.ingest.verify import FaultKind, verify
 
 
@@ -156,6 +158,24 @@ def test_verify_names_each_fault_and_repairs_it(filled, settings, tmp_path):
     assert by_title(corpus)["Episode b"].sha256 == b.sha256
 
 
+@pytest.mark.parametrize(
+    ("text", "ending"),
+    [
+        ("1\r\n00:00:01,500 --> 00:00:02,250\r\nhello\r\nthere\r\n\r\n", "srt"),
+        ("WEBVTT - title\n\nNOTE nothing\n\nid\n01.500 --> 02.250\n\n00:01.500 --> 00:02.25\nhello there", "vtt"),
+        ('{"segments": [{"startTime": 1.5, "endTime": 2.25, "body": "hello there"}]}', "json"),
+    ],
+)
+def test_published_transcripts_are_read(text, ending):
+    assert parse_cues(text, ending) == [Cue(1.5, 2.25, "hello there")]
+
+
+@pytest.mark.parametrize("text", ["", "hello", "[" * 10_000, '{"segments": [{"startTime": "x"}]}', "00:00 --> 00:01"])
+@pytest.mark.parametrize("ending", ["vtt", "srt", "json", "html"])
+def test_what_is_no_transcript_has_no_cues(text, ending):
+    assert parse_cues(text, ending) == []
+
+
 def test_lost_claims_are_restored(filled, site, settings, make_feed, sound):
     corpus, source = filled
     storage.remove(storage.join(corpus.uri, "state"), recursive=True)
@@ -179,6 +199,17 @@ def test_the_command_line(filled):
     identifier = by_title(corpus)["Episode b"].recording_id
     assert "noisy" in run("show", corpus.uri, identifier)
     assert json.loads(run("show", corpus.uri, f"{identifier}-0000000000", "--json"))["clips"][0]["text"] == "hello"
+    cues = ("00:00.000 --> 00:00.900 align:left\n<v Bob>good &amp; <b>bold</b>", "00:01.100 --> 00:01.900\nnoise")
+    said = "\n\n".join(("WEBVTT", *cues))
+    path = f"recordings/source=talk/{identifier}.transcript.vtt"
+    storage.write_bytes(storage.join(corpus.uri, path), said.encode())
+    row = by_title(corpus)["Episode b"]
+    corpus.write_recording(replace(row, title="Bob\x1b[31m\nb", metadata=row.metadata | {"transcript_path": path}))
+    shown = run("show", corpus.uri, identifier)
+    assert "published: good & bold" in shown
+    assert shown.index("good & bold") < shown.index("noisy") < shown.index("published: noise")
+    assert "\x1b" not in shown
+    assert "title          Bob\ufffd[31m\ufffdb" in shown
     assert "duplicate_bytes 1" in run("stats", corpus.uri)
     assert json.loads(run("stats", corpus.uri, "--json"))["total"]["num_clips"] == 4
     assert run("verify", corpus.uri).startswith("0 faults")

@@ -66,6 +66,22 @@ def test_a_good_file_is_read(tmp_path):
         ),
         ("    author: Austen", "    library: folder", "library 'folder' needs 'path'"),
         ("    author: Austen", "    path: books", "'path' belongs to library 'folder', not to 'librivox'; remove it"),
+        (
+            '    urls: ["https',
+            '    licences: ["(cc"]\n    urls: ["https',
+            "12: sources[2].licences = ['(cc']: '(cc' is no regular expression",
+        ),
+        ("    author: Austen", "    min_duration_s: 9\n    max_duration_s: 9", "min_duration_s 9.0 must be below"),
+        (
+            '    urls: ["https',
+            '    published_after: 2024-01-01\n    published_before: 2023-01-01\n    urls: ["https',
+            "must be before",
+        ),
+        (
+            '    urls: ["https',
+            '    cookies_file: none.txt\n    urls: ["https',
+            "none.txt: no such file; export it anew",
+        ),
         ("name: books", "name: talk", "source names ['talk'] are there more than once"),
     ],
 )

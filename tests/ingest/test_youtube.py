@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import io
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import av
 import pytest
 
 from triforce.ingest import storage
@@ -9,7 +15,7 @@ from triforce.ingest.config import Settings, YoutubeSource
 from triforce.ingest.corpus import RejectReason, Status
 from triforce.ingest.errors import Rejected
 from triforce.ingest.sources import youtube
-from triforce.ingest.sync import discover, sync_source
+from triforce.ingest.sync import discover, fetch, sync_source
 
 
 def page(title: str, *media: str, tracks: str = "") -> str:
@@ -99,6 +105,8 @@ def test_a_redirect_into_a_private_network_is_refused(site, corpus, settings, mo
         ({"license": "Standard"}, {"licences": ["creative commons"]}, RejectReason.FILTERED),
         ({"license": "Creative Commons Attribution"}, {"licences": ["creative commons"]}, None),
         ({"upload_date": "20220101", "duration": 60}, {"published_after": "2021-01-01"}, None),
+        ({"upload_date": "20220101"}, {"published_before": "2022-01-01"}, RejectReason.FILTERED),
+        ({"upload_date": "20211231"}, {"published_before": "2022-01-01"}, None),
     ],
 )
 def test_filters(info, options, reason):
@@ -115,13 +123,87 @@ def test_filters(info, options, reason):
 def test_politeness_is_derived_from_the_site():
     settings = Settings(contact="a@b.org")
     channel = YoutubeSource(name="x", urls=["https://www.youtube.com/@x"])
-    other = YoutubeSource(name="x", urls=["https://example.org/talks"])
     assert youtube._options(channel, settings)["sleep_interval"] == 5.0
-    assert youtube._options(other, settings)["sleep_interval_requests"] == 0.25
     assert youtube._options(channel, settings)["allowed_extractors"] == ["youtube.*"]
-    assert youtube._options(other, settings)["postprocessors"] == []
     assert youtube.is_newest_first("https://www.youtube.com/@x/videos")
     assert not youtube.is_newest_first("https://www.youtube.com/playlist?list=PL1")
+
+
+@pytest.fixture
+def segments(site, sound) -> list[str]:
+    """Addresses of the six segments of an HLS stream: four seconds of AAC in an MPEG transport stream."""
+    output = io.BytesIO()
+    with av.open(io.BytesIO(sound(98, 4.0, "WAV"))) as source, av.open(output, "w", format="mpegts") as target:
+        stream = target.add_stream("aac", rate=16_000, layout="mono")
+        for frame in source.decode(audio=0):
+            target.mux(stream.encode(frame))
+        target.mux(stream.encode(None))
+    body = output.getvalue()
+    size = len(body) // 188 // 6 * 188
+    pieces = [body[n * size : (n + 1) * size if n < 5 else None] for n in range(6)]
+    return [site.put(f"/{n}.ts", piece, "video/mp2t") for n, piece in enumerate(pieces)]
+
+
+def playlist(segments: list[str], extra: str = "") -> str:
+    listed = "".join(f"#EXTINF:0.7,\n{segment}\n" for segment in segments)
+    return f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXT-X-PLAYLIST-TYPE:VOD\n{extra}{listed}#EXT-X-ENDLIST\n"
+
+
+def test_streams_are_read_without_starting_a_program(site, corpus, settings, segments, tmp_path, monkeypatch):
+    """An encrypted playlist is what yt-dlp would hand to ffmpeg, were one to be found."""
+    trace, ffmpeg = tmp_path / "started", tmp_path / "bin" / "ffmpeg"
+    ffmpeg.parent.mkdir()
+    ffmpeg.write_text(f"#!/bin/sh\necho \"$@\" >> '{trace}'\necho ffmpeg version 7.0\n")
+    ffmpeg.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{ffmpeg.parent}:{os.environ['PATH']}")
+    site.put("/key", bytes(16))
+    site.put("/plain.m3u8", playlist(segments), "application/x-mpegURL")
+    locked = playlist(segments, '#EXT-X-KEY:METHOD=AES-128,URI="/key"\n')
+    site.put("/locked.m3u8", locked, "application/x-mpegURL")
+    for name in ("plain", "locked"):
+        player = page(name, f"/{name}.m3u8").replace("video/webm", "application/x-mpegURL")
+        site.put(f"/watch/{name}", player, "text/html")
+    urls = [f"{site.base_url}/watch/{name}" for name in ("plain", "locked")]
+    sync_source(lectures(*urls), settings, corpus)
+    rows = {row.title: row for row in corpus.recordings()}
+    assert (rows["plain"].status, rows["plain"].metadata["codec"]) == (Status.FETCHED, "aac")
+    assert rows["plain"].media_path.endswith(".ts")
+    assert float(rows["plain"].metadata["decoded_duration_s"]) == pytest.approx(4.0, abs=0.3)
+    assert rows["locked"].reason == RejectReason.UNDECODABLE
+    assert not trace.exists() or "http" not in trace.read_text(), "only its version may be asked for"
+
+
+def test_all_threads_keep_the_pace_of_a_host(site, corpus, settings, webm):
+    """yt-dlp's own sleeping holds for one video; a flow fetches several at a time."""
+    site.put("/v.webm", webm, "video/webm")
+    urls = [site.put(f"/watch/{n}", page("Talk", f"/v.webm?{n}"), "text/html") for n in range(4)]
+    source = lectures(*urls)
+    found = list(discover(source, settings, corpus))
+    site.forget()
+    paced = settings.model_copy(update={"requests_per_s": 8.0})
+    begin_s = time.monotonic()
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda item: fetch(item, source, paced, corpus), found))
+    assert len(site.requests) >= 8
+    assert time.monotonic() - begin_s >= (len(site.requests) - 1) / 8.0
+
+
+def test_cookies_are_sent_and_their_file_stays_as_it_is(site, corpus, settings, webm, tmp_path):
+    cookies = tmp_path / "cookies.txt"
+    text = "# Netscape HTTP Cookie File\n127.0.0.1\tFALSE\t/\tFALSE\t0\tseat\tfront\n"
+    cookies.write_text(text)
+
+    def door(handler, _) -> bool:
+        if "seat=front" in handler.headers.get("Cookie", ""):
+            return False
+        handler.answer(403, b"")
+        return True
+
+    site.put("/v.webm", webm, "video/webm", script=door)
+    url = site.put("/watch/1", page("Talk", "/v.webm"), "text/html", script=door)
+    assert sync_source(lectures(url), settings, corpus).problems[0].startswith("forbidden")
+    assert sync_source(lectures(url, cookies_file=str(cookies)), settings, corpus).fetched == 1
+    assert cookies.read_text() == text
 
 
 def test_human_captions_are_chosen():
