@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from triforce.flows import environment
+from triforce.flows import cli_speech, environment
 from triforce.flows.settings import merged
 
 app = typer.Typer(
@@ -142,43 +142,8 @@ def _train(fields: dict[str, Any], settings: list[str] | None) -> None:
     typer.echo(f"{summary.stage} {summary.hash[:12]} in {config.release}: {summary.steps} steps, {done}")
 
 
-@app.command()
-def speak(
-    text: Annotated[str, typer.Argument(help="What to say.")],
-    release: ReleaseUri,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Sound file to write; its ending says the format.")] = Path(
-        "speech.wav"
-    ),
-    voice: Annotated[Path | None, typer.Option(help="A recording of the voice to say it in.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Another number, another reading.")] = 0,
-) -> None:
-    """Say a text in the voice of a release."""
-    import soundfile
-
-    from triforce.ingest import storage
-    from triforce.models.release import Release
-
-    if out.suffix.lower().lstrip(".").upper() not in soundfile.available_formats():
-        raise ValueError(f"--out {out}: unknown sound format {out.suffix!r}; use .wav, .flac, .ogg or .mp3")
-    model = Release.load(release)
-    speech = model.speak(text, voice=None if voice is None else read_waveform(voice, model.sample_rate_hz), seed=seed)
-    if not speech.waveform.size:
-        raise RuntimeError("the network said nothing; try another --seed, or train it longer")
-    with storage.atomic_file(out) as temporary:
-        kind = out.suffix.lower().lstrip(".").upper()
-        soundfile.write(temporary, speech.waveform, model.sample_rate_hz, format=kind)
-    typer.echo(f"{out}: {len(speech.waveform) / model.sample_rate_hz:.1f} s, made in {speech.wall_s:.1f} s")
-
-
-def read_waveform(path: Path, sample_rate_hz: int) -> Any:
-    """Any sound file as ``(N,) float32`` mono in -1 to 1."""
-    import numpy as np
-
-    from triforce.ingest.decode import decode
-
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; give a recording of speech")
-    return np.concatenate(list(decode(path, sample_rate_hz))).astype(np.float32) / 32768
+for _command in (cli_speech.speak, cli_speech.read, cli_speech.serve):
+    app.command()(_command)
 
 
 @app.command()

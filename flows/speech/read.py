@@ -1,0 +1,214 @@
+"""A whole book as one sound file with chapters: spoken piece by piece into a work folder, then joined.
+
+Each piece is a file, written whole; pieces are spoken in groups that the plan fixes. So a reading that was killed goes
+on where it was, and ends with the bytes of one that was not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Literal
+
+import av
+import numpy as np
+import soundfile
+from pydantic import BaseModel, ConfigDict, Field
+from tqdm import tqdm
+
+from triforce.flows.speech.book import Book, read_book_file
+from triforce.flows.speech.encoders import frames
+from triforce.flows.speech.loudness import faded, silence
+from triforce.flows.speech.sentences import MAX_CHARS, split_sentences
+from triforce.flows.speech.speaker import Reading, SpeakConfig, Speaker
+from triforce.ingest import storage
+from triforce.models.release import Release
+
+logger = logging.getLogger(__name__)
+
+Pause = Literal["part", "sentence", "paragraph", "chapter"]
+
+
+class ReadConfig(BaseModel):
+    """How a book is read."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    seed: int = Field(0, ge=0, description="Another number, another reading.")
+    language: str | None = Field(None, description="ISO 639 code, for sentences. None: what the book says.")
+    max_chars: int = Field(MAX_CHARS, ge=40, le=1000, description="Longer sentences are spoken in parts.")
+    group: int = Field(8, ge=1, le=64, description="Pieces that are spoken, heard and stored together.")
+    pauses_s: dict[Pause, float] = Field(
+        default_factory=lambda: {"part": 0.12, "sentence": 0.35, "paragraph": 0.8, "chapter": 2.0},
+        description="Silence behind a piece, by what ends with it. Seconds.",
+    )
+    bit_rate: int = Field(64_000, ge=16_000, le=320_000, description="Of the AAC, bits a second.")
+    speak: SpeakConfig = SpeakConfig(tries=3, unknown="drop")
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What is spoken at once, and what ends with it."""
+
+    chapter: int
+    text: str
+    ends: Pause
+
+
+@dataclass(frozen=True)
+class ReadSummary:
+    out: str
+    num_pieces: int
+    num_chapters: int
+    duration_s: float
+    wrong: list[dict[str, Any]]
+    """Pieces in which Whisper still hears other words: number, chapter, text, heard, error."""
+
+
+def read_book(
+    book_path: Path,
+    out: Path,
+    release: Release,
+    *,
+    voices: Sequence[np.ndarray] = (),
+    config: ReadConfig | None = None,
+) -> ReadSummary:
+    """Read the book at ``book_path`` into the ``.m4b`` file ``out``; what is in ``<out>.work`` already is kept."""
+    config = config or ReadConfig()
+    if out.suffix.lower() not in (".m4b", ".m4a"):
+        raise ValueError(f"{out}: a book becomes an .m4b")
+    book = read_book_file(book_path)
+    pieces = plan(book, config)
+    speaker = Speaker(release, config.speak, voices=voices)
+    work = out.with_name(f"{out.name}.work")
+    _open_work(work, _key(release, speaker, pieces, config))
+    _speak_missing(work, speaker, pieces, config)
+    rows = [json.loads(_path(work, number, "json").read_text()) for number in range(len(pieces))]
+    sounds = [_path(work, number, "flac") for number in range(len(pieces))]
+    duration_s = write_m4b(out, book, pieces, sounds, release.sample_rate_hz, config)
+    wrong = [
+        {"piece": number, "chapter": book.chapters[piece.chapter].title} | row
+        for number, (piece, row) in enumerate(zip(pieces, rows, strict=True))
+        if row["error"] is not None and row["error"] > config.speak.max_error
+    ]
+    summary = ReadSummary(str(out), len(pieces), len(book.chapters), round(duration_s, 2), wrong)
+    storage.write_bytes(work / "report.json", json.dumps(asdict(summary), indent=1, ensure_ascii=False).encode())
+    return summary
+
+
+def plan(book: Book, config: ReadConfig) -> list[Piece]:
+    """The pieces of a book, in order."""
+    language = config.language or book.language
+    pieces: list[Piece] = []
+    for number, chapter in enumerate(book.chapters):
+        for paragraph in chapter.paragraphs:
+            parts = split_sentences(paragraph, language, config.max_chars)
+            pieces += [Piece(number, part, "sentence" if part[-1] in ".!?…\"'”’)" else "part") for part in parts]
+            if parts:
+                pieces[-1] = Piece(number, pieces[-1].text, "paragraph")
+        if pieces and pieces[-1].chapter == number:
+            pieces[-1] = Piece(number, pieces[-1].text, "chapter")
+    if not pieces:
+        raise ValueError(f"{book.title!r}: no words to read in it")
+    return pieces
+
+
+def _key(release: Release, speaker: Speaker, pieces: Sequence[Piece], config: ReadConfig) -> str:
+    """Of what decides the sound: another key, another reading."""
+    info = release.info()
+    hashes = {name: stage["hash"] for name, stage in info["stages"].items()} | {"vocoder": info["vocoder"]}
+    voice = None if speaker.voice is None else hashlib.sha256(speaker.voice.tobytes()).hexdigest()
+    about = [hashes, voice, [asdict(piece) for piece in pieces], config.model_dump(mode="json")]
+    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+
+
+def _open_work(work: Path, key: str) -> None:
+    """The work folder for ``key``; what another reading left in it is removed."""
+    marker = work / "key.txt"
+    if marker.exists() and marker.read_text() == key:
+        return
+    for path in sorted(work.glob("piece-*")):
+        path.unlink()
+    storage.write_bytes(marker, key.encode())
+
+
+def _path(work: Path, number: int, kind: str) -> Path:
+    return work / f"piece-{number:06d}.{kind}"
+
+
+def _speak_missing(work: Path, speaker: Speaker, pieces: Sequence[Piece], config: ReadConfig) -> None:
+    groups = [range(first, min(first + config.group, len(pieces))) for first in range(0, len(pieces), config.group)]
+    lengths = [sum(len(pieces[number].text) for number in group) for group in groups]
+    with tqdm(total=sum(lengths), desc="read", unit="char", dynamic_ncols=True) as bar:
+        for group, length in zip(groups, lengths, strict=True):
+            if all(_path(work, number, "json").exists() for number in group):
+                bar.initial += length  # so that the time left is reckoned from what is spoken now
+            else:
+                texts = [pieces[number].text for number in group]
+                readings = speaker.speak_all(texts, [_seed(config.seed, number) for number in group])
+                for number, reading in zip(group, readings, strict=True):
+                    _store(work, number, reading, speaker.release.sample_rate_hz)
+            bar.update(length)
+
+
+def _seed(seed: int, number: int) -> int:
+    return int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
+
+
+def _store(work: Path, number: int, reading: Reading, sample_rate_hz: int) -> None:
+    """The sound, then the row that says that it is there."""
+    sound = io.BytesIO()
+    soundfile.write(sound, reading.waveform, sample_rate_hz, format="FLAC", subtype="PCM_16")
+    storage.write_bytes(_path(work, number, "flac"), sound.getvalue())
+    row = {"text": reading.text, "heard": reading.heard, "error": reading.error, "tries": reading.tries}
+    row |= {"seed": reading.seed, "reached_end": reading.reached_end}
+    storage.write_bytes(_path(work, number, "json"), json.dumps(row, ensure_ascii=False).encode())
+
+
+def write_m4b(
+    out: Path, book: Book, pieces: Sequence[Piece], sounds: Sequence[Path], sample_rate_hz: int, config: ReadConfig
+) -> float:
+    """Join the pieces' ``sounds`` into AAC with chapter marks; the length in seconds. The same in, the same out."""
+    pauses = [silence(config.pauses_s.get(piece.ends, 0.0), sample_rate_hz) for piece in pieces]
+    lengths = [soundfile.info(sound).frames + len(pause) for sound, pause in zip(sounds, pauses, strict=True)]
+
+    def joined() -> Iterator[np.ndarray]:
+        for sound, pause in zip(sounds, pauses, strict=True):
+            yield np.concatenate([faded(soundfile.read(sound, dtype="float32")[0], sample_rate_hz), pause])
+
+    with storage.atomic_file(out) as temporary, av.open(str(temporary), "w", format="ipod") as container:
+        container.flags |= av.container.Flags.bitexact.value
+        about = {"title": book.title, "album": book.title, "artist": book.author or "", "genre": "Audiobook"}
+        container.metadata.update({name: value for name, value in about.items() if value})
+        stream: Any = container.add_stream("aac", rate=sample_rate_hz, layout="mono")
+        stream.bit_rate = config.bit_rate
+        container.set_chapters(_marks(book, pieces, lengths, sample_rate_hz))
+        for frame in frames(joined(), sample_rate_hz):
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return sum(lengths) / sample_rate_hz
+
+
+def _marks(book: Book, pieces: Sequence[Piece], lengths: Sequence[int], sample_rate_hz: int) -> list[dict[str, Any]]:
+    """Chapters as PyAV takes them; one without a word to speak has no mark."""
+    starts: dict[int, int] = {}
+    position = 0
+    for piece, length in zip(pieces, lengths, strict=True):
+        starts.setdefault(piece.chapter, position)
+        position += length
+    return [
+        {
+            "id": number,
+            "start": start,
+            "end": end,
+            "time_base": Fraction(1, sample_rate_hz),
+            "metadata": {"title": book.chapters[number].title},
+        }
+        for (number, start), end in zip(starts.items(), [*starts.values(), position][1:], strict=True)
+    ]
