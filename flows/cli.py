@@ -237,7 +237,8 @@ def _one_line(error: Exception) -> str:
             f"{'.'.join(map(str, fault['loc']))} = {fault['input']!r}: {fault['msg']}" for fault in error.errors()
         ]
         return f"{error.title}: {'; '.join(faults)}"
-    text = " ".join(str(error).split()) or type(error).__name__
+    lines = [" ".join(line.split()) for line in str(error).splitlines()]  # a sources file has one for each fault
+    text = "\n".join(filter(None, lines)) or type(error).__name__
     known = isinstance(error, ValueError | OSError) or type(error).__module__.startswith("triforce.")
     return text if known else f"{type(error).__name__}: {text} (triforce --debug ... shows where)"
 
