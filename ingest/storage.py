@@ -114,16 +114,21 @@ def write_bytes(uri: str | os.PathLike, data: bytes) -> None:
         temporary.write_bytes(data)
 
 
-def remove_stale_temporaries(folder: str | os.PathLike, *, older_than_s: float = 3600.0) -> int:
+def remove_stale_temporaries(
+    folder: str | os.PathLike, *, prefix: str = TEMPORARY_PREFIX, older_than_s: float = 3600.0
+) -> int:
     """Remove what killed processes left half-written below a local ``folder``; how many files that were."""
     if not is_local(folder):
         return 0
     count = 0
-    for path in Path(resolve(folder)[1]).rglob(f"{TEMPORARY_PREFIX}*"):
-        with contextlib.suppress(FileNotFoundError):
-            if path.is_file() and time.time() - path.stat().st_mtime > older_than_s:
-                path.unlink()
-                count += 1
+    for place, _, names in os.walk(resolve(folder)[1]):
+        for name in names:
+            if name.startswith(prefix):
+                with contextlib.suppress(FileNotFoundError):
+                    path = os.path.join(place, name)
+                    if time.time() - os.stat(path).st_mtime > older_than_s:
+                        os.unlink(path)
+                        count += 1
     return count
 
 

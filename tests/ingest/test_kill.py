@@ -146,6 +146,14 @@ def start(ingest: Ingest, folder: Path, sources: str) -> BaseProcess:
     return child
 
 
+def finish(child: BaseProcess) -> None:
+    """Wait for an ingest that nobody disturbs, and end the server that Prefect may have left running beside it."""
+    child.join()
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
+    assert child.exitcode == 0
+
+
 def traces(folder: Path) -> dict[str, int]:
     """Size by path of all that lies there, finished or not."""
     found = {}
@@ -186,13 +194,10 @@ def check(ingest: Ingest, speech: Speech, folder: Path, kills: int, seed: int) -
     with serving(speech, folder) as sources:
         child = start(ingest, folder / "whole", sources)
         begin_s = time.monotonic()
-        child.join()
+        finish(child)
         whole_s = time.monotonic() - begin_s
-        assert child.exitcode == 0
         effective, torn = killed_ingest(ingest, folder / "killed", sources, kills, whole_s, seed)
-        child = start(ingest, folder / "killed", sources)
-        child.join()
-        assert child.exitcode == 0
+        finish(start(ingest, folder / "killed", sources))
     whole, killed = contents(folder / "whole"), contents(folder / "killed")
     rows = list(Corpus(str(folder / "whole")).recordings())
     assert {row.reason for row in rows if row.source == "copies"} == {"duplicate_url", "duplicate_bytes", "not_found"}
