@@ -201,6 +201,10 @@ def _add_sub_apps() -> None:
         from triforce.flows.cli_corpus import app as corpus_app
 
         app.add_typer(corpus_app, name="corpus")
+    if find_spec("triforce.flows.cli_tokens"):
+        from triforce.flows.cli_tokens import app as tokens_app
+
+        app.add_typer(tokens_app, name="tokens")
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from triforce.ingest import storage
 from triforce.ingest.corpus import Corpus
 from triforce.models.text import TextTokenizer
-from triforce.tokenize.encode import decode_flac
+from triforce.tokenize.read import decode_flac
 from triforce.tokenize.shards import TokenSample, list_shards, read_shard, stale_mark
 
 T = TypeVar("T")
