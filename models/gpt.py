@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
-from triforce.models.vocabulary import Vocabulary
+from triforce.models.fused import qk_norm_rotate, rms_norm
+from triforce.models.vocabulary import Modality, Vocabulary
 
 
 class GPTConfig(BaseModel):
@@ -85,7 +89,20 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return F.rms_norm(x, self.weight.shape, self.weight, eps=1e-6)
+        return rms_norm(x, self.weight)
+
+
+class Context(NamedTuple):
+    """What the blocks of one forward pass share."""
+
+    cos: torch.Tensor
+    """``(N, head_dim / 2)`` of all tokens in a row, as ``sin``."""
+    sin: torch.Tensor
+    mask: torch.Tensor | None
+    """``(B, 1, T, S)`` bool: which keys a query may see; None for all or, among several queries, the earlier ones."""
+    lengths: list[int] | None
+    """Of the documents, where each is attended to by itself."""
+    cache: KVCache | None
 
 
 class Attention(nn.Module):
@@ -97,18 +114,30 @@ class Attention(nn.Module):
         self.k_norm = RMSNorm(config.head_dim)
         self.out = nn.Linear(config.width, config.width, bias=False)
 
-    def forward(
-        self, x: torch.Tensor, rotary: torch.Tensor, mask: torch.Tensor | None, cache: KVCache | None, layer: int
-    ) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, context: Context, layer: int) -> torch.Tensor:
         batch, length, width = x.shape
-        q, k, v = self.qkv(x).view(batch, length, 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4)
-        q, k = rotate(self.q_norm(q), rotary), rotate(self.k_norm(k), rotary)
-        causal = mask is None and length > 1
-        if cache is not None:
-            k, v = cache.extend(layer, k, v)
+        qkv = self.qkv(x).view(-1, 3, self.num_heads, self.head_dim)
+        norms = torch.stack([self.q_norm.weight, self.k_norm.weight])
+        qk, v = qk_norm_rotate(qkv, norms, context.cos, context.sin)
+        if context.lengths is not None:
+            attended = attend_each(qk[:, 0], qk[:, 1], v, context.lengths)
+            return self.out(attended.reshape(batch, length, width))
+        q, k, v = (
+            part.view(batch, length, self.num_heads, self.head_dim).transpose(1, 2) for part in (qk[:, 0], qk[:, 1], v)
+        )
+        causal = context.mask is None and length > 1
+        if context.cache is not None:
+            k, v = context.cache.extend(layer, k, v)
             causal = causal and k.shape[2] == length
-        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=context.mask, is_causal=causal)
         return self.out(attended.transpose(1, 2).reshape(batch, length, width))
+
+
+def attend_each(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, lengths: list[int]) -> torch.Tensor:
+    """Causal attention inside each of the documents that lie end to end in ``(N, H, D)``."""
+    parts = zip(*(tensor.transpose(0, 1)[None].split(lengths, dim=2) for tensor in (q, k, v)), strict=True)
+    attended = [F.scaled_dot_product_attention(*part, is_causal=True) for part in parts]
+    return torch.cat(attended, dim=2)[0].transpose(0, 1)
 
 
 class MLP(nn.Module):
@@ -131,10 +160,8 @@ class Block(nn.Module):
         self.mlp = MLP(config)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(
-        self, x: torch.Tensor, rotary: torch.Tensor, mask: torch.Tensor | None, cache: KVCache | None, layer: int
-    ) -> torch.Tensor:
-        x = x + self.dropout(self.attention(self.attention_norm(x), rotary, mask, cache, layer))
+    def forward(self, x: torch.Tensor, context: Context, layer: int) -> torch.Tensor:
+        x = x + self.dropout(self.attention(self.attention_norm(x), context, layer))
         return x + self.dropout(self.mlp(self.mlp_norm(x)))
 
 
@@ -147,7 +174,11 @@ class GPT(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
         self.norm = RMSNorm(config.width)
         self.head = nn.Linear(config.width, config.vocabulary.size, bias=False)
-        self.register_buffer("frequencies", rotary_frequencies(config), persistent=False)
+        self.checkpoint_activations = False
+        """Recompute each block in the backward pass instead of keeping what is inside it."""
+        angles = torch.arange(config.max_positions)[:, None] * rotary_frequencies(config)
+        self.register_buffer("cos", angles.cos(), persistent=False)
+        self.register_buffer("sin", angles.sin(), persistent=False)
         self.apply(self._init)
         for block in self.blocks:  # the residual stream's variance stays near 1 at any depth (GPT-2, section 2.3)
             for linear in (block.attention.out, block.mlp.down):
@@ -181,25 +212,51 @@ class GPT(nn.Module):
                 f"{ids.shape[1] + past} tokens: this model reads {self.config.max_positions} at most; "
                 "shorten the text or prompt"
             )
-        mask = None
-        if documents is not None:
-            if cache is not None:
-                raise ValueError("a cache holds one document a row: give no `documents` with it")
-            mask = document_mask(documents)
-        elif past and ids.shape[1] > 1:
-            mask = torch.ones(ids.shape[1], past + ids.shape[1], dtype=torch.bool, device=ids.device).tril(past)
-        rotary = torch.polar(
-            torch.ones_like(positions, dtype=torch.float32)[..., None], positions[..., None].float() * self.frequencies
-        )
+        positions = positions.reshape(-1)
+        mask, lengths = self._visibility(ids, documents, past, cache)
+        context = Context(self.cos[positions], self.sin[positions], mask, lengths, cache)
         x = self.dropout(self.embedding(ids))
         for layer, block in enumerate(self.blocks):
-            x = block(x, rotary[:, None], mask, cache, layer)
+            if self.checkpoint_activations and torch.is_grad_enabled():
+                x = checkpoint(block, x, context, layer, use_reentrant=False)
+            else:
+                x = block(x, context, layer)
         if cache is not None:
             cache.length += ids.shape[1]
         return self.norm(x)
 
+    @staticmethod
+    def _visibility(
+        ids: torch.Tensor, documents: torch.Tensor | None, past: int, cache: KVCache | None
+    ) -> tuple[torch.Tensor | None, list[int] | None]:
+        """A mask, or on a CPU, where its zeros would cost as much as its ones, the lengths of the documents."""
+        if documents is not None:
+            if cache is not None:
+                raise ValueError("a cache holds one document a row: give no `documents` with it")
+            if ids.device.type == "cpu" and not torch.compiler.is_compiling():
+                return None, document_lengths(documents)
+            return document_mask(documents), None
+        if past and ids.shape[1] > 1:
+            mask = torch.ones(ids.shape[1], past + ids.shape[1], dtype=torch.bool, device=ids.device).tril(past)
+            return mask, None
+        return None, None
+
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         return self.head(hidden)
+
+    def extended(self, *modalities: Modality) -> GPT:
+        """This network with more modalities: new rows of the embedding and the head, the old ones as they were."""
+        config = self.config.model_copy(update={"vocabulary": self.config.vocabulary.extended(*modalities)})
+        model = GPT(config).to(self.embedding.weight.device)
+        old = self.config.vocabulary.size
+        state = self.state_dict()
+        with torch.no_grad():
+            for name, tensor in model.state_dict().items():
+                if name in ("embedding.weight", "head.weight"):
+                    tensor[:old] = state[name]
+                else:
+                    tensor.copy_(state[name])
+        return model.train(self.training)
 
     def num_parameters(self) -> int:
         return sum(p.numel() for p in self.parameters())
@@ -210,13 +267,12 @@ def rotary_frequencies(config: GPTConfig) -> torch.Tensor:
     return config.rope_base ** (-torch.arange(0, config.head_dim, 2).float() / config.head_dim)
 
 
-def rotate(x: torch.Tensor, rotary: torch.Tensor) -> torch.Tensor:
-    """Turn the pairs (i, i + head_dim / 2) of ``(B, H, T, head_dim)`` by the unit complex numbers ``(B, 1, T, head_dim
-    / 2)``.
-    """
-    first, second = x.float().chunk(2, dim=-1)
-    cos, sin = rotary.real, rotary.imag
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)
+def document_lengths(documents: torch.Tensor) -> list[int]:
+    """How many tokens each document of packed rows ``(B, T)`` has, row after row; padding counts as one more."""
+    starts = torch.ones_like(documents, dtype=torch.bool)
+    starts[:, 1:] = documents[:, 1:] != documents[:, :-1]
+    bounds = [*starts.flatten().nonzero()[:, 0].tolist(), documents.numel()]
+    return [stop - start for start, stop in itertools.pairwise(bounds)]
 
 
 def document_mask(documents: torch.Tensor) -> torch.Tensor:

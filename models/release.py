@@ -154,6 +154,12 @@ def require_dvae(uri: str, device: str | torch.device = "cpu") -> Stage:
     return stage
 
 
+def load_tokenizer_of(uri: str) -> TextTokenizer:
+    """The text tokenizer of a release's GPT."""
+    fs, root = fsspec.core.url_to_fs(uri)
+    return TextTokenizer(fs.cat_file(f"{root.rstrip('/')}/gpt/tokenizer.json").decode())
+
+
 class Release:
     """The networks of a release, each loaded when it is first needed."""
 
@@ -243,8 +249,7 @@ class Release:
 
     @cached_property
     def tokenizer(self) -> TextTokenizer:
-        fs, root = fsspec.core.url_to_fs(self.uri)
-        return TextTokenizer(fs.cat_file(f"{root.rstrip('/')}/gpt/tokenizer.json").decode())
+        return load_tokenizer_of(self.uri)
 
     def info(self) -> dict[str, Any]:
         """Sizes, hashes and rates, for tables."""

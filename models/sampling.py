@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -10,6 +12,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from triforce.models.gpt import GPT, KVCache
 from triforce.models.vocabulary import Segment
+
+END = 0
+"""Index of the end marker among the legal ids; code c has index c + 1."""
+NOTHING = -1
+"""Stands behind the end of a finished candidate."""
+LOOK_EVERY = 16
+"""Steps between looks at whether all have ended or loop: a look costs more than a step's bookkeeping."""
 
 
 class SamplingConfig(BaseModel):
@@ -27,6 +36,12 @@ class SamplingConfig(BaseModel):
     )
     num_candidates: int = Field(1, ge=1, le=1024, description="Continuations drawn side by side.")
     max_codes: int = Field(700, ge=1, description="Codes after which a segment is cut off; 700 is 30 s of speech.")
+    stop_loops: int = Field(
+        64,
+        ge=0,
+        description="Codes that must repeat what stands a period before them, up to a quarter as long, for a candidate "
+        "to count as looping and be ended; 64 are 2.7 s of speech; 0 is off.",
+    )
 
 
 class Candidate(NamedTuple):
@@ -35,44 +50,113 @@ class Candidate(NamedTuple):
     log_probability: float
     """Mean over the codes and, where it was reached, the end, before temperature and filters."""
     reached_end: bool
+    looped: bool = False
+    """Ended because it repeated itself."""
 
 
-@torch.inference_mode()
 def sample_segment(
     gpt: GPT, prompt: list[Segment], modality: str, config: SamplingConfig, *, seed: int = 0
 ) -> list[Candidate]:
-    """Candidates for a segment of ``modality`` behind the segments of ``prompt``, best log-probability first."""
-    vocabulary = gpt.config.vocabulary
-    device = gpt.embedding.weight.device
-    generator = torch.Generator(device).manual_seed(seed)
-    prompt_ids = np.concatenate(
-        [*(vocabulary.segment_ids(segment) for segment in prompt), [vocabulary.begin(modality)]]
-    )
-    num_steps = min(config.max_codes + 1, gpt.config.max_positions - len(prompt_ids))
-    if num_steps < 2:
-        raise ValueError(
-            f"a prompt of {len(prompt_ids)} tokens leaves no room for {modality}: this model reads "
-            f"{gpt.config.max_positions}; "
-            "shorten the text or the voice prompt"
+    """Candidates for a segment of ``modality`` behind the segments of ``prompt``: those that ended by themselves
+    first, each kind by log-probability.
+    """
+    drawer = _Drawer(gpt, prompt, modality, config, seed)
+    for _ in drawer.steps():
+        pass
+    return drawer.candidates()
+
+
+def stream_segment(
+    gpt: GPT, prompt: list[Segment], modality: str, config: SamplingConfig, *, seed: int = 0
+) -> Iterator[int]:
+    """The codes of one candidate as they come: the very ones that `sample_segment` would return."""
+    if config.num_candidates != 1:
+        raise ValueError(f"num_candidates {config.num_candidates}: one is streamed; draw several with sample_segment")
+    drawer = _Drawer(gpt, prompt, modality, config, seed)
+    for step in drawer.steps():
+        code = int(drawer.drawn[0, step]) - 1
+        if code >= 0:
+            yield code
+
+
+class _Drawer:
+    """The state of drawing: what each candidate has so far, ``drawn`` ``(C, steps)`` of legal indices."""
+
+    def __init__(self, gpt: GPT, prompt: list[Segment], modality: str, config: SamplingConfig, seed: int) -> None:
+        vocabulary = gpt.config.vocabulary
+        self.gpt, self.config, self.device = gpt, config, gpt.embedding.weight.device
+        self.generator = torch.Generator(self.device).manual_seed(seed)
+        self.prompt_ids = np.concatenate(
+            [*(vocabulary.segment_ids(segment) for segment in prompt), [vocabulary.begin(modality)]]
         )
-    cache = KVCache.empty(gpt.config, 1, len(prompt_ids) + num_steps, gpt.embedding.weight)
-    hidden = gpt(torch.as_tensor(prompt_ids, device=device)[None], cache=cache)[:, -1:]
-    cache = cache.fan_out(config.num_candidates)
-    legal = _legal_ids(gpt, modality, device)
-    head = gpt.head.weight[legal]  # nothing else can be drawn, so nothing else is scored
-    drawn = torch.full((config.num_candidates, num_steps), -1, device=device)
-    scores = torch.zeros(config.num_candidates, num_steps, device=device)
-    logits = (hidden[:, -1] @ head.T).expand(config.num_candidates, -1)
-    finished = torch.zeros(config.num_candidates, dtype=torch.bool, device=device)
-    for step in range(num_steps):
-        choice = _draw(_penalise(logits, drawn[:, :step], config.repetition_penalty), config, generator)
-        drawn[:, step] = choice.masked_fill(finished, -1)
-        scores[:, step] = logits.log_softmax(-1).gather(1, choice[:, None])[:, 0].masked_fill(finished, 0)
-        finished |= choice == 0  # the end marker comes first among the legal ids
-        if finished.all() or step + 1 == num_steps:
-            break
-        logits = gpt(legal[choice][:, None], cache=cache)[:, -1] @ head.T
-    return _collect(drawn, scores)
+        grid = vocabulary.modality(modality).grid
+        self.exact = math.prod(grid) if grid else None
+        wanted = self.exact or config.max_codes + 1
+        self.num_steps = min(wanted, gpt.config.max_positions - len(self.prompt_ids))
+        if self.num_steps < (self.exact or 2):
+            raise ValueError(
+                f"a prompt of {len(self.prompt_ids)} tokens leaves no room for {modality}: this model reads "
+                f"{gpt.config.max_positions}; "
+                "shorten the text or the voice prompt"
+            )
+        self.legal = _legal_ids(gpt, modality, self.device)
+        self.drawn = torch.full((config.num_candidates, self.num_steps), NOTHING, device=self.device)
+        self.scores = torch.zeros(config.num_candidates, self.num_steps, device=self.device)
+        self.looped = np.zeros(config.num_candidates, dtype=bool)
+
+    @torch.inference_mode()
+    def steps(self) -> Iterator[int]:
+        """Draw; yields each step's number when its column of ``drawn`` is filled."""
+        gpt, config = self.gpt, self.config
+        head = gpt.head.weight[self.legal].T.contiguous()  # nothing else can be drawn, so nothing else is scored
+        cache = KVCache.empty(gpt.config, 1, len(self.prompt_ids) + self.num_steps, gpt.embedding.weight)
+        hidden = gpt(torch.as_tensor(self.prompt_ids, device=self.device)[None], cache=cache)
+        cache = cache.fan_out(config.num_candidates)
+        logits = (hidden[:, -1] @ head).expand(config.num_candidates, -1)
+        finished = torch.zeros(config.num_candidates, dtype=torch.bool, device=self.device)
+        for step in range(self.num_steps):
+            if self.exact:
+                logits = logits.clone()
+                logits[:, END] = -torch.inf
+            choice = _draw(_penalise(logits, self.drawn[:, :step], config.repetition_penalty), config, self.generator)
+            self.drawn[:, step] = choice.masked_fill(finished, NOTHING)
+            self.scores[:, step] = (logits.gather(1, choice[:, None])[:, 0] - logits.logsumexp(-1)).masked_fill(
+                finished, 0
+            )
+            finished |= choice == END
+            yield step
+            looked = config.num_candidates == 1 or step % LOOK_EVERY == LOOK_EVERY - 1
+            if step + 1 == self.num_steps or (looked and finished.all()):
+                break
+            if config.stop_loops and step % LOOK_EVERY == LOOK_EVERY - 1:
+                finished |= torch.from_numpy(self._find_loops(step + 1)).to(self.device)
+            logits = gpt(self.legal[choice][:, None], cache=cache)[:, -1] @ head
+
+    def _find_loops(self, length: int) -> np.ndarray:
+        drawn = self.drawn[:, :length].cpu().numpy()
+        for row, codes in enumerate(drawn):
+            if not self.looped[row] and codes[-1] > END:
+                self.looped[row] = is_loop(codes, self.config.stop_loops)
+        return self.looped
+
+    def candidates(self) -> list[Candidate]:
+        found = []
+        for row, score, looped in zip(self.drawn.tolist(), self.scores, self.looped.tolist(), strict=True):
+            length = next((i for i, token in enumerate(row) if token <= END), len(row))
+            reached_end = (length < len(row) and row[length] == END) or length == self.exact
+            count = length + (reached_end and length < len(row))
+            codes = np.array(row[:length], dtype=np.int64) - 1
+            found.append(Candidate(codes, float(score[:count].mean()) if count else -np.inf, reached_end, looped))
+        return sorted(found, key=lambda c: (not c.reached_end, c.looped, -c.log_probability))
+
+
+def is_loop(codes: Sequence[int] | np.ndarray, length: int) -> bool:
+    """Whether the last ``length`` codes repeat with some period of at most a quarter of that."""
+    codes = np.asarray(codes)
+    return any(
+        len(codes) >= length + period and np.array_equal(codes[-length:], codes[-length - period : -period])
+        for period in range(1, length // 4 + 1)
+    )
 
 
 def _legal_ids(gpt: GPT, modality: str, device: torch.device) -> torch.Tensor:
@@ -96,21 +180,34 @@ def _draw(logits: torch.Tensor, config: SamplingConfig, generator: torch.Generat
     """One index a row of ``(B, V)``."""
     if config.temperature == 0:
         return logits.argmax(-1)
-    ordered, order = (logits.float() / config.temperature).sort(-1, descending=True)
+    logits = logits.float() / config.temperature
     if config.top_k:
-        ordered[:, config.top_k :] = -torch.inf
-    probability = ordered.softmax(-1)
+        kept, order = logits.topk(min(config.top_k, logits.shape[1]), dim=-1)
+        chosen = _choose(_nucleus(kept.softmax(-1), config.top_p), generator)
+        return order.gather(1, chosen[:, None])[:, 0]
+    probability = logits.softmax(-1)
+    if config.top_p == 1:
+        return _choose(probability, generator)
+    return _draw_nucleus(probability, config.top_p, generator)
+
+
+def _draw_nucleus(probability: torch.Tensor, top_p: float, generator: torch.Generator) -> torch.Tensor:
+    """From the likeliest ids that hold ``top_p``; of a large vocabulary only as many are sorted as can matter."""
+    count = min(256, probability.shape[1])
+    kept, order = probability.topk(count, dim=-1)
+    if count < probability.shape[1] and bool((kept.sum(-1) < top_p).any()):
+        kept, order = probability.sort(-1, descending=True)
+    return order.gather(1, _choose(_nucleus(kept, top_p), generator)[:, None])[:, 0]
+
+
+def _nucleus(probability: torch.Tensor, top_p: float) -> torch.Tensor:
+    """Descending rows with zeros behind the first that reach ``top_p``."""
     before = probability.cumsum(-1) - probability
-    probability = probability.masked_fill(before >= config.top_p, 0)
-    return order.gather(1, torch.multinomial(probability, 1, generator=generator))[:, 0]
+    return probability.masked_fill(before >= top_p, 0)
 
 
-def _collect(drawn: torch.Tensor, scores: torch.Tensor) -> list[Candidate]:
-    candidates = []
-    for row, score in zip(drawn.tolist(), scores, strict=True):
-        length = next((i for i, token in enumerate(row) if token <= 0), len(row))
-        reached_end = length < len(row) and row[length] == 0
-        count = length + reached_end
-        codes = np.array(row[:length], dtype=np.int64) - 1
-        candidates.append(Candidate(codes, float(score[:count].mean()) if count else -np.inf, reached_end))
-    return sorted(candidates, key=lambda c: (not c.reached_end, -c.log_probability))
+def _choose(weights: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """An index a row, as likely as its weight: by one uniform number, which costs less than torch.multinomial."""
+    total = weights.cumsum(-1)
+    draw = torch.rand(weights.shape[0], 1, generator=generator, device=weights.device) * total[:, -1:]
+    return torch.searchsorted(total, draw, right=True)[:, 0].clamp_max(weights.shape[1] - 1)

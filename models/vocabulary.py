@@ -27,6 +27,9 @@ class Modality(BaseModel):
     shares: str | None = Field(
         None, description="An earlier modality whose codes it uses: a voice prompt shares speech's."
     )
+    grid: tuple[int, ...] | None = Field(
+        None, description="Shape of its codes where that is always the same, as an image's: so many are drawn."
+    )
 
 
 class Segment(NamedTuple):
@@ -60,6 +63,10 @@ class Vocabulary(BaseModel):
     @property
     def size(self) -> int:
         return NUM_SPECIALS + sum(2 + (0 if m.shares else m.num_codes) for m in self.modalities)
+
+    def extended(self, *modalities: Modality) -> Vocabulary:
+        """This vocabulary with more modalities behind it; those that are there keep their ids."""
+        return Vocabulary(modalities=(*self.modalities, *modalities))
 
     def modality(self, name: str) -> Modality:
         for modality in self.modalities:

@@ -45,6 +45,24 @@ class TrainConfig(BaseModel):
     runs: str = Field(description="URI of the folder for checkpoints and metrics.")
     corpus: str | None = Field(None, description="URI of the corpus: dvae, diffusion and vocoder read clips.")
     tokens: str | None = Field(None, description="URI of the shards: gpt reads these.")
+    more_tokens: tuple[str, ...] = Field(
+        (), description="Shard sets of other media, whose modalities layouts may name beside the first set's (gpt)."
+    )
+    join_on: str = Field(
+        "clip_id",
+        min_length=1,
+        description="What samples of several shard sets are joined by: their id, or a field of their metadata (gpt).",
+    )
+    voice_codes: int = Field(
+        117, ge=1, description="Codes of a voice prompt at most; 117 are 5 s. Assumed: timbre is settled by then (gpt)."
+    )
+    init_from: str | None = Field(
+        None, description="URI of a release whose network of this stage is where training begins (gpt)."
+    )
+    train_only: tuple[str, ...] = Field(
+        (),
+        description="Parameters that are trained, by patterns of their names as in blocks.1.* or *norm*; none: all.",
+    )
     size: SizeName = Field("tiny", description="Recipe: shape of the network, batch, steps and rates.")
     model: dict[str, Any] = Field(
         default_factory=dict, description="Fields of the network's config; the recipe's where not set."
@@ -77,7 +95,17 @@ class TrainConfig(BaseModel):
     checkpoint_every_s: float = Field(60.0, gt=0, description="Seconds between checkpoints.")
     log_every: int = Field(10, ge=1, description="Steps between points of the training curve.")
     seed: int = Field(0, ge=0, description="Of weights, order and noise.")
-    num_workers: int = Field(1, ge=1, le=4096, description="Data-parallel workers.")
+    num_workers: int = Field(1, ge=1, le=4096, description="Data-parallel workers, at most.")
+    min_workers: int | None = Field(
+        None, ge=1, description="Workers that are enough to go on with when others are lost; none: all of them."
+    )
+    sharding: Literal["ddp", "fsdp"] = Field(
+        "ddp", description="What workers share: ddp gradients; fsdp weights and the optimizer's state too."
+    )
+    checkpoint_activations: bool = Field(
+        False, description="Recompute blocks in the backward pass: less memory, a third more work (gpt)."
+    )
+    prefetch: int = Field(2, ge=0, le=64, description="Batches read ahead beside the training step (gpt).")
     use_gpu: bool = Field(False, description="One GPU a worker, with bfloat16.")
     threads_per_worker: int | None = Field(
         None, ge=1, description="CPU threads of a worker; none: the cores shared out evenly."
@@ -108,6 +136,10 @@ class TrainConfig(BaseModel):
                 f"batch_size {self.batch_size}: must be a multiple of num_workers x accumulation, "
                 f"{self.num_workers * self.accumulation}"
             )
+        if self.min_workers is not None and self.min_workers > self.num_workers:
+            raise ValueError(f"min_workers {self.min_workers}: at most num_workers, {self.num_workers}")
+        if self.sharding == "fsdp" and self.stage != "gpt":
+            raise ValueError(f"sharding fsdp: stage {self.stage} is small and trains with ddp")
         if not self.layouts or min(self.layouts.values()) < 0 or not sum(self.layouts.values()):
             raise ValueError(f"layouts {self.layouts}: give at least one with a weight over 0")
         return self
@@ -126,6 +158,9 @@ class TrainConfig(BaseModel):
             "release",
             "corpus",
             "tokens",
+            "more_tokens",
+            "min_workers",
+            "prefetch",
             "max_failures",
             "cache_bytes",
             "checkpoint_every_s",

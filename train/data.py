@@ -21,9 +21,7 @@ import pyarrow.parquet as pq
 
 from triforce.ingest import storage
 from triforce.ingest.corpus import Corpus
-from triforce.models.text import TextTokenizer
-from triforce.tokenize.read import decode_flac
-from triforce.tokenize.shards import TokenSample, list_shards, read_shard, stale_mark
+from triforce.tokenize.encode import decode_flac
 
 T = TypeVar("T")
 WINDOW_GROUPS = 16
@@ -149,40 +147,6 @@ def _row_groups(uri: str, keep: Callable[[str], bool]) -> list[_RowGroup]:
     return groups
 
 
-class TokenStore:
-    """The token samples of a shard set, by group and row."""
-
-    def __init__(self, tokens: str, keep: Callable[[str], bool], max_bytes: int) -> None:
-        self._keep = keep
-        self._uris = list_shards(tokens)
-        stale = [uri for uri in self._uris if storage.exists(stale_mark(uri))]
-        if stale:
-            raise ValueError(
-                f"{stale[0]} and {len(stale) - 1} more hold clips that were taken out of the corpus: run "
-                f"`triforce tokenize`, "
-                "which makes them anew"
-            )
-        self._cache: GroupCache[list[TokenSample]] = GroupCache(self._read, max_bytes)
-        self.group_sizes = [len(self._cache[group]) for group in range(len(self._uris))]
-
-    def __len__(self) -> int:
-        return sum(self.group_sizes)
-
-    def sample(self, group: int, row: int) -> TokenSample:
-        return self._cache[group][row]
-
-    def characters(self, tokenizer: TextTokenizer) -> str:
-        """The characters of the texts, sorted. Of each shard's first samples: what is rarer, nobody learns to say."""
-        found: set[str] = set()
-        for group, size in enumerate(self.group_sizes):
-            found.update(*(tokenizer.decode(self.sample(group, row).text) for row in range(min(size, 512))))
-        return "".join(sorted(found))
-
-    def _read(self, group: int) -> tuple[list[TokenSample], int]:
-        samples = [sample for sample in read_shard(self._uris[group]) if self._keep(sample.clip_id)]
-        return samples, sum(sample.codes.nbytes + sample.text.nbytes + 1000 for sample in samples)
-
-
 class Place:
     """Where a worker is in the endless order: takes positions ``rank``, ``rank + num_workers``, ..."""
 
@@ -197,7 +161,13 @@ class Place:
     def state_dict(self) -> dict[str, Any]:
         return {"taken": self.taken, "num_workers": self.num_workers}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        # With another number of workers the order is kept and the place rounded down: a few samples come again, none
-        # is lost.
-        self.taken = state["taken"] * state["num_workers"] // self.num_workers
+    def resume(self, places: list[dict[str, Any]]) -> None:
+        """Go on from the places of all workers, each at its own pace.
+
+        With another number of workers the order is kept and everyone starts where the slowest was: some samples come
+        again, none is lost.
+        """
+        if len(places) == self.num_workers:
+            self.taken = places[self.rank]["taken"]
+        else:
+            self.taken = min(place["taken"] * place["num_workers"] for place in places) // self.num_workers

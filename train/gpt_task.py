@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import copy
 import math
 from typing import Any
 
@@ -10,57 +10,134 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from triforce.ingest import storage
+from triforce.models.footprint import footprint
 from triforce.models.gpt import GPT, GPTConfig
+from triforce.models.release import load_stage, load_tokenizer_of
 from triforce.models.text import TextTokenizer
 from triforce.models.vocabulary import Modality, Vocabulary
 from triforce.tokenize.plan import load_tokenizer
 from triforce.train.config import TrainConfig
-from triforce.train.data import Place, TokenStore, is_validation
+from triforce.train.data import Place, is_validation
 from triforce.train.documents import Documents, PackedBatch, Packer, stack
+from triforce.train.prefetch import Prefetcher
+from triforce.train.token_store import TokenStore
+
+SEARCH_PER_DOCUMENT = 2000
+"""Positions searched for each validation document; a share of 1/2000 is still found. Assumed."""
+
+
+def media_vocabulary(text_size: int, media: dict[str, tuple[int, tuple[int, ...] | None]]) -> Vocabulary:
+    """Text, then each medium by its number of codes and its grid, then the voice prompts that share speech's codes."""
+    modalities = [Modality(name="text", num_codes=text_size)]
+    modalities += [Modality(name=name, num_codes=size, grid=grid) for name, (size, grid) in media.items()]
+    if "speech" in media:
+        modalities.append(Modality(name="voice", num_codes=media["speech"][0], shares="speech"))
+    return Vocabulary(modalities=tuple(modalities))
 
 
 def speech_vocabulary(text_size: int, num_codes: int) -> Vocabulary:
-    """Text, speech, and the voice prompts that share speech's codes."""
-    return Vocabulary(
-        modalities=(
-            Modality(name="text", num_codes=text_size),
-            Modality(name="speech", num_codes=num_codes),
-            Modality(name="voice", num_codes=num_codes, shares="speech"),
-        )
-    )
+    """Text, speech, and voice prompts."""
+    return media_vocabulary(text_size, {"speech": (num_codes, None)})
+
+
+def describe(config: TrainConfig) -> str:
+    """What a run will weigh, before it starts: parameters, memory and work."""
+    store = TokenStore([config.tokens, *config.more_tokens], config.cache_bytes)
+    sizes = {name: (meta["num_codes"], None) for name, meta in zip(store.modalities, store.metas, strict=True)}
+    vocabulary = media_vocabulary(load_tokenizer(config.tokens).size, sizes)
+    shape = GPTConfig.model_validate({"vocabulary": vocabulary, "max_positions": config.context} | config.model)
+    rows = config.batch_per_worker // config.accumulation
+    shards = config.num_workers if config.sharding == "fsdp" else 1
+    return str(footprint(shape, config.context, rows, shards=shards, recompute=config.checkpoint_activations))
 
 
 class GPTTask:
     def __init__(self, config: TrainConfig, place: Place, device: torch.device) -> None:
         self.config, self.place, self.device = config, place, device
-        self.tokenizer: TextTokenizer = load_tokenizer(config.tokens)
-        meta = json.loads(storage.read_bytes(storage.join(config.tokens, "meta.json")))
-        vocabulary = speech_vocabulary(self.tokenizer.size, meta["num_codes"])
-        settings = {"vocabulary": vocabulary, "max_positions": config.context} | config.model
-        self.model = GPT(GPTConfig.model_validate(settings)).to(device)
+        self.store = TokenStore([config.tokens, *config.more_tokens], config.cache_bytes)
+        self.tokenizer = self._tokenizer()
+        self.model = self._model().to(device)
+        self.model.checkpoint_activations = config.checkpoint_activations
         share = config.validation_share
-        training = TokenStore(config.tokens, lambda clip_id: not is_validation(clip_id, share), config.cache_bytes)
-        validation = TokenStore(config.tokens, lambda clip_id: is_validation(clip_id, share), config.cache_bytes // 8)
-        self.documents = self._documents(training)
-        self.packer = Packer(self.documents, place, config.context)
-        self._evaluation = self._evaluation_batches(self._documents(validation) if len(validation) else self.documents)
+        self.documents = self._documents(lambda clip_id: not is_validation(clip_id, share))
+        packer = Packer(self.documents, config.context)
+        self._reader: Place | None = None
+        self._batches = Prefetcher(lambda: self._read(packer), config.prefetch)
+        self._evaluation = self._evaluation_batches(self._documents(lambda clip_id: is_validation(clip_id, share)))
+        self._evaluation = self._evaluation or self._evaluation_batches(self.documents)
 
-    def _documents(self, store: TokenStore) -> Documents:
-        return Documents(
-            store, self.model.config.vocabulary, self.config.layouts, self.config.loss_weights, self.config.seed
-        )
+    def _tokenizer(self) -> TextTokenizer:
+        tokenizer = load_tokenizer(self.config.tokens)
+        if self.config.init_from is None:
+            return tokenizer
+        known = load_tokenizer_of(self.config.init_from)
+        if known.to_json() != tokenizer.to_json():
+            raise ValueError(
+                f"{self.config.tokens} was tokenized with other text pieces than {self.config.init_from} knows; "
+                "put the release's gpt/tokenizer.json into a new tokens folder before `triforce tokenize`"
+            )
+        return tokenizer
+
+    def _model(self) -> GPT:
+        config, store = self.config, self.store
+        sizes = {
+            name: (meta["num_codes"], store.grid(name))
+            for name, meta in zip(store.modalities, store.metas, strict=True)
+        }
+        vocabulary = media_vocabulary(self.tokenizer.size, sizes)
+        if config.init_from is None:
+            settings = {"vocabulary": vocabulary, "max_positions": config.context} | config.model
+            return GPT(GPTConfig.model_validate(settings))
+        stage = load_stage(config.init_from, "gpt")
+        if stage is None:
+            raise FileNotFoundError(f"init_from {config.init_from}: no gpt/config.json here")
+        model = stage.model.requires_grad_(True).train()
+        known = {modality.name: modality for modality in model.config.vocabulary.modalities}
+        for modality in vocabulary.modalities:
+            if modality.name in known and known[modality.name].num_codes != modality.num_codes:
+                raise ValueError(
+                    f"init_from {config.init_from}: its {modality.name} has {known[modality.name].num_codes} codes, "
+                    f"these shards have {modality.num_codes}"
+                )
+        torch.manual_seed(config.seed)
+        return model.extended(*(m for m in vocabulary.modalities if m.name not in known))
+
+    def _documents(self, keep: Any) -> Documents:
+        return Documents(self.store, self.model.config.vocabulary, self.tokenizer, self.config, keep)
 
     def _evaluation_batches(self, documents: Documents) -> list[PackedBatch]:
-        """One document a row, the same ones each time."""
-        count = min(self.config.eval_clips, documents.order.epoch_length)
-        pairs = [documents.tokens(documents.segments(position)) for position in range(count)]
-        rows = [[(ids[: self.config.context], weights[: self.config.context])] for ids, weights in pairs]
-        longest = max(len(row[0][0]) for row in rows)
+        """One document a row, the same ones each time; none where there is nothing to keep."""
+        config, rows = self.config, []
+        last = min(documents.order.epoch_length, config.eval_clips * SEARCH_PER_DOCUMENT)
+        for position in range(last):
+            segments = documents.segments(position)
+            if segments:
+                ids, weights = documents.tokens(segments)
+                rows.append([(ids[: config.context], weights[: config.context])])
+            if len(rows) == config.eval_clips:
+                break
+        longest = max((len(row[0][0]) for row in rows), default=0)
         return [stack(rows[i : i + 8], longest).to(self.device) for i in range(0, len(rows), 8)]
 
+    def _read(self, packer: Packer) -> tuple[PackedBatch, int]:
+        """The next batch and the place behind it; runs in the prefetching thread."""
+        if self._reader is None:
+            self._reader = copy.copy(self.place)
+        batch = packer.batch(self._reader, self.config.batch_per_worker // self.config.accumulation)
+        return batch, self._reader.taken
+
     def next_batch(self) -> Any:
-        return self.packer.batch(self.config.batch_per_worker // self.config.accumulation).to(self.device)
+        batch, taken = self._batches.next()
+        self.place.taken = taken
+        return batch.to(self.device)
+
+    @property
+    def dvae_hashes(self) -> dict[str, str]:
+        """The dVAE behind the codes of each medium."""
+        return {name: meta["dvae_hash"] for name, meta in zip(self.store.modalities, self.store.metas, strict=True)}
+
+    def close(self) -> None:
+        self._batches.close()
 
     def loss(self, batch: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         losses, weights = token_losses(self.model, batch)
@@ -74,9 +151,9 @@ class GPTTask:
         """What the texts are written in, sorted: whoever speaks with this network is told of a character that it never
         read.
         """
-        return self.documents.store.characters(self.tokenizer)
+        return self.store.characters()
 
-    @torch.inference_mode()
+    @torch.no_grad()  # not inference_mode: sharded weights are gathered in the forward pass
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """Bits a token of each modality, and the weighted loss, on clips that training never sees."""
         vocabulary = model.config.vocabulary
@@ -86,7 +163,7 @@ class GPTTask:
             losses, weights = token_losses(model, batch)
             targets = batch.targets[batch.targets > 0]
             total = [total[0] + float((losses * weights).sum()), total[1] + float(weights.sum())]
-            for name in ("text", "speech"):
+            for name in ("text", *self.store.modalities):
                 first = vocabulary.offset(name)
                 inside = (targets >= first) & (targets < first + vocabulary.modality(name).num_codes) | (
                     targets == vocabulary.end(name)

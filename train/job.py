@@ -20,6 +20,7 @@ import ray.train
 import torch
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer, get_device
+from torch import nn
 from tqdm import tqdm
 
 from triforce.ingest import storage
@@ -28,8 +29,9 @@ from triforce.models.mel import MelConfig
 from triforce.models.release import load_card, require_dvae, stage_files
 from triforce.tokenize.cluster import connect
 from triforce.train.config import TrainConfig
+from triforce.train.curves import Curves, as_lines
 from triforce.train.data import Place
-from triforce.train.gpt_task import GPTTask
+from triforce.train.gpt_task import GPTTask, describe
 from triforce.train.loop import Trainer
 from triforce.train.tasks import DiffusionTask, DVAETask
 from triforce.train.vocoder_task import VocoderTask
@@ -57,6 +59,8 @@ def train(config: TrainConfig, *, progress: bool = True) -> TrainSummary:
     card = _finished(config, run_name)
     if card is not None:
         return _summary(card, run_name, time.monotonic() - started, skipped=True)
+    if config.stage == "gpt":
+        log.info("train gpt: %s", describe(config))
     connect()
     num_threads = config.threads_per_worker or max(1, (os.cpu_count() or 1) // config.num_workers)
     trainer = TorchTrainer(
@@ -67,7 +71,7 @@ def train(config: TrainConfig, *, progress: bool = True) -> TrainSummary:
             "inputs": inputs,
             "num_threads": num_threads,
         },
-        scaling_config=ScalingConfig(num_workers=config.num_workers, use_gpu=config.use_gpu),
+        scaling_config=ScalingConfig(num_workers=_num_workers(config), use_gpu=config.use_gpu),
         run_config=RunConfig(
             name=run_name,
             storage_path=_storage_path(config.runs),
@@ -102,13 +106,25 @@ def input_hashes(config: TrainConfig) -> dict[str, str]:
                 f"the release has {hashes['dvae'][:12]}; "
                 "tokenize again into another folder"
             )
+        for uri in config.more_tokens:
+            index += storage.read_bytes(storage.join(uri, "index.json"))
         hashes["tokens"] = hashlib.sha256(index).hexdigest()
+        if config.init_from is not None:
+            card = load_card(config.init_from, "gpt")
+            if card is None:
+                raise FileNotFoundError(f"init_from {config.init_from}: no gpt/config.json here; train one first")
+            hashes["init_from"] = card["hash"]
     else:
         clip_ids = sorted(Corpus(config.corpus).clips(["clip_id"], kept_only=True)["clip_id"].to_pylist())
         if not clip_ids:
             raise ValueError(f"{config.corpus}: no clip to keep; run `triforce ingest`, or loosen the filters")
         hashes["corpus"] = hashlib.sha256("\n".join(clip_ids).encode()).hexdigest()
     return hashes
+
+
+def _num_workers(config: TrainConfig) -> int | tuple[int, int]:
+    """A number, or the range within which Ray goes on with the workers that it can get."""
+    return config.num_workers if config.min_workers is None else (config.min_workers, config.num_workers)
 
 
 def _storage_path(uri: str) -> str:
@@ -144,6 +160,7 @@ def _worker(settings: dict[str, Any]) -> None:
     config = TrainConfig.model_validate(settings["config"])
     context = ray.train.get_context()
     rank, num_workers = context.get_world_rank(), context.get_world_size()
+    config = TrainConfig.model_validate(config.model_dump() | {"num_workers": num_workers, "min_workers": None})
     torch.set_num_threads(settings["num_threads"])  # Ray gives a worker one thread a core that it reserves
     device = get_device()
     task = _make_task(config, Place(rank, num_workers), device)
@@ -152,27 +169,28 @@ def _worker(settings: dict[str, Any]) -> None:
     if checkpoint is not None:
         with checkpoint.as_directory() as folder:
             trainer.load(Path(folder))
-    metrics_uri = storage.join(config.runs, settings["run_name"], "metrics.jsonl")
-    trainer.fit(_report, lambda history: storage.write_bytes(metrics_uri, _lines(history)))
+    run_uri = storage.join(config.runs, settings["run_name"])
+    with Curves(run_uri, trainer.progress.step) as curves:
+        trainer.fit(_report, curves)
+    averaged = trainer.averaged()
     if rank == 0:
-        _write_release(trainer, task, config, settings)
+        _write_release(trainer, task, TrainConfig.model_validate(settings["config"]), settings, averaged)
 
 
 def _report(trainer: Trainer, metrics: dict[str, float], save: bool) -> None:
     metrics = {"step": trainer.progress.step, **metrics}
-    if not save or trainer.rank:
+    if not save or (trainer.rank and not trainer.sharded):
         ray.train.report(metrics)
         return
     with tempfile.TemporaryDirectory(prefix="triforce-checkpoint-") as folder:
         trainer.save(Path(folder))
-        ray.train.report(metrics, checkpoint=Checkpoint.from_directory(folder))
+        ray.train.report(metrics, checkpoint=None if trainer.rank else Checkpoint.from_directory(folder))
 
 
-def _lines(history: list[dict[str, float]]) -> bytes:
-    return "".join(json.dumps(entry) + "\n" for entry in history).encode()
-
-
-def _write_release(trainer: Trainer, task: Any, config: TrainConfig, settings: dict[str, Any]) -> None:
+def _write_release(
+    trainer: Trainer, task: Any, config: TrainConfig, settings: dict[str, Any], averaged: nn.Module | None = None
+) -> None:
+    averaged = trainer.ema if averaged is None else averaged
     history = trainer.progress.history
     card = {
         "run_name": settings["run_name"],
@@ -187,12 +205,14 @@ def _write_release(trainer: Trainer, task: Any, config: TrainConfig, settings: d
         card["mel"] = json.loads(task.mel_config.model_dump_json())
     else:
         card["dvae_hash"] = settings["inputs"]["dvae"]
+    if len(getattr(task, "dvae_hashes", {})) > 1:
+        card["dvae_hashes"] = task.dvae_hashes
     if hasattr(task, "characters"):
         card["characters"] = task.characters()
     folder = storage.join(config.release, config.stage)
     storage.remove(storage.join(folder, "config.json"))  # no half of an earlier stage may pass for this one
-    storage.write_bytes(storage.join(folder, "metrics.jsonl"), _lines(history))
-    model = task.released(trainer.ema) if hasattr(task, "released") else trainer.ema
+    storage.write_bytes(storage.join(folder, "metrics.jsonl"), as_lines(history))
+    model = task.released(averaged) if hasattr(task, "released") else averaged
     for name, data in stage_files(config.stage, model, card, getattr(task, "tokenizer", None)).items():
         storage.write_bytes(storage.join(folder, name), data)
 

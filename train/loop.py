@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import fnmatch
 import json
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,6 +24,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from triforce.models.release import load_unique, unique_tensors
+from triforce.train import sharding
 from triforce.train.config import OptimizerConfig, TrainConfig
 from triforce.train.data import Place
 
@@ -87,12 +89,20 @@ class Trainer:
         self.progress = Progress()
         task.model.to(self.device)
         self.ema = copy.deepcopy(task.model).eval().requires_grad_(False)
-        self.optimizer = make_optimizer(task.model, config.optimizer)
+        freeze(task.model, config.train_only)
+        self._class = type(task.model)  # sharding changes it
+        self._names, self._tied = set(unique_tensors(task.model)), sharding.tied_names(task.model)
         module: nn.Module = _Loss(task)
-        if num_workers > 1:
+        self.sharded = num_workers > 1 and config.sharding == "fsdp"
+        if self.sharded:
+            sharding.shard(task.model, module)
+            sharding.shard(self.ema, self.ema)
+        self.optimizer = make_optimizer(task.model, config.optimizer)
+        if num_workers > 1 and not self.sharded:
             # Buffers are codebooks and statistics that the quantizers keep in step themselves.
             module = DistributedDataParallel(module, broadcast_buffers=False, find_unused_parameters=True)
         self.module = torch.compile(module) if config.compile else module
+        self._places: list[dict[str, Any]] = []
 
     def fit(
         self,
@@ -118,8 +128,11 @@ class Trainer:
                 if self.rank == 0:
                     log_metrics(progress.history)
             if due or last:
+                self._places = self._everyones(self.task.place.state_dict())
                 report(self, metrics, True)
                 saved_s = progress.elapsed_s
+        if hasattr(self.task, "close"):
+            self.task.close()
 
     def share_done(self) -> float:
         """How much of the run is behind: by steps, or by time where the config caps it."""
@@ -137,16 +150,19 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(config.optimizer, step, done)
         totals: dict[str, float] = {}
+        started, waited_s = time.perf_counter(), 0.0
         for part in range(config.accumulation):
+            asked = time.perf_counter()
             batch = self.task.next_batch()
-            wait = self.num_workers > 1 and part + 1 < config.accumulation
-            with self.module.no_sync() if wait else contextlib.nullcontext():
+            waited_s += time.perf_counter() - asked
+            with self._gradients_later() if part + 1 < config.accumulation else contextlib.nullcontext():
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
                     loss, metrics = self.module(batch)
                 (loss / config.accumulation).backward()
             for name, value in {"loss": loss, **metrics}.items():
                 totals[name] = totals.get(name, 0.0) + float(value.detach()) / config.accumulation
-        norm = float(nn.utils.clip_grad_norm_(self.task.model.parameters(), config.optimizer.max_grad_norm))
+        norm = nn.utils.clip_grad_norm_(self.task.model.parameters(), config.optimizer.max_grad_norm)
+        norm = float(norm.full_tensor() if self.sharded else norm)
         if not math.isfinite(totals["loss"]) or not math.isfinite(norm):
             raise NonFiniteLossError(
                 f"step {step}: loss {totals['loss']}, gradient norm {norm}; the weights are untouched since the "
@@ -160,7 +176,30 @@ class Trainer:
         return {f"train/{name}": value for name, value in totals.items()} | {
             "train/grad_norm": norm,
             "train/learning_rate": rate,
+            # What a step stands still for data; anything over a few per cent is a starved network.
+            "data/wait_share": waited_s / (time.perf_counter() - started),
         }
+
+    @contextlib.contextmanager
+    def _gradients_later(self) -> Iterator[None]:
+        """Gradients add up on each worker and are shared by the last part of an accumulated batch."""
+        if self.sharded:
+            self.module.set_requires_gradient_sync(False)
+            yield
+            self.module.set_requires_gradient_sync(True)
+        elif self.num_workers > 1:
+            with self.module.no_sync():
+                yield
+        else:
+            yield
+
+    def _everyones(self, place: dict[str, Any]) -> list[dict[str, Any]]:
+        """The places of all ranks: packing moves each at its own pace."""
+        if self.num_workers == 1:
+            return [place]
+        places: list[dict[str, Any]] = [{} for _ in range(self.num_workers)]
+        torch.distributed.all_gather_object(places, place)
+        return places
 
     def _agree(self, elapsed_s: float, saved_s: float) -> tuple[float, bool]:
         """Rank 0's clock, and whether a checkpoint is due by it: every rank must take the same turn."""
@@ -171,32 +210,70 @@ class Trainer:
         return elapsed_s, elapsed_s - saved_s >= self.config.checkpoint_every_s
 
     def save(self, folder: Path) -> None:
-        """Write the state of training; every rank calls it with the same state but for its place, which is the same
-        number.
-        """
-        for name, model in (("model", self.task.model), ("ema", self.ema)):
-            save_file(
-                {key: value.contiguous() for key, value in unique_tensors(model).items()},
-                folder / f"{name}.safetensors",
-            )
-        torch.save(self.optimizer.state_dict(), folder / "optimizer.pt")
+        """Write the state of training into ``folder`` on rank 0. Where weights are sharded every rank must call it."""
+        weights = {"model": self.weights(self.task.model), "ema": self.weights(self.ema)}
+        if self.sharded:
+            optimizer = sharding.whole_optimizer(self.module, self.optimizer)
+        else:
+            optimizer = self.optimizer.state_dict()
+        if self.rank:
+            return
+        for name, tensors in weights.items():
+            save_file(tensors, folder / f"{name}.safetensors")
+        torch.save(optimizer, folder / "optimizer.pt")
         state = {
             "step": self.progress.step,
             "elapsed_s": self.progress.elapsed_s,
             "history": self.progress.history,
-            "place": self.task.place.state_dict(),
+            "places": self._places or [self.task.place.state_dict()],
         }
         (folder / "state.json").write_text(json.dumps(state))
 
+    def weights(self, model: nn.Module) -> dict[str, torch.Tensor]:
+        """Whole tensors of the network or of its average; see `save` for who must call it."""
+        if self.sharded:
+            return sharding.whole_weights(model, self._names)
+        return {key: value.contiguous() for key, value in unique_tensors(model).items()}
+
+    def averaged(self) -> nn.Module:
+        """The average as a whole network, to be released; see `save` for who must call it."""
+        if not self.sharded:
+            return self.ema
+        tensors = self.weights(self.ema)
+        model = self._class(self.ema.config).to(self.device)
+        if self.rank == 0:
+            load_unique(model, tensors)
+        return model.eval()
+
     def load(self, folder: Path) -> None:
         """Continue from what `save` wrote."""
-        for name, model in (("model", self.task.model), ("ema", self.ema)):
-            load_unique(model, load_file(folder / f"{name}.safetensors"))
-        self.optimizer.load_state_dict(torch.load(folder / "optimizer.pt", weights_only=True, map_location=self.device))
         state = json.loads((folder / "state.json").read_text())
+        optimizer = torch.load(folder / "optimizer.pt", weights_only=True, map_location=self.device)
+        for name, model in (("model", self.task.model), ("ema", self.ema)):
+            tensors = load_file(folder / f"{name}.safetensors")
+            if self.sharded:
+                sharding.load_whole_weights(model, tensors, self._tied)
+            else:
+                load_unique(model, tensors)
+        if self.sharded:
+            sharding.load_whole_optimizer(self.module, self.optimizer, optimizer)
+        else:
+            self.optimizer.load_state_dict(optimizer)
         self.progress.step, self.progress.elapsed_s = state["step"], state["elapsed_s"]
         self.progress.history[:] = state["history"]
-        self.task.place.load_state_dict(state["place"])
+        self.task.place.resume(state["places"])
+
+
+def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
+    """Leave only the parameters whose names fit one of ``patterns`` to be trained; none given, all are."""
+    if not patterns:
+        return
+    names = [name for name, _ in model.named_parameters()]
+    for pattern in patterns:
+        if not fnmatch.filter(names, pattern):
+            raise ValueError(f"train_only {pattern!r} fits no parameter; there are {', '.join(names[:6])}, ...")
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns))
 
 
 def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
@@ -221,6 +298,7 @@ def update_ema(ema: nn.Module, model: nn.Module, decay: float) -> None:
     """Move ``ema`` toward ``model``: weights and floating buffers by average, whole-number buffers by copy."""
     averaged, current = [], []
     for mine, theirs in zip(ema.state_dict().values(), model.state_dict().values(), strict=True):
+        mine, theirs = sharding.local(mine), sharding.local(theirs)
         if mine.is_floating_point():
             averaged.append(mine)
             current.append(theirs.to(mine.dtype))

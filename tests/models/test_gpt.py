@@ -1,9 +1,12 @@
 import numpy as np
 import pytest
 import torch
+from models.qwen import as_qwen3
+from torch.utils.flop_counter import FlopCounterMode
 
+from triforce.models.footprint import footprint, num_parameters
 from triforce.models.gpt import GPT, GPTConfig, KVCache
-from triforce.models.sampling import SamplingConfig, sample_segment
+from triforce.models.sampling import SamplingConfig, is_loop, sample_segment, stream_segment
 from triforce.models.vocabulary import Modality, Segment, Vocabulary
 
 VOCABULARY = Vocabulary(modalities=(Modality(name="text", num_codes=20), Modality(name="speech", num_codes=30)))
@@ -120,3 +123,103 @@ def test_too_much_is_refused():
         sample_segment(model, [Segment("text", np.zeros(126, int))], "speech", SamplingConfig())
     with pytest.raises(ValueError, match="multiple of twice num_heads"):
         GPTConfig(vocabulary=VOCABULARY, width=60, num_heads=4)
+
+
+def test_hugging_face_agrees_on_the_same_weights():
+    model = make_gpt(tie_embeddings=False)
+    other = as_qwen3(model).eval()
+    ids = torch.randint(0, VOCABULARY.size, (2, 40))
+    torch.testing.assert_close(model.logits(model(ids)), other(input_ids=ids).logits, atol=1e-4, rtol=1e-4)
+
+
+def test_gradients_are_hugging_faces_packed_or_not():
+    """The backward passes that are written by hand, through packed documents, against autograd through another's."""
+    model = make_gpt()
+    other = as_qwen3(model)
+    documents = [torch.randint(1, VOCABULARY.size, (length,)) for length in (9, 14, 5)]
+    model.train()
+    packed = torch.cat([*documents, torch.zeros(4, dtype=torch.long)]).view(2, 16)
+    numbers = torch.cat([torch.full((len(d),), i) for i, d in enumerate(documents, 1)] + [torch.zeros(4).long()])
+    positions = torch.cat([torch.arange(len(d)) for d in documents] + [torch.zeros(4).long()])
+    # The second document runs over the rows' border, so rows are laid end to end.
+    hidden = model(packed.view(1, 32), positions=positions[None], documents=numbers[None])[0]
+    starts = [0, 9, 23]
+    ours = sum(
+        torch.nn.functional.cross_entropy(model.logits(hidden[s : s + len(d) - 1]), d[1:])
+        for s, d in zip(starts, documents, strict=True)
+    )
+    theirs = sum(other(input_ids=d[None], labels=d[None]).loss for d in documents)
+    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+    ours.backward(), theirs.backward()
+    first, last = model.blocks[0], other.model.layers[0]
+    pairs = [
+        (model.embedding.weight, other.model.embed_tokens.weight),
+        (first.attention.q_norm.weight, last.self_attn.q_norm.weight),
+        (first.attention.k_norm.weight, last.self_attn.k_norm.weight),
+        (first.attention_norm.weight, last.input_layernorm.weight),
+        (first.mlp.down.weight, last.mlp.down_proj.weight),
+    ]
+    grads = [(mine.grad, their.grad) for mine, their in pairs]
+    for part, name in zip(first.attention.qkv.weight.grad.chunk(3), "qkv", strict=True):
+        grads.append((part, getattr(last.self_attn, f"{name}_proj").weight.grad))
+    for mine, their in grads:
+        torch.testing.assert_close(mine, their, atol=1e-4, rtol=1e-3)
+
+
+def test_recomputed_activations_give_the_same_gradients():
+    found = []
+    for recompute in (False, True):
+        model = make_gpt(dropout=0.2).train()
+        model.checkpoint_activations = recompute
+        torch.manual_seed(3)
+        model(torch.arange(1, 13)[None]).square().sum().backward()
+        found.append([parameter.grad for parameter in model.parameters()])
+    torch.testing.assert_close(found[0], found[1])
+
+
+def test_a_medium_added_to_a_trained_network_leaves_the_rest_as_it_was():
+    model = make_gpt(tie_embeddings=False)
+    wider = model.extended(Modality(name="image", num_codes=7, grid=(2, 2))).eval()
+    ids = torch.randint(0, VOCABULARY.size, (2, 12))
+    torch.testing.assert_close(wider(ids), model(ids), rtol=0, atol=0)
+    old = VOCABULARY.size
+    assert torch.equal(wider.logits(wider(ids))[..., :old], model.logits(model(ids)))
+    assert wider.config.vocabulary.size == old + 9
+    assert wider.embedding.weight.shape[0] == old + 9
+    assert wider.embedding.weight[old:].std() > 0
+    assert GPTConfig.model_validate_json(wider.config.model_dump_json()) == wider.config
+    image = sample_segment(wider, [Segment("text", np.array([1]))], "image", SamplingConfig())[0]
+    assert image.codes.shape == (4,)
+    assert image.reached_end
+    assert (image.codes < 7).all()
+
+
+def test_a_stream_is_the_sample_and_a_loop_ends():
+    model = make_gpt()
+    prompt = [Segment("text", np.array([3, 4]))]
+    config = SamplingConfig(max_codes=30, temperature=1.0, stop_loops=0)
+    for seed in range(3):
+        whole = sample_segment(model, prompt, "speech", config, seed=seed)[0]
+        np.testing.assert_array_equal(list(stream_segment(model, prompt, "speech", config, seed=seed)), whole.codes)
+    assert is_loop([9, 9, 4, *[1, 2, 3] * 4], 8) is False  # a period of 3 is over a quarter of 8
+    assert is_loop([9, 9, 4, *[1, 2] * 6], 8)
+    assert not is_loop([*[1, 2] * 5, 1, 3], 8)
+    with torch.no_grad():  # whatever was said, the same is said again
+        model.norm.weight.zero_()
+    looping = sample_segment(
+        model, prompt, "speech", SamplingConfig(temperature=0, stop_loops=16, max_codes=100, num_candidates=2)
+    )[0]
+    assert looping.looped or looping.reached_end
+    assert len(looping.codes) <= 32
+
+
+def test_the_footprint_counts_what_there_is():
+    for tied in (True, False):
+        model = make_gpt(tie_embeddings=tied)
+        assert num_parameters(model.config) == model.num_parameters()
+    size = footprint(model.config, context=128, rows=2)
+    ids = torch.randint(0, VOCABULARY.size, (2, 128))
+    with FlopCounterMode(display=False) as counter:
+        model.logits(model(ids)).square().sum().backward()
+    attention = 6 * model.config.num_layers * model.config.width * 128  # torch does not count it on a CPU
+    assert size.flops_per_token - attention == counter.get_total_flops() / ids.numel()

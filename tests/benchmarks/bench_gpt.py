@@ -1,0 +1,188 @@
+"""Training and sampling speed of the transformer against Hugging Face's of the same weights, in one run.
+
+``python tests/benchmarks/bench_gpt.py``: tokens a second of both, side by side and in turns, and the median of their
+ratios. The other side is `Qwen3ForCausalLM` (the same blocks) with SDPA, its own loss, and `generate` with a static or
+a dynamic cache, whichever is faster; same batch, dtype, optimizer, threads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from models.qwen import as_qwen3
+
+from triforce.models.gpt import GPT, GPTConfig
+from triforce.models.sampling import SamplingConfig, sample_segment
+from triforce.models.vocabulary import Segment
+from triforce.train.documents import PackedBatch, stack
+from triforce.train.gpt_task import media_vocabulary, token_losses
+
+NUM_TEXT, NUM_CODES = 512, 8192
+
+
+def make_gpt(arguments: argparse.Namespace) -> GPT:
+    torch.manual_seed(0)
+    return GPT(
+        GPTConfig(
+            vocabulary=media_vocabulary(NUM_TEXT, {"speech": (NUM_CODES, (arguments.codes,))}),
+            num_layers=arguments.layers,
+            width=arguments.width,
+            num_heads=arguments.heads,
+            max_positions=2048,
+        )
+    )
+
+
+def documents(model: GPT, context: int, num_rows: int, per_row: int) -> PackedBatch:
+    """Rows of random speech documents that fill ``context`` exactly."""
+    generator = np.random.default_rng(0)
+    vocabulary = model.config.vocabulary
+    length = context // per_row
+    rows = []
+    for _ in range(num_rows):
+        row = []
+        for _ in range(per_row):
+            text = Segment("text", generator.integers(0, NUM_TEXT, length // 5))
+            speech = Segment("speech", generator.integers(0, NUM_CODES, length - length // 5 - 5))
+            ids = vocabulary.document_ids([text, speech])
+            row.append((ids, np.ones(len(ids), np.float32)))
+        rows.append(row)
+    return stack(rows, context)
+
+
+def our_step(model: GPT, batch: PackedBatch) -> Callable[[], float]:
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+
+    def step() -> float:
+        losses, weights = token_losses(model, batch)
+        loss = (losses * weights).sum() / weights.sum()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return loss.item()
+
+    return step
+
+
+def their_step(model: nn.Module, batch: PackedBatch) -> Callable[[], float]:
+    """One document a row: the task that both do without a mask. Labels are shifted inside the model."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+
+    def step() -> float:
+        loss = model(input_ids=batch.ids, labels=batch.ids, use_cache=False).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return loss.item()
+
+    return step
+
+
+def their_packed_step(model: nn.Module, batch: PackedBatch) -> Callable[[], float]:
+    """Packed documents the Hugging Face way: a padded row each would waste more; here a 4-D mask and position ids."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+    same = batch.documents[:, None, :, None] == batch.documents[:, None, None, :]
+    mask = same & torch.ones(same.shape[-2:], dtype=torch.bool).tril()
+    labels = torch.where(batch.positions > 0, batch.ids, -100)
+
+    def step() -> float:
+        loss = model(
+            input_ids=batch.ids, labels=labels, attention_mask=mask, position_ids=batch.positions, use_cache=False
+        ).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return loss.item()
+
+    return step
+
+
+def compare(name: str, tokens: int, ours: Callable, theirs: Callable, rounds: int) -> tuple[float, float, float]:
+    """Medians of tokens a second of both and of their ratio, in turns after a warm-up."""
+    ours(), theirs()
+    found = []
+    for _ in range(rounds):
+        started = time.perf_counter()
+        ours()
+        middle = time.perf_counter()
+        theirs()
+        found.append((tokens / (middle - started), tokens / (time.perf_counter() - middle)))
+    ratio = statistics.median(a / b for a, b in found)
+    mine, other = (statistics.median(column) for column in zip(*found, strict=True))
+    print(f"{name:34s} ours {mine:8.0f} tokens/s   transformers {other:8.0f} tokens/s   ratio {ratio:.2f}", flush=True)
+    return mine, other, ratio
+
+
+def sampling(model: GPT, other: nn.Module, batch_size: int, num_codes: int, cache: str) -> tuple[Callable, Callable]:
+    """The same number of codes behind the same prompt, ours masked to speech, both by temperature and top-p."""
+    generator = np.random.default_rng(1)
+    text = Segment("text", generator.integers(0, NUM_TEXT, 40))
+    vocabulary = model.config.vocabulary
+    prompt = [*vocabulary.segment_ids(text), vocabulary.begin("speech")]
+    ids = torch.tensor(prompt).expand(batch_size, -1).contiguous()
+    config = SamplingConfig(num_candidates=batch_size, temperature=0.9, top_p=0.95, stop_loops=0)
+
+    def ours() -> None:
+        drawn = sample_segment(model, [text], "speech", config, seed=0)
+        assert all(len(candidate.codes) == num_codes for candidate in drawn)  # no end: the grid is of one size
+
+    def theirs() -> None:
+        settings = {"do_sample": True, "temperature": 0.9, "top_p": 0.95, "top_k": 0}
+        with torch.inference_mode():
+            out = other.generate(
+                ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=num_codes,
+                min_new_tokens=num_codes,
+                cache_implementation=cache,
+                **settings,
+            )
+        assert out.shape[1] == len(prompt) + num_codes
+
+    return ours, theirs
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--layers", type=int, default=8)
+    parser.add_argument("--width", type=int, default=384)
+    parser.add_argument("--heads", type=int, default=6)
+    parser.add_argument("--context", type=int, default=1024)
+    parser.add_argument("--rows", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--codes", type=int, default=200)
+    parser.add_argument("--only", choices=["train", "sample"])
+    arguments = parser.parse_args()
+    model = make_gpt(arguments)
+    other = as_qwen3(model)
+    size = f"{arguments.layers} x {arguments.width} x {arguments.heads}"
+    print(f"{size}, {model.num_parameters() / 1e6:.1f} M parameters, float32, {torch.get_num_threads()} threads")
+    tokens = arguments.rows * arguments.context
+    if arguments.only != "sample":
+        whole = documents(model, arguments.context, arguments.rows, 1)
+        packed = documents(model, arguments.context, arguments.rows, 5)
+        for name, batch, theirs in (("one document a row", whole, their_step), ("packed", packed, their_packed_step)):
+            compare(f"training, {name}", tokens, our_step(model, batch), theirs(other, batch), arguments.rounds)
+    if arguments.only == "train":
+        return
+    model.eval(), other.eval()
+    for batch_size in (1, 16):
+        for cache in ("dynamic", "static"):
+            ours, theirs = sampling(model, other, batch_size, arguments.codes, cache)
+            name = f"sampling, batch {batch_size}, {cache} cache"
+            compare(name, batch_size * arguments.codes, ours, theirs, max(3, arguments.rounds // 2))
+
+
+if __name__ == "__main__":
+    main()
