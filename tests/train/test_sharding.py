@@ -120,7 +120,8 @@ def test_sharded_weights_learn_what_shared_gradients_do_and_resume_on_any_number
         # Worker 0's curve shows the loss of its own half of the batch; the gradient and the evaluation are everyone's.
         for one, other in zip(history, found, strict=True):
             assert one["train/grad_norm"] == pytest.approx(other["train/grad_norm"], rel=1e-3)
-            assert one.get("eval/loss", 0) == pytest.approx(other.get("eval/loss", 0), rel=1e-3)
+            if "eval/loss" in one:
+                assert one["eval/loss"] == pytest.approx(other["eval/loss"], rel=1e-3)
     fit(0, 1, "ddp", tmp_path / "three", 6)  # one worker is left, and what was sharded is whole
     for key, tensor in result(tmp_path / "three")[0].items():
         torch.testing.assert_close(tensor, whole[key], atol=1e-4, rtol=1e-3)
