@@ -201,6 +201,10 @@ def _add_sub_apps() -> None:
         from triforce.flows.cli_corpus import app as corpus_app
 
         app.add_typer(corpus_app, name="corpus")
+    if find_spec("triforce.flows.cli_tokens"):
+        from triforce.flows.cli_tokens import app as tokens_app
+
+        app.add_typer(tokens_app, name="tokens")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -237,7 +241,8 @@ def _one_line(error: Exception) -> str:
             f"{'.'.join(map(str, fault['loc']))} = {fault['input']!r}: {fault['msg']}" for fault in error.errors()
         ]
         return f"{error.title}: {'; '.join(faults)}"
-    text = " ".join(str(error).split()) or type(error).__name__
+    lines = [" ".join(line.split()) for line in str(error).splitlines()]  # a sources file has one for each fault
+    text = "\n".join(filter(None, lines)) or type(error).__name__
     known = isinstance(error, ValueError | OSError) or type(error).__module__.startswith("triforce.")
     return text if known else f"{type(error).__name__}: {text} (triforce --debug ... shows where)"
 

@@ -34,15 +34,25 @@ def ls(
     uri: CorpusUri,
     source: Annotated[str | None, typer.Option(help="Only this source.")] = None,
     status: Annotated[str | None, typer.Option(help="Only fetched, rejected or duplicate ones.")] = None,
-    reason: Annotated[str | None, typer.Option(help="Only those rejected for this reason.")] = None,
+    reason: Annotated[str | None, typer.Option(help="Only those rejected, or duplicates, for this reason.")] = None,
     author: Annotated[str | None, typer.Option(help="Only by this author.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="At most so many.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """List recordings, one a line."""
+    from triforce.ingest.corpus import RejectReason, Status
     from triforce.ingest.manage import list_recordings
 
-    found = list_recordings(_open(uri), source=source, status=status, reason=reason, author=author)
+    corpus = _open(uri)
+    known = {
+        "--status": (status, [*Status][1:]),
+        "--reason": (reason, [*RejectReason]),
+        "--source": (source, corpus.sources()),
+    }
+    for option, (value, choices) in known.items():
+        if value is not None and value not in choices:
+            raise ValueError(f"{option} {value}: there is none; use one of: {', '.join(choices)}")
+    found = list_recordings(corpus, source=source, status=status, reason=reason, author=author)
     for item in islice(found, limit):
         if as_json:
             print(json.dumps(dataclasses.asdict(item), ensure_ascii=False))

@@ -23,7 +23,6 @@ from enum import StrEnum
 import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
-from pyarrow.fs import FSSpecHandler, PyFileSystem
 
 from triforce.ingest import storage
 
@@ -306,9 +305,8 @@ class Corpus:
             pq.write_table(table, path)
 
     def read_recording(self, source: str, recording_id: str) -> Recording:
-        fs, path = storage.resolve(self.recording_uri(source, recording_id))
-        with fs.open(path, "rb") as file:
-            return _recording(pq.read_table(file, partitioning=None).to_pylist()[0])
+        filesystem, path = storage.arrow_filesystem(self.recording_uri(source, recording_id))
+        return _recording(pq.read_table(path, filesystem=filesystem, partitioning=None).to_pylist()[0])
 
     def recordings(self, source: str | None = None) -> Iterator[Recording]:
         """Every recording on record, by source and id."""
@@ -366,9 +364,9 @@ class Corpus:
 
     def dataset(self, source: str | None = None, *, files: list[str] | None = None) -> pads.FileSystemDataset:
         """The clips, or those in ``files``, as a pyarrow dataset, for streaming, filters and column choice."""
-        fs, _ = storage.resolve(self.uri)
+        filesystem, _ = storage.arrow_filesystem(self.uri)
         paths = [storage.resolve(uri)[1] for uri in (self.clip_files(source) if files is None else files)]
-        return pads.dataset(paths, schema=CLIP_SCHEMA, format="parquet", filesystem=PyFileSystem(FSSpecHandler(fs)))
+        return pads.dataset(paths, schema=CLIP_SCHEMA, format="parquet", filesystem=filesystem)
 
 
 def _stems(names: list[str]) -> set[str]:

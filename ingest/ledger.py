@@ -197,6 +197,18 @@ def discard_partial(corpus: Corpus, recording_id: str) -> None:
             file.unlink(missing_ok=True)
 
 
+STALE_TEMPORARY_S, STALE_PARTIAL_S = 86_400.0, 30 * 86_400.0
+"""After a day nobody writes a file any more; a download that no run resumed in a month never will be. Assumed."""
+
+
+def sweep(corpus: Corpus, source: str) -> int:
+    """Remove what killed runs left half-written of this source, and downloads given up; how many files that were."""
+    folders = [storage.join(corpus.uri, name, f"source={source}") for name in ("recordings", "clips", "state")]
+    count = sum(storage.remove_stale_temporaries(folder, older_than_s=STALE_TEMPORARY_S) for folder in folders)
+    partial = _state(corpus, "partial")
+    return count + storage.remove_stale_temporaries(partial, prefix="", older_than_s=STALE_PARTIAL_S)
+
+
 @contextlib.contextmanager
 def exclusive(path: Path) -> Iterator[None]:
     """Hold ``path`` as a lock against threads and processes of this machine; who dies lets go of it."""

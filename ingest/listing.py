@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 from triforce.ingest import ledger, storage
 from triforce.ingest.config import AudiobookSource, PodcastSource, Settings, Source
-from triforce.ingest.corpus import Corpus, Recording, RejectReason
+from triforce.ingest.corpus import Corpus, Recording, RejectReason, make_recording_id
 from triforce.ingest.errors import Rejected
 from triforce.ingest.sources import archive_org, audiobook, folder, podcast
 from triforce.ingest.web import Document, get_document
@@ -163,13 +163,26 @@ class Listing:
         if self._source.library == "librivox":
             yield from self._guarded(self._catalogue())
         elif self._source.library == "folder":
-            yield from self._guarded(folder.discover_files(self._source))
+            yield from self._guarded(self._files())
         else:
             identifiers = list(self._source.items)
             if self._source.query:
                 identifiers += self._search()
             for identifier in dict.fromkeys(identifiers):
                 yield from self._guarded(self._item(identifier))
+
+    def _files(self) -> Iterator[Recording]:
+        """Files that are new by their names; those with chapters are opened once, and again when they have changed."""
+        for name in folder.list_files(self._source):
+            if not folder.has_chapters(name):
+                if make_recording_id(self._source.name, name) not in self._known:
+                    yield from folder.recordings(name, self._source)
+                continue
+            version = folder.version_of(name, self._source)
+            if self._pages.get(name, {}).get("version") != version:
+                self._last_url = name
+                yield from folder.recordings(name, self._source)
+                self._pages[name], self._changed = {"version": version}, True
 
     def _search(self) -> list[str]:
         """The items that fit the query. Pages grow at their end, so all of them are asked for, conditionally."""

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
-from pyarrow.fs import FSSpecHandler, PyFileSystem
 
 from triforce.ingest import storage
 from triforce.ingest.corpus import MEDIA_COLUMNS, RECORDING_SCHEMA, Corpus, Recording, Status
@@ -43,11 +42,10 @@ def list_recordings(
 def _recording_rows(corpus: Corpus, source: str, columns: list[str] | None = None) -> pa.Table:
     """A source's rows as one table, read by several threads."""
     folder = storage.join(corpus.uri, "recordings", f"source={source}")
-    fs, path = storage.resolve(folder)
+    filesystem, path = storage.arrow_filesystem(folder)
     files = [f"{path}/{name}" for name in storage.list_files(folder, ".parquet")]
     if not files:
         return RECORDING_SCHEMA.empty_table()
-    filesystem = PyFileSystem(FSSpecHandler(fs))
     return pads.dataset(files, schema=RECORDING_SCHEMA, format="parquet", filesystem=filesystem).to_table(
         columns=columns
     )
@@ -85,10 +83,9 @@ def files_by_recording(corpus: Corpus, source: str) -> dict[str, list[str]]:
 
 def clips_of(corpus: Corpus, recording: Recording, columns: list[str] | None = None) -> pa.Table | None:
     """A recording's clips without their audio, None if it was not cut into clips."""
-    fs, path = storage.resolve(corpus.clips_uri(recording.source, recording.recording_id))
+    filesystem, path = storage.arrow_filesystem(corpus.clips_uri(recording.source, recording.recording_id))
     try:
-        with fs.open(path, "rb") as file:
-            parquet = pq.ParquetFile(file)
+        with pq.ParquetFile(path, filesystem=filesystem) as parquet:
             names = [name for name in parquet.schema_arrow.names if name not in MEDIA_COLUMNS]
             return parquet.read(columns=columns or names)
     except FileNotFoundError:

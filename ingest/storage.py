@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import fsspec
+import pyarrow.fs as pafs
 from fsspec.implementations.local import LocalFileSystem
 
 TEMPORARY_PREFIX = ".tmp-"
@@ -20,6 +21,15 @@ TEMPORARY_PREFIX = ".tmp-"
 def resolve(uri: str | os.PathLike) -> tuple[fsspec.AbstractFileSystem, str]:
     """The filesystem of ``uri`` and the path inside it."""
     return fsspec.core.url_to_fs(os.fspath(uri))
+
+
+def arrow_filesystem(uri: str | os.PathLike) -> tuple[pafs.FileSystem, str]:
+    """As `resolve`, for Arrow's readers. Of local files Arrow's own: its threads may outlive a short program, and one
+    that still holds a Python file when the interpreter ends brings the whole process down.
+    """
+    fs, path = resolve(uri)
+    local = isinstance(fs, LocalFileSystem)
+    return (pafs.LocalFileSystem() if local else pafs.PyFileSystem(pafs.FSSpecHandler(fs))), path
 
 
 def is_local(uri: str | os.PathLike) -> bool:
@@ -104,16 +114,21 @@ def write_bytes(uri: str | os.PathLike, data: bytes) -> None:
         temporary.write_bytes(data)
 
 
-def remove_stale_temporaries(folder: str | os.PathLike, *, older_than_s: float = 3600.0) -> int:
+def remove_stale_temporaries(
+    folder: str | os.PathLike, *, prefix: str = TEMPORARY_PREFIX, older_than_s: float = 3600.0
+) -> int:
     """Remove what killed processes left half-written below a local ``folder``; how many files that were."""
     if not is_local(folder):
         return 0
     count = 0
-    for path in Path(resolve(folder)[1]).rglob(f"{TEMPORARY_PREFIX}*"):
-        with contextlib.suppress(FileNotFoundError):
-            if path.is_file() and time.time() - path.stat().st_mtime > older_than_s:
-                path.unlink()
-                count += 1
+    for place, _, names in os.walk(resolve(folder)[1]):
+        for name in names:
+            if name.startswith(prefix):
+                with contextlib.suppress(FileNotFoundError):
+                    path = os.path.join(place, name)
+                    if time.time() - os.stat(path).st_mtime > older_than_s:
+                        os.unlink(path)
+                        count += 1
     return count
 
 

@@ -15,7 +15,26 @@ from triforce.ingest import storage
 MAX_CONFIG_BYTES = 16 << 20
 """Far above any list a person or an export writes. Assumed."""
 
+PLAIN_WORDS = {
+    "tuple_type": "not a list; write [one, two], or each item in a line of its own behind '- '",
+    "too_short": "an empty list; add what belongs there, or remove the key",
+    "date_from_datetime_parsing": "not a date; write it as 2024-12-31",
+}
+"""In place of pydantic's, which speak of Python's types."""
+
 Model = TypeVar("Model", bound=BaseModel)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML's plain data with ``yes``, ``no``, ``on`` and ``true`` as words: where the model wants a truth value,
+    pydantic reads them as one, and where it wants a number or a language (``no`` is Norwegian) they are none.
+    """
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [pair for pair in pairs if pair[0] != "tag:yaml.org,2002:bool"]
+    for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 
 
 def load_model(uri: str, model: type[Model]) -> Model:
@@ -36,9 +55,9 @@ def load_model(uri: str, model: type[Model]) -> Model:
 def parse_model(text: str, model: type[Model], *, name: str = "config") -> Model:
     """As `load_model`, from text; ``name`` is what errors call the file."""
     try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        root = yaml.compose(text, Loader=_Loader)
         _refuse_repeated_keys(root, name)
-        document = yaml.safe_load(text)
+        document = yaml.load(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise ValueError(
@@ -51,15 +70,30 @@ def parse_model(text: str, model: type[Model], *, name: str = "config") -> Model
     try:
         return model.model_validate(document)
     except ValidationError as error:
-        faults = sorted({_describe(fault, root, model, name) for fault in error.errors()})
+        places = [fault["loc"] for fault in error.errors()]
+        # A list whose every item is wrong is reported as empty too: the items are what a person must mend.
+        whole = [
+            fault
+            for fault in error.errors()
+            if fault["type"] != "too_short" or not any(_is_inside(place, fault["loc"]) for place in places)
+        ]
+        faults = sorted({_describe(fault, root, model, name) for fault in whole})
         raise ValueError("\n".join(message for _, message in faults)) from error
 
 
-def _refuse_repeated_keys(node: yaml.Node | None, name: str) -> None:
+def _is_inside(place: tuple, outer: tuple) -> bool:
+    return len(place) > len(outer) and place[: len(outer)] == outer
+
+
+def _refuse_repeated_keys(node: yaml.Node | None, name: str, seen: frozenset[int] = frozenset()) -> None:
     """YAML lets a later key overwrite an earlier one in silence; a person who wrote both meant neither to vanish."""
+    if id(node) in seen:
+        line = node.start_mark.line + 1
+        raise ValueError(f"{name}:{line}: what begins here holds itself, by an alias '*'; write it out")
+    seen |= {id(node)}
     if isinstance(node, yaml.SequenceNode):
         for item in node.value:
-            _refuse_repeated_keys(item, name)
+            _refuse_repeated_keys(item, name, seen)
     if isinstance(node, yaml.MappingNode):
         lines: dict[str, int] = {}
         for key, value in node.value:
@@ -69,7 +103,7 @@ def _refuse_repeated_keys(node: yaml.Node | None, name: str) -> None:
                     f"{name}:{line}: key {key.value!r} is there twice, first in line {lines[key.value]}; keep one"
                 )
             lines[key.value] = line
-            _refuse_repeated_keys(value, name)
+            _refuse_repeated_keys(value, name, seen)
 
 
 def _describe(fault: dict, root: yaml.Node, model: type[BaseModel], name: str) -> tuple[int, str]:
@@ -87,7 +121,8 @@ def _describe(fault: dict, root: yaml.Node, model: type[BaseModel], name: str) -
         found = siblings.get("kind")
         return line, f"{name}:{line}: {path}.kind = {found!r}: use one of {kinds}"
     shown = repr(value) if len(repr(value)) <= 200 else repr(value)[:200] + "..."
-    return line, f"{name}:{line}: {path} = {shown}: {fault['msg'].removeprefix('Value error, ')}"
+    words = PLAIN_WORDS.get(fault["type"]) or fault["msg"].removeprefix("Value error, ")
+    return line, f"{name}:{line}: {path} = {shown}: {words}"
 
 
 def _locate(root: yaml.Node, loc: tuple) -> tuple[int, str, dict[str, str]]:

@@ -49,6 +49,7 @@ def discover(
         on_problem or (lambda problem: logger.warning("%s: %s", source.name, problem)),
     )
     yield from itertools.islice(listing.pending(), source.max_new)
+    ledger.sweep(corpus, source.name)
 
 
 def fetch(recording: Recording, source: Source, settings: Settings, corpus: Corpus) -> Recording:

@@ -53,6 +53,8 @@ def remove(
                 _remove_one(corpus, recording, files.get(recording.recording_id, []), forget=forget)
         if not dry_run:
             _forget_pending(corpus, source, {item.recording_id for item in chosen})
+        if forget and not dry_run:
+            ledger.forget_pages(corpus, source)  # an unchanged feed would be taken for read, and yield them never
     return Removal(chosen, num_clips, sum(item.num_bytes or 0 for item in chosen), stale)
 
 

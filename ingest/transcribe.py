@@ -1,9 +1,10 @@
 """What is said in each clip: faster-whisper over exactly our clips, many in one window, many windows in one batch.
 
-Whisper's encoder works on 30 s whatever it is given. Neighbouring clips are therefore packed into one window with a
-short silence between them, and the text is shared out by the times of its words. Scores are computed per clip from
-its own tokens. A clip whose result looks wrong is heard again alone, with fallback to higher temperatures, so
-packing never costs a clip its chance.
+Whisper's encoder was made for 30 s, and its time grows with the square of that: given less, it is quicker by more than
+the share that is left out. Neighbouring clips are packed into a window with a short silence between them, the encoder
+hears no more than the window holds, and the text is shared out by the times of its words. Scores are computed per clip
+from its own tokens. A clip whose result looks wrong is heard again alone, with fallback to higher temperatures, and in
+30 s where it stutters, so neither costs a clip its chance.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ from __future__ import annotations
 import itertools
 import logging
 import math
+import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -32,7 +34,11 @@ logger = logging.getLogger(__name__)
 RATE_HZ = 16_000
 WINDOW_SAMPLES = 30 * RATE_HZ
 """Whisper's window."""
-WINDOW_FRAMES = 3_000
+FRAME_SAMPLES = RATE_HZ // 100
+"""Of a mel frame."""
+TAIL_S = 1.0
+"""Silence heard after the last clip of a window: with less, Whisper says its last phrase again more often.
+Measured."""
 TOKENS_PER_S = 50
 """Encoder frames a second: 10 ms mel frames, halved by the encoder's stride."""
 MAX_NEW_TOKENS = 220
@@ -63,6 +69,9 @@ class TranscribeConfig(BaseModel):
     batch_size: int = Field(8, ge=1, le=128, description="Windows of 30 s decoded together.")
     cpu_threads: int = Field(1, ge=0, description="Threads of one transcriber on the CPU; 0: CTranslate2's choice.")
     pack: bool = Field(True, description="Whether neighbouring clips share a window.")
+    window_s: float = Field(
+        15.0, gt=0, le=30, description="Clips are packed into a window up to this length; the encoder hears no more."
+    )
     pack_gap_s: float = Field(0.4, ge=0.0, le=2.0, description="Silence between clips that share a window, seconds.")
     seed: int = Field(0, ge=0, description="Of the sampling at temperatures over zero.")
     max_compression_ratio: float = Field(2.4, gt=0, description="Text more repetitive than this is heard again.")
@@ -109,6 +118,9 @@ class _Window:
 
     clips: list[int]
     starts: list[int]
+
+    def num_samples(self, clips: Sequence[np.ndarray]) -> int:
+        return self.starts[-1] + len(clips[self.clips[-1]])
 
 
 @dataclass
@@ -183,20 +195,19 @@ class Transcriber:
         tokenizer = Tokenizer(self._whisper.hf_tokenizer, self.is_multilingual, task="transcribe", language=language)
         transcripts: dict[int, Transcript] = {}
         windows = self._windows(clips)
-        for first in range(0, len(windows), self.config.batch_size):
-            transcripts |= self._transcribe_batch(
-                clips, windows[first : first + self.config.batch_size], tokenizer, language
-            )
+        for batch in self._batches(clips, windows):
+            transcripts |= self._transcribe_batch(clips, batch, tokenizer, language)
         for index in self._suspects(clips, windows, transcripts):
-            transcripts[index] = self._hear_alone(clips[index], tokenizer, language)
+            is_stuck = repeats_its_end(transcripts[index].text)
+            transcripts[index] = self._hear_alone(clips[index], tokenizer, language, is_whole=is_stuck)
         return [transcripts[index] for index in range(len(clips))]
 
     def _windows(self, clips: list[np.ndarray]) -> list[_Window]:
-        gap = round(self.config.pack_gap_s * RATE_HZ)
+        gap, limit = round(self.config.pack_gap_s * RATE_HZ), round(self.config.window_s * RATE_HZ)
         windows: list[_Window] = []
         end = 0
         for index, clip in enumerate(clips):
-            if windows and self.config.pack and end + gap + len(clip) <= WINDOW_SAMPLES:
+            if windows and self.config.pack and end + gap + len(clip) <= limit:
                 windows[-1].clips.append(index)
                 windows[-1].starts.append(end + gap)
                 end += gap + len(clip)
@@ -205,13 +216,27 @@ class Transcriber:
                 end = len(clip)
         return windows
 
-    def _encode(self, clips: list[np.ndarray], windows: list[_Window]) -> ctranslate2.StorageView:
+    def _batches(self, clips: list[np.ndarray], windows: list[_Window]) -> Iterator[list[_Window]]:
+        """Windows of like length together: the encoder's time grows with the longest."""
+        ordered = sorted(windows, key=lambda window: window.num_samples(clips))
+        for first in range(0, len(ordered), self.config.batch_size):
+            yield ordered[first : first + self.config.batch_size]
+
+    def _encode(
+        self, clips: list[np.ndarray], windows: list[_Window], *, is_whole: bool = False
+    ) -> ctranslate2.StorageView:
+        """``is_whole``: 30 s, as Whisper was trained; else no more than the longest window fills, as the encoder's
+        time grows with the square."""
         features = []
+        longest = max(window.num_samples(clips) for window in windows) + round(TAIL_S * RATE_HZ)
+        num_frames = WINDOW_SAMPLES // FRAME_SAMPLES
+        if not is_whole:
+            num_frames = min(num_frames, 2 * -(-longest // (2 * FRAME_SAMPLES)))
         for window in windows:
-            waveform = np.zeros(WINDOW_SAMPLES, np.float32)
+            waveform = np.zeros(num_frames * FRAME_SAMPLES, np.float32)
             for index, start in zip(window.clips, window.starts, strict=True):
                 waveform[start : start + len(clips[index])] = clips[index]
-            features.append(self._whisper.feature_extractor(waveform, padding=0)[:, :WINDOW_FRAMES])
+            features.append(self._whisper.feature_extractor(waveform, padding=0)[:, :num_frames])
         return self._whisper.encode(np.stack(features))
 
     def _language_probabilities(self, encoded: ctranslate2.StorageView) -> list[dict[str, float]]:
@@ -250,7 +275,7 @@ class Transcriber:
         self, encoded: ctranslate2.StorageView, tokens: list[list[int]], tokenizer: Tokenizer
     ) -> list[tuple[list[Word], list[list[float]]]]:
         """Words with their times in the window, and the log probabilities of each word's tokens."""
-        alignments = self._whisper.model.align(encoded, tokenizer.sot_sequence, tokens, WINDOW_FRAMES)
+        alignments = self._whisper.model.align(encoded, tokenizer.sot_sequence, tokens, 2 * encoded.shape[1])
         return [
             _words(tokenizer, window_tokens, alignment)
             for window_tokens, alignment in zip(tokens, alignments, strict=True)
@@ -269,7 +294,8 @@ class Transcriber:
             for index, other in ((one, next_one), (next_one, one))
             if index in suspects
         }
-        return sorted(suspects | beside)
+        stuck = {index for index in transcripts if repeats_its_end(transcripts[index].text)}
+        return sorted(suspects | beside | stuck)
 
     def _is_suspect(self, transcript: Transcript, duration_s: float) -> bool:
         config = self.config
@@ -287,10 +313,12 @@ class Transcriber:
             )
         )
 
-    def _hear_alone(self, clip: np.ndarray, tokenizer: Tokenizer, language: str) -> Transcript:
+    def _hear_alone(
+        self, clip: np.ndarray, tokenizer: Tokenizer, language: str, *, is_whole: bool = False
+    ) -> Transcript:
         """One clip by itself in the window, at rising temperatures until the text passes Whisper's own tests."""
         window = _Window([0], [0])
-        encoded = self._encode([clip], [window])
+        encoded = self._encode([clip], [window], is_whole=is_whole)
         probability = self._language_probabilities(encoded)[0].get(language) if self.is_multilingual else None
         prompt = self._whisper.get_prompt(tokenizer, [], without_timestamps=True)
         ctranslate2.set_random_seed(self.config.seed)
@@ -298,12 +326,15 @@ class Transcriber:
             encoded, prompt, tokenizer, self._fallback_options(tokenizer, len(clip) / RATE_HZ)
         )
         text = tokenizer.decode(result.sequences_ids[0]).strip()
+        if repeats_its_end(text) and not is_whole:
+            return self._hear_alone(clip, tokenizer, language, is_whole=True)
         is_silence = result.no_speech_prob > self.config.max_no_speech_prob and (
             avg_logprob < self.config.min_avg_logprob or len(text) < self.config.min_chars_per_s * len(clip) / RATE_HZ
         )
         is_silence |= not len(clip)
         tokens = [] if is_silence else [token for token in result.sequences_ids[0] if token < tokenizer.eot]
         words = self._align(encoded, [tokens], tokenizer)[0][0] if tokens else []
+        words = [_within(word, 0.0, len(clip) / RATE_HZ) for word in words]
         text = "" if is_silence else text
         return Transcript(
             text, language, probability, words, avg_logprob, result.no_speech_prob, compression_ratio, temperature
@@ -385,15 +416,7 @@ def _share_out(
     for word, own_logprobs in zip(heard.words, heard.logprobs, strict=True):
         middle = (word.start_s + word.end_s) / 2
         at = min(range(len(bounds)), key=lambda i: max(bounds[i][0] - middle, middle - bounds[i][1], 0.0))
-        start_s, end_s = bounds[at]
-        words[at].append(
-            Word(
-                word.word,
-                round(min(max(word.start_s, start_s), end_s) - start_s, 2),
-                round(min(max(word.end_s, start_s), end_s) - start_s, 2),
-                word.probability,
-            )
-        )
+        words[at].append(_within(word, *bounds[at]))
         logprobs[at] += own_logprobs
     transcripts = {}
     for at, index in enumerate(window.clips):
@@ -408,6 +431,18 @@ def _share_out(
             compression_ratio(text),
         )
     return transcripts
+
+
+def _within(word: Word, start_s: float, end_s: float) -> Word:
+    """The word with times from the start of the clip that lies there, and none past its end."""
+    first, last = (round(min(max(time_s, start_s), end_s) - start_s, 2) for time_s in (word.start_s, word.end_s))
+    return Word(word.word, first, last, word.probability)
+
+
+def repeats_its_end(text: str) -> bool:
+    """Whether the text's last words, two or more, stand there twice: so Whisper goes on where it hears no end."""
+    words = re.findall(r"[\w']+", text.lower())
+    return any(words[-length:] == words[-2 * length : -length] for length in range(2, len(words) // 2 + 1))
 
 
 def compression_ratio(text: str) -> float:

@@ -14,19 +14,34 @@ class TokenizeConfig(BaseModel):
     release: str = Field(description="URI of the release whose dVAE is run.")
     tokens: str = Field(description="URI of the folder for the shards.")
     clips_per_shard: int = Field(
-        256, ge=1, le=100_000, description="Clips in a shard; the last of a run may hold fewer."
+        256,
+        ge=1,
+        le=10_000,
+        description="Clips in a shard; the last of a run may hold fewer. A shard is in memory whole, as mels: 80 MB "
+        "for 256 clips of 8 s.",
     )
     text_vocabulary_size: int = Field(
         512, ge=256, le=65_536, description="Pieces of the text tokenizer, trained on the first run's texts."
     )
-    batch_frames: int = Field(
-        8_192, ge=256, description="Mel frames in a batch, padding included; 8192 are 87 s of audio."
+    batch_positions: int = Field(
+        4_096,
+        ge=256,
+        description="Positions of the medium in a batch, padding included: mel frames, of which 4096 are 44 s, or "
+        "pixels. Fastest on CPU; a GPU takes 65536.",
     )
     num_workers: int = Field(1, ge=1, le=4096, description="Actors that hold the dVAE.")
     device: str = Field(
         "cpu", pattern=r"^(cpu|cuda)$", description="Where the dVAE runs; `cuda` takes one GPU a worker."
     )
     cpus_per_worker: float = Field(1, gt=0, description="Cores, and threads, of a worker.")
+    readers_per_worker: int = Field(
+        1, ge=1, le=64, description="Tasks that read and decode the next shards while a worker encodes one."
+    )
+    cpus_per_reader: float = Field(
+        0,
+        ge=0,
+        description="Cores kept free for such a task; with 0 they use what the workers leave, which suits one machine.",
+    )
     max_failed_share: float = Field(
         0.01, ge=0, le=1, description="Share of clips that may fail before the run ends in an error."
     )

@@ -1,5 +1,8 @@
-"""The tokenize stage on Ray Data: planned shards go through actors that hold the dVAE, each shard committed by its
-rename.
+"""The tokenize stage on Ray Data: read tasks feed actors that hold the dVAE, write tasks commit shard by shard.
+
+The unit that streams through is the planned shard, not the clip. Ray Data blocks of clips would have no fixed bounds:
+what ends up in a shard would depend on workers, retries and timing. With the shard as the row, a retried or repeated
+task can only write the same bytes to the same name, so exactly-once needs no bookkeeping beside the files themselves.
 """
 
 from __future__ import annotations
@@ -7,22 +10,25 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import ray
-import torch
+from ray.data import ActorPoolStrategy, TaskPoolStrategy
 
 from triforce.ingest import storage
-from triforce.ingest.corpus import Corpus
-from triforce.models.mel import MelConfig
-from triforce.models.release import require_dvae
+from triforce.models.release import Stage, load_card, require_dvae
 from triforce.tokenize.cluster import connect
 from triforce.tokenize.config import TokenizeConfig
-from triforce.tokenize.encode import encode_shard
-from triforce.tokenize.plan import PlannedShard, extend_plan, load_tokenizer, open_tokens, shards_of
-from triforce.tokenize.shards import list_shards, shard_name, stale_mark, write_shard
+from triforce.tokenize.plan import PlannedShard, extend_plan, load_tokenizer, modality_of, open_tokens
+from triforce.tokenize.shards import list_shards, read_stats, shard_name, stale_mark, stats_uri
+from triforce.tokenize.stages import EncodeStage, planned_row, read_stage, write_stage
 
 log = logging.getLogger(__name__)
+
+RETRIES = 10
+"""Times that a read or write task is tried again after its process or node died. Ray's own default is 3."""
 
 
 @dataclass(frozen=True)
@@ -36,55 +42,24 @@ class TokenizeSummary:
     wall_s: float
 
 
-class ShardWriter:
-    """A Ray Data actor: loads the dVAE once, then turns planned shards into tar files."""
-
-    def __init__(self, config: TokenizeConfig) -> None:
-        if config.device == "cpu":
-            torch.set_num_threads(max(1, int(config.cpus_per_worker)))
-        self.config = config
-        self.device = torch.device(config.device)
-        stage = require_dvae(config.release, self.device)
-        self.dvae = stage.model
-        self.mel_config = MelConfig.model_validate(stage.card["mel"])
-        self.tokenizer = load_tokenizer(config.tokens)
-        self.corpus = Corpus(config.corpus)
-
-    def __call__(self, row: dict) -> dict:
-        shard = PlannedShard(int(row["index"]), [tuple(clip) for clip in json.loads(row["clips"])])
-        started = time.monotonic()
-        samples, failed = encode_shard(
-            self.corpus, shard, self.dvae, self.mel_config, self.tokenizer, self.config.batch_frames, self.device
-        )
-        stats = {
-            "shard": shard_name(shard.index),
-            "num_clips": len(samples),
-            "num_codes": int(sum(sample.codes.size for sample in samples)),
-            "num_text": int(sum(sample.text.size for sample in samples)),
-            "duration_s": round(float(sum(sample.metadata["duration_s"] for sample in samples)), 3),
-            "num_gone": len(shard.clips) - len(samples) - len(failed),
-            "failed": failed,
-        }
-        uri = storage.join(self.config.tokens, shard_name(shard.index))
-        storage.write_bytes(uri.removesuffix(".tar") + ".json", json.dumps(stats, indent=1, sort_keys=True).encode())
-        write_shard(uri, samples)  # the commit
-        storage.remove(stale_mark(uri))
-        return {"index": shard.index, "num_clips": len(samples), "wall_s": time.monotonic() - started}
-
-
 def tokenize_corpus(config: TokenizeConfig) -> TokenizeSummary:
     """Bring the shards up to date with the corpus. Ray is started here unless the caller or the cluster has done so."""
     started = time.monotonic()
     stage = require_dvae(config.release)
     storage.remove_stale_temporaries(config.tokens)
-    open_tokens(config, stage.hash, stage.model.config.num_codes)
-    shards = shards_of(extend_plan(config))
-    done = {uri.rsplit("/", 1)[-1] for uri in list_shards(config.tokens) if not storage.exists(stale_mark(uri))}
-    missing = [shard for shard in shards if shard_name(shard.index) not in done]
+    open_tokens(config, stage)
+    shards = extend_plan(config)
+    _remove_unplanned(config.tokens, shards)
+    missing = _missing(config.tokens, shards)
     log.info("tokenize: %d shards planned, %d to do", len(shards), len(missing))
     if missing:
-        _run(config, missing)
-    summary = _write_index(config, stage.hash, shards, len(missing), time.monotonic() - started)
+        connect()
+        for finished, row in enumerate(run_pipeline(config, missing), 1):
+            log.info(
+                "tokenize: shard %d (%d clips, %.1f s), %d of %d",
+                *(row["index"], row["num_clips"], row["encode_s"], finished, len(missing)),
+            )
+    summary = write_index(config, stage, len(missing), time.monotonic() - started)
     total = summary.num_clips + summary.num_failed
     if summary.num_failed > config.max_failed_share * total:
         raise ValueError(
@@ -94,43 +69,71 @@ def tokenize_corpus(config: TokenizeConfig) -> TokenizeSummary:
     return summary
 
 
-def _run(config: TokenizeConfig, missing: list[PlannedShard]) -> None:
-    connect()
-    ray.data.DataContext.get_current().enable_progress_bars = False  # one line a finished shard says more
+def run_pipeline(config: TokenizeConfig, shards: list[PlannedShard]) -> Iterator[dict[str, Any]]:
+    """Make these shards, in any order; a row for each as it is committed."""
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False  # one line a finished shard says more
     logging.getLogger("ray.data").setLevel(logging.WARNING)
-    items = [{"index": shard.index, "clips": json.dumps(shard.clips)} for shard in missing]
-    num_workers = min(config.num_workers, len(items))
-    dataset = ray.data.from_items(items, override_num_blocks=len(items)).map(
-        ShardWriter,
-        fn_constructor_args=(config,),
-        compute=ray.data.ActorPoolStrategy(size=num_workers),
-        num_cpus=config.cpus_per_worker,
-        num_gpus=1 if config.device == "cuda" else None,
+    num_workers = min(config.num_workers, len(shards))
+    # A remote argument of their own keeps Ray Data from fusing these with the actors, which would end the overlap.
+    tasks = {"num_cpus": config.cpus_per_reader, "max_retries": RETRIES}
+    tokenizer_json = load_tokenizer(config.tokens).to_json()
+    reading = {"corpus": config.corpus, "card": load_card(config.release, "dvae"), "tokenizer_json": tokenizer_json}
+    num_readers = num_workers * config.readers_per_worker
+    dataset = (
+        ray.data.from_items([planned_row(shard) for shard in shards], override_num_blocks=len(shards))
+        .map(read_stage, fn_kwargs=reading, compute=TaskPoolStrategy(size=num_readers), **tasks)
+        .map(
+            EncodeStage,
+            fn_constructor_args=(config,),
+            compute=ActorPoolStrategy(size=num_workers),
+            num_cpus=config.cpus_per_worker,
+            num_gpus=1 if config.device == "cuda" else None,
+        )
+        .map(write_stage, fn_kwargs={"tokens": config.tokens}, compute=TaskPoolStrategy(size=num_workers), **tasks)
     )
-    for finished, row in enumerate(dataset.iter_rows(), 1):
-        progress = f"{finished} of {len(items)}"
-        log.info("tokenize: shard %d (%d clips, %.1f s), %s", row["index"], row["num_clips"], row["wall_s"], progress)
+    yield from dataset.iter_rows()
 
 
-def _write_index(
-    config: TokenizeConfig, dvae_hash: str, shards: list[PlannedShard], num_new: int, wall_s: float
-) -> TokenizeSummary:
-    """``index.json``: counts per shard and in total, with the dVAE that the codes belong to."""
-    stats = [
-        json.loads(storage.read_bytes(storage.join(config.tokens, shard_name(s.index).replace(".tar", ".json"))))
-        for s in shards
+def _missing(tokens: str, shards: list[PlannedShard]) -> list[PlannedShard]:
+    """The shards that are not there, or were made of other clips or texts than the corpus has now."""
+    there = {uri.rsplit("/", 1)[-1] for uri in list_shards(tokens)}
+    stats = read_stats(tokens)
+    stale = {name.removesuffix(".stale") + ".tar" for name in storage.list_files(tokens, ".stale")}
+    return [
+        shard
+        for shard in shards
+        if (name := shard_name(shard.index)) not in there
+        or name in stale
+        or stats.get(shard.index, {}).get("inputs_sha256") != shard.inputs_sha256
     ]
+
+
+def _remove_unplanned(tokens: str, shards: list[PlannedShard]) -> None:
+    """A shard whose clips have all left the corpus goes as a whole."""
+    planned = {shard_name(shard.index) for shard in shards}
+    for uri in list_shards(tokens):
+        if uri.rsplit("/", 1)[-1] not in planned:
+            for each in (uri, stats_uri(uri), stale_mark(uri)):
+                storage.remove(each)
+
+
+def write_index(config: TokenizeConfig, stage: Stage, num_new: int, wall_s: float) -> TokenizeSummary:
+    """``index.json``: counts per shard and in total, with the dVAE that the codes belong to."""
+    stats = [found for _, found in sorted(read_stats(config.tokens).items())]
     totals = {key: sum(shard[key] for shard in stats) for key in ("num_clips", "num_codes", "num_text", "duration_s")}
     totals["num_failed"] = sum(len(shard["failed"]) for shard in stats)
+    totals["num_shards"] = len(stats)
     index = {
         "format": 1,
-        "dvae_hash": dvae_hash,
+        "modality": modality_of(stage.card),
+        "dvae_hash": stage.hash,
         "totals": totals,
         "shards": [shard | {"failed": len(shard["failed"])} for shard in stats],
     }
     storage.write_bytes(storage.join(config.tokens, "index.json"), json.dumps(index, indent=1, sort_keys=True).encode())
     return TokenizeSummary(
-        num_shards=len(shards),
+        num_shards=len(stats),
         num_new_shards=num_new,
         num_clips=totals["num_clips"],
         num_codes=totals["num_codes"],

@@ -1,65 +1,93 @@
 """Which clip goes into which shard: decided once, before any work, and only ever added to.
 
 Layout below a tokens URI: ``meta.json`` (dVAE, settings) and ``tokenizer.json``, written once;
-``plan/part-000000.parquet`` for each run that
-met new clips; ``shard-000000.json`` and then ``shard-000000.tar`` for each shard; ``index.json`` over all of them.
-A shard is there or it is not; there is no other state, so a run that was killed anywhere continues by being run again.
+``plan/part-000000.parquet`` for each run that met new clips; ``shard-000000.json`` and then ``shard-000000.tar`` for
+each shard; ``index.json`` over all of them. A shard is there or it is not; there is no other state, so a run that was
+killed anywhere continues by being run again.
+
+The plan says in which shard a clip belongs; the corpus says whether it is kept. A shard is up to date when it was made
+of the very clips and texts that both name now, so clips that were taken out or filtered out leave their shard on the
+next run, and only theirs.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from triforce.ingest import storage
 from triforce.ingest.corpus import Corpus
+from triforce.models.release import Stage
 from triforce.models.text import TextTokenizer, clean_text
 from triforce.tokenize.config import TokenizeConfig
+
+METADATA = (
+    *("text", "duration_s", "speaker", "source", "licence", "language"),
+    *("recording_id", "start_sample", "end_sample", "sample_rate_hz", "modality"),
+)
+"""Columns of the corpus that a sample carries along."""
 
 PLAN_SCHEMA = pa.schema(
     [("shard", pa.int32()), ("clip_id", pa.string()), ("recording_id", pa.string()), ("source", pa.string())]
 )
-FORMAT = 1
+FORMAT = 2
 
 
-class PlannedShard(NamedTuple):
+@dataclass(frozen=True)
+class PlannedShard:
     index: int
     clips: list[tuple[str, str, str]]
-    """``(clip_id, recording_id, source)``, in the shard's order."""
+    """``(clip_id, recording_id, source)`` of the kept clips, in the shard's order."""
+    inputs_sha256: str
+    """Of their ids and metadata: what the shard is to be made of."""
 
 
-def open_tokens(config: TokenizeConfig, dvae_hash: str, num_codes: int) -> dict:
+def open_tokens(config: TokenizeConfig, stage: Stage) -> dict:
     """``meta.json`` of the tokens folder, made on the first run; a folder that another dVAE or other settings began is
     refused.
     """
     meta_uri = storage.join(config.tokens, "meta.json")
     wanted = {
         "format": FORMAT,
-        "dvae_hash": dvae_hash,
+        "dvae_hash": stage.hash,
         "clips_per_shard": config.clips_per_shard,
-        "num_codes": num_codes,
+        "num_codes": stage.model.config.num_codes,
     }
     if storage.exists(meta_uri):
-        meta = json.loads(storage.read_bytes(meta_uri))
+        meta = read_meta(config.tokens)
         for key, value in wanted.items():
             if meta.get(key) != value:
                 raise ValueError(
                     f"{config.tokens}: begun with {key} {meta.get(key)}, this run has {value}; shards of both "
-                    f"would not belong together. "
-                    "Use another tokens folder, or remove this one"
+                    f"would not belong together. Use another tokens folder, or remove this one"
                 )
         return meta
-    texts = Corpus(config.corpus).clips(["text"], kept_only=True)["text"].to_pylist()
+    modality = modality_of(stage.card)
+    texts = kept_clips(Corpus(config.corpus), modality)["text"].to_pylist()
     if not texts:
-        raise ValueError(f"{config.corpus}: no clip to keep; run `triforce ingest`, or loosen the filters")
+        raise ValueError(f"{config.corpus}: no {modality} clip to keep; run `triforce ingest`, or loosen the filters")
     tokenizer = TextTokenizer.train((clean_text(text or "") for text in texts), config.text_vocabulary_size)
     storage.write_bytes(storage.join(config.tokens, "tokenizer.json"), tokenizer.to_json().encode())
-    meta = wanted | {"text_vocabulary_size": tokenizer.size}
+    meta = wanted | {
+        "modality": modality,
+        "compression": list(stage.model.config.compression),
+        "text_vocabulary_size": tokenizer.size,
+    }
     storage.write_bytes(meta_uri, json.dumps(meta, indent=1, sort_keys=True).encode())
     return meta
+
+
+def read_meta(tokens: str) -> dict:
+    """``meta.json``; raises FileNotFoundError where no run began this folder."""
+    uri = storage.join(tokens, "meta.json")
+    if not storage.exists(uri):
+        raise FileNotFoundError(f"{tokens}: no meta.json here; give a folder that `triforce tokenize` wrote")
+    return json.loads(storage.read_bytes(uri))
 
 
 def load_tokenizer(tokens: str) -> TextTokenizer:
@@ -77,31 +105,50 @@ def read_plan(tokens: str) -> pa.Table:
     return pa.concat_tables(tables) if tables else PLAN_SCHEMA.empty_table()
 
 
-def extend_plan(config: TokenizeConfig) -> pa.Table:
-    """Plan the kept clips that are in no shard yet, in the order of source, recording and time; the whole plan."""
-    plan = read_plan(config.tokens)
-    columns = ["clip_id", "recording_id", "source"]
-    kept = (
-        Corpus(config.corpus)
-        .clips(columns, kept_only=True)
-        .sort_by([("source", "ascending"), ("clip_id", "ascending")])
-    )
+def modality_of(card: dict) -> str:
+    """The medium that a dVAE is for, by its card."""
+    return card.get("modality") or "speech"
+
+
+def kept_clips(corpus: Corpus, modality: str) -> pa.Table:
+    """The kept clips of a medium, without their bytes, by source, recording and time."""
+    table = corpus.clips(["clip_id", *METADATA], kept_only=True)
+    named = table["modality"].fill_null("speech")
+    table = table.set_column(table.schema.get_field_index("modality"), "modality", named)
+    table = table.filter(pc.equal(named, modality))
+    return table.sort_by([("source", "ascending"), ("clip_id", "ascending")])
+
+
+def extend_plan(config: TokenizeConfig) -> list[PlannedShard]:
+    """Plan the kept clips that are in no shard yet; all shards that have clips. `open_tokens` came before."""
+    modality = read_meta(config.tokens)["modality"]
+    plan, kept = read_plan(config.tokens), kept_clips(Corpus(config.corpus), modality)
     known = set(plan["clip_id"].to_pylist())
     new = kept.filter(pa.array([clip_id not in known for clip_id in kept["clip_id"].to_pylist()], pa.bool_()))
-    if not new.num_rows:
-        return plan
-    first = (max(plan["shard"].to_pylist()) + 1) if plan.num_rows else 0
-    shards = pa.array([first + i // config.clips_per_shard for i in range(new.num_rows)], pa.int32())
-    part = new.add_column(0, "shard", shards).cast(PLAN_SCHEMA)
-    folder = storage.join(config.tokens, "plan")
-    name = f"part-{len(storage.list_files(folder, '.parquet')):06d}.parquet"
-    with storage.atomic_file(storage.join(folder, name)) as path:
-        pq.write_table(part, path)
-    return pa.concat_tables([plan, part])
+    if new.num_rows:
+        first = (max(plan["shard"].to_pylist()) + 1) if plan.num_rows else 0
+        shards = pa.array([first + i // config.clips_per_shard for i in range(new.num_rows)], pa.int32())
+        part = new.select(PLAN_SCHEMA.names[1:]).add_column(0, "shard", shards).cast(PLAN_SCHEMA)
+        folder = storage.join(config.tokens, "plan")
+        name = f"part-{len(storage.list_files(folder, '.parquet')):06d}.parquet"
+        with storage.atomic_file(storage.join(folder, name)) as path:
+            pq.write_table(part, path)
+        plan = pa.concat_tables([plan, part])
+    return shards_of(plan, kept)
 
 
-def shards_of(plan: pa.Table) -> list[PlannedShard]:
-    shards: dict[int, list[tuple[str, str, str]]] = {}
-    for row in plan.to_pylist():
-        shards.setdefault(row["shard"], []).append((row["clip_id"], row["recording_id"], row["source"]))
-    return [PlannedShard(index, clips) for index, clips in sorted(shards.items())]
+def shards_of(plan: pa.Table, kept: pa.Table) -> list[PlannedShard]:
+    """The shards that a plan makes of the clips that are kept; none for a shard that has lost them all."""
+    rows = {row["clip_id"]: row for row in kept.to_pylist()}
+    members: dict[int, list[dict]] = {}
+    for shard, clip_id in zip(plan["shard"].to_pylist(), plan["clip_id"].to_pylist(), strict=True):
+        if clip_id in rows:
+            members.setdefault(shard, []).append(rows[clip_id])
+    return [
+        PlannedShard(
+            index,
+            [(row["clip_id"], row["recording_id"], row["source"]) for row in found],
+            hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest(),
+        )
+        for index, found in sorted(members.items())
+    ]

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from triforce.ingest import storage
 from triforce.ingest.corpus import Corpus
-from triforce.tokenize.encode import decode_flac
+from triforce.tokenize.read import decode_flac
 
 T = TypeVar("T")
 WINDOW_GROUPS = 16

@@ -27,7 +27,7 @@ from triforce.ingest.corpus import SAMPLE_RATE_HZ, Corpus
 from triforce.models.release import Release
 from triforce.models.samplers import SamplerConfig
 from triforce.models.sampling import SamplingConfig
-from triforce.tokenize.encode import decode_flac
+from triforce.tokenize.read import decode_flac
 from triforce.train import metrics
 from triforce.train.judge import Judge, JudgeConfig
 from triforce.train.results import FILE_NAME, Evaluation, compare_systems, read_evaluation, summarize_systems

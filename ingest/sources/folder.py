@@ -23,21 +23,36 @@ CHAPTER_FAULT = "chapter_fault"
 """Key of what is wrong with a file's chapter table, found when it is listed and put on record when it is fetched."""
 
 
-def discover_files(source: AudiobookSource) -> Iterator[Recording]:
-    """A recording for each audio file below the folder, or for each of its chapters, by path; `Rejected` if there is
-    no folder.
-    """
-    root = Path(source.path)
-    if not root.is_dir():
-        raise Rejected(RejectReason.NOT_FOUND, f"{root}: no such folder")
-    for path in sorted(root.rglob("*")):
-        if path.suffix.lower() in ENDINGS and path.is_file() and not path.name.startswith("."):
-            yield from _recordings(path, root, source)
+def list_files(source: AudiobookSource) -> list[str]:
+    """The audio files below the folder, by their paths from there, in order; `Rejected` if there is no folder."""
+    if not Path(source.path).is_dir():
+        raise Rejected(RejectReason.NOT_FOUND, f"{source.path}: no such folder")
+    found = []
+    for folder, _, names in os.walk(source.path):
+        below = os.path.relpath(folder, source.path)
+        prefix = "" if below == "." else f"{Path(below).as_posix()}/"
+        found += [prefix + name for name in names if name.lower().endswith(ENDINGS) and not name.startswith(".")]
+    return sorted(found)
 
 
-def _recordings(path: Path, root: Path, source: AudiobookSource) -> Iterator[Recording]:
-    name = path.relative_to(root).as_posix()
-    if path.suffix.lower() not in (".m4b", ".m4a"):
+def has_chapters(name: str) -> bool:
+    """Whether a file of this name may hold several recordings, and must be opened to know."""
+    return name.lower().endswith((".m4b", ".m4a"))
+
+
+def version_of(name: str, source: AudiobookSource) -> str:
+    """What changes when a file does: its size and its time."""
+    try:
+        found = (Path(source.path) / name).stat()
+    except OSError:
+        return "gone"
+    return f"{found.st_size} {found.st_mtime_ns}"
+
+
+def recordings(name: str, source: AudiobookSource) -> Iterator[Recording]:
+    """The recordings in one file: itself, or its chapters."""
+    path = Path(source.path) / name
+    if not has_chapters(name):
         yield _recording(name, path, source, {}, None)
         return
     try:

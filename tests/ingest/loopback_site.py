@@ -120,6 +120,7 @@ def serving() -> Iterator[Site]:
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     server.daemon_threads = True
     handler.site = Site(server.server_address)
+    handler.site.server = server
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
     try:
         yield handler.site

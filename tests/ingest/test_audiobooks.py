@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from fractions import Fraction
 
 import av
 import pytest
 
+from triforce.ingest import storage
 from triforce.ingest.config import AudiobookSource
 from triforce.ingest.corpus import RejectReason, Status
+from triforce.ingest.sources import folder as listed
 from triforce.ingest.sources.archive_org import best_files
 from triforce.ingest.sync import discover, sync_source
 
@@ -144,7 +147,7 @@ def m4b(tmp_path_factory, sound):
     return make
 
 
-def test_the_chapters_of_a_book_are_recordings(m4b, corpus, settings):
+def test_the_chapters_of_a_book_are_recordings(m4b, corpus, settings, monkeypatch):
     source = AudiobookSource(name="own", library="folder", path=str(m4b([(0, 2), (2, 4.5), (4.5, 6)]).parent))
     found = [item for item in discover(source, settings, corpus) if item.metadata["file"] == "book.m4b"]
     assert [item.title for item in found] == ["Chapter 0", "Chapter 1", "Chapter 2"]
@@ -154,6 +157,15 @@ def test_the_chapters_of_a_book_are_recordings(m4b, corpus, settings):
     lengths = [float(row.metadata["decoded_duration_s"]) for row in rows]
     assert lengths == pytest.approx([2.0, 2.5, 1.5], abs=0.2)
     assert (rows[0].author, rows[0].collection) == ("The Reader", "The Album")
+    assert len({storage.read_bytes(storage.join(corpus.uri, row.media_path)) for row in rows}) == 3
+
+    opened, recordings = [], listed.recordings
+    monkeypatch.setattr(listed, "recordings", lambda name, source: [opened.append(name), *recordings(name, source)][1:])
+    assert sync_source(source, settings, corpus).discovered == 0
+    assert opened == []
+    os.utime(f"{source.path}/book.m4b", (1, 1))
+    assert sync_source(source, settings, corpus).discovered == 0
+    assert opened == ["book.m4b"]
 
 
 @pytest.mark.parametrize("chapters", [[(0, 3), (3, 900)], [(n / 1000, (n + 1) / 1000) for n in range(2500)]])

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import datetime
 import gzip
 import hashlib
+import ipaddress
 import json
 import socket
+import ssl
 import time
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from loopback_site import drip
 
-from triforce.ingest import addresses
+from triforce.ingest import addresses, web
 from triforce.ingest import download as downloads
 from triforce.ingest.corpus import RejectReason
 from triforce.ingest.download import download
 from triforce.ingest.errors import Rejected
 from triforce.ingest.web import get_document, retry_after_s
 
+DAY = datetime.timedelta(days=1)
 BODY = bytes(range(256)) * 4096  # 1 MiB
 
 
@@ -170,6 +178,40 @@ def test_headers_that_drip_are_given_up(site, settings, tmp_path):
     assert rejection(url, tmp_path / "a", impatient).reason == RejectReason.TOO_SLOW
     assert time.monotonic() - begin_s < 10
     assert site.hits["/a"] == 2
+
+
+@pytest.fixture
+def selfsigned(site, tmp_path) -> tuple[str, str]:
+    """The site by https, with a certificate that nobody vouches for: the address, the certificate."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "loopback")])
+    now = datetime.datetime.now(datetime.UTC)
+    builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), now, now + DAY)
+    own_name = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    signed = builder.add_extension(own_name, critical=False).sign(key, hashes.SHA256())
+    secret = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    certificate = tmp_path / "certificate.pem"
+    certificate.write_bytes(signed.public_bytes(Encoding.PEM) + secret)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    site.server.socket = context.wrap_socket(site.server.socket, server_side=True)
+    return site.base_url.replace("http:", "https:"), str(certificate)
+
+
+def test_a_certificate_must_be_vouched_for(site, settings, tmp_path, selfsigned, monkeypatch):
+    base_url, certificate = selfsigned
+    site.put("/a", BODY)
+    found = rejection(f"{base_url}/a", tmp_path / "a", settings)
+    assert (found.reason, site.hits["/a"]) == (RejectReason.FORBIDDEN, 0)
+    assert "certificate" in found.detail
+
+    trusting = ssl.create_default_context(cafile=certificate)
+    monkeypatch.setattr(web, "_tls", lambda: trusting)
+    check(
+        download(
+            f"{base_url}/a", tmp_path / "a", settings.model_copy(update={"user_agent": f"trusting/{tmp_path.name}"})
+        )
+    )
 
 
 def test_silence_is_given_up(site, settings, tmp_path):

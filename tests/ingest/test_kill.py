@@ -1,37 +1,42 @@
-"""An ingest that is killed again and again ends as one that nobody disturbed.
+"""The ingest of the demo's sites, killed again and again, ends as one that nobody disturbed.
 
-As a program it does the same with more kills: ``python tests/ingest/test_kill.py --kills 20``.
+The suite kills it five times, with few recordings and without Whisper. As a program it uses the demo's own speech and
+the flow as users run it, Prefect and Whisper included: ``python tests/ingest/test_kill.py --kills 20``.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import contextlib
 import hashlib
-import io
 import json
 import multiprocessing
 import os
 import random
+import shutil
 import signal
-import sys
+import tempfile
 import time
+from collections.abc import Callable, Iterator
+from functools import partial
 from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
-import numpy as np
-import pytest
 import soundfile
+import yaml
 
+from triforce.flows.demo import serve as demo_server
+from triforce.flows.demo.audio import probe_duration_s
+from triforce.flows.demo.run import DemoConfig, DemoRun
+from triforce.flows.demo.sites import lay_out_sites
+from triforce.flows.demo.speech import Prompt, Speech, obtain_speech
 from triforce.ingest.clips import ClipConfig, clip_recording
-from triforce.ingest.config import AudiobookSource, PodcastSource, Settings
+from triforce.ingest.config import load_sources
 from triforce.ingest.corpus import Corpus, Status
 from triforce.ingest.sync import sync_source
 from triforce.ingest.verify import verify
-
-sys.path.insert(0, str(Path(__file__).parent))
-from loopback_site import Handler, Site, serving
 
 SENTENCES = (
     "The quick brown fox jumps over the lazy dog.",
@@ -40,65 +45,80 @@ SENTENCES = (
     "A killed process leaves finished files and nothing else.",
 )
 
-
-PRELOADED = ["numpy", "pytest", "soundfile", "triforce.ingest.clips", "triforce.ingest.sync", "triforce.ingest.verify"]
+PRELOADED = ["triforce.ingest.clips", "triforce.ingest.sync", "triforce.ingest.verify", "yt_dlp", "soundfile"]
 """What each life needs, imported once: otherwise kills fall into imports, where there is nothing to break."""
 
+PIECE_PAUSE_S = 0.05
+"""Between two pieces of a body, 64 kB: slow enough to be killed in the middle of a download."""
 
-def ingest(folder: Path, base_url: str, started: Event | None = None) -> None:
-    """What a child process does: all sources, then the clips of all that is fetched."""
-    if started:
-        started.set()
-    corpus = Corpus(str(folder))
-    settings = Settings(contact="tests@example.org", allow_private_hosts=True, requests_per_s=1000, backoff_s=0.01)
-    talk = PodcastSource(name="talk", feeds=[f"{base_url}/feed"])
-    books = AudiobookSource(name="books", base_url=f"{base_url}/api")
-    for source in (talk, books):
-        sync_source(source, settings, corpus)
+Ingest = Callable[[Path, str], None]
+"""Brings the corpus in a folder up to date with the sources in a file."""
+
+
+def ingest_plainly(corpus_folder: Path, sources: str) -> None:
+    """All sources, then the clips of all that is fetched, one after the other and without words."""
+    corpus, config = Corpus(str(corpus_folder)), load_sources(sources)
+    for source in config.sources:
+        sync_source(source, config.settings, corpus)
         clipped = corpus.clipped_ids(source.name)
         for row in corpus.recordings(source.name):
             if row.status == Status.FETCHED and row.recording_id not in clipped:
                 clip_recording(row, corpus, ClipConfig(), None)
 
 
-def build_site(site: Site, voices: list[np.ndarray]) -> None:
-    """A podcast whose third episode is a copy and whose fifth is absent, and a book of two chapters; bodies come in
-    ten pieces.
-    """
-    urls = []
-    for number, voice in enumerate(voices):
-        file = io.BytesIO()
-        soundfile.write(file, voice, 24_000, format="FLAC")
-        urls.append(site.put(f"/{number}.flac", file.getvalue(), script=in_pieces))
-    urls.insert(2, site.put("/copy.flac", site.pages["/0.flac"].body, script=in_pieces))
-    urls.insert(4, f"{site.base_url}/absent.flac")
-    items = "".join(
-        f"<item><guid>episode-{n}</guid><title>Episode {n}</title>"
-        f'<enclosure url="{url}" type="audio/flac" length="1"/></item>'
-        for n, url in enumerate(urls[:-2])
-    )
-    site.put("/feed", f'<rss version="2.0"><channel><title>Talk</title>{items}</channel></rss>')
-    sections = [{"section_number": str(n), "listen_url": url} for n, url in enumerate(urls[-2:], start=1)]
-    site.put("/api", json.dumps({"books": [{"id": "1", "title": "Book", "sections": sections}]}))
+def ingest_by_flow(corpus_folder: Path, sources: str) -> None:
+    """As ``triforce ingest podcast``, ``audiobook`` and ``youtube`` do."""
+    from triforce.flows import environment
+
+    os.environ["PREFECT_LOGGING_LEVEL"] = "CRITICAL"
+    environment.prepare(corpus_folder.parent / f"prefect-{corpus_folder.name}")
+    from triforce.flows.ingest import ingest
+
+    clips = {"transcribe": {"model": "tiny.en", "language": "en", "beam_size": 1}}
+    for kind in ("podcast", "audiobook", "youtube"):
+        ingest(kind, sources, str(corpus_folder), clips)
 
 
-def in_pieces(handler: Handler, _before: int) -> bool:
-    """Answer as the page would, range and all, but slowly enough to be killed in the middle."""
-    write = handler.wfile.write
+def live(ingest: Ingest, folder: Path, sources: str, started: Event) -> None:
+    """What a child process does, in a session of its own, so that a kill takes its children too."""
+    os.setsid()
+    started.set()
+    ingest(folder, sources)
 
-    def slowly(data: bytes) -> int:
-        for begin in range(0, len(data), max(1, len(data) // 10)):
-            write(data[begin : begin + max(1, len(data) // 10)])
-            time.sleep(0.004)
-        return len(data)
 
-    handler.wfile.write = slowly
-    try:
-        path = handler.path.split("?")[0]
-        handler.answer_page(handler.site.pages[path])
-    finally:
-        handler.wfile.write = write
-    return True
+@contextlib.contextmanager
+def serving(speech: Speech, folder: Path) -> Iterator[str]:
+    """The demo's three sites at their slow server, and a feed of copies; the path of a ``sources.yaml`` for all."""
+    sites = folder / "sites"
+    lay_out_sites(speech, sites)
+    first = sorted((sites / "podcast").glob("episode-*.mp3"))[0].name
+    shutil.copy(sites / "podcast" / first, sites / "podcast" / "copy.mp3")
+    with demo_server.serve(sites) as base_url:
+        urls = [f"{base_url}/podcast/{name}" for name in (f"{first}?again", "copy.mp3", "absent.mp3")]
+        items = "".join(
+            f'<item><guid>copy-{n}</guid><enclosure url="{url}" type="audio/mpeg" length="1"/></item>'
+            for n, url in enumerate(urls)
+        )
+        (sites / "copies.xml").write_text(f'<rss version="2.0"><channel><title>Copies</title>{items}</channel></rss>')
+        path = DemoRun(folder, None, DemoConfig()).write_sources(base_url)
+        document = yaml.safe_load(path.read_text()) | {"requests_per_s": 1000, "max_failed_share": 1.0}
+        document["sources"].insert(1, {"name": "copies", "kind": "podcast", "feeds": [f"{base_url}/copies.xml"]})
+        path.write_text(yaml.safe_dump(document))
+        yield str(path)
+
+
+def slowly(app):
+    """The demo's web application, sending its bodies with pauses."""
+
+    async def slow(scope, receive, send):
+        async def send_slowly(message):
+            await send(message)
+            if message["type"] == "http.response.body" and message.get("more_body"):
+                await asyncio.sleep(PIECE_PAUSE_S)
+
+        await app(scope, receive, send_slowly)
+
+    return slow
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -116,14 +136,22 @@ def contents(folder: Path) -> dict[str, str]:
     return found
 
 
-def start(folder: Path, base_url: str) -> BaseProcess:
+def start(ingest: Ingest, folder: Path, sources: str) -> BaseProcess:
     """An ingest in a process of its own, which has begun its work."""
     context = multiprocessing.get_context("forkserver")
     started = context.Event()
-    child = context.Process(target=ingest, args=(folder, base_url, started))
+    child = context.Process(target=live, args=(ingest, folder, sources, started))
     child.start()
-    assert started.wait(timeout=120)
+    assert started.wait(timeout=300)
     return child
+
+
+def finish(child: BaseProcess) -> None:
+    """Wait for an ingest that nobody disturbs, and end the server that Prefect may have left running beside it."""
+    child.join()
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
+    assert child.exitcode == 0
 
 
 def traces(folder: Path) -> dict[str, int]:
@@ -136,7 +164,7 @@ def traces(folder: Path) -> dict[str, int]:
     return found
 
 
-def killed_ingest(folder: Path, base_url: str, kills: int, whole_s: float, seed: int) -> tuple[int, int]:
+def killed_ingest(ingest: Ingest, folder: Path, sources: str, kills: int, whole_s: float, seed: int) -> tuple[int, int]:
     """Ingest into ``folder`` with ``kills`` kills at random moments: how many hit a process that had changed the
     corpus, and how many of those left something half done.
     """
@@ -144,14 +172,14 @@ def killed_ingest(folder: Path, base_url: str, kills: int, whole_s: float, seed:
     effective = torn = 0
     for _ in range(kills):
         before = traces(folder)
-        child = start(folder, base_url)
+        child = start(ingest, folder, sources)
         while child.is_alive() and traces(folder) == before:
             time.sleep(0.002)
         # From its first deed on, each life gets a part of the time that all the work takes: kills fall all along it.
         child.join(rng.uniform(0.0, 1.0) * whole_s / kills)
         hit = child.is_alive()
-        if hit:
-            os.kill(child.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)  # also what an ended one may have left
         child.join()
         after = traces(folder)
         effective += hit and after != before
@@ -159,50 +187,66 @@ def killed_ingest(folder: Path, base_url: str, kills: int, whole_s: float, seed:
     return effective, torn
 
 
-def check(voices: list[np.ndarray], folder: Path, kills: int, seed: int) -> str:
+def check(ingest: Ingest, speech: Speech, folder: Path, kills: int, seed: int) -> str:
     """Run both ways and compare; a sentence about it. `AssertionError` if they differ."""
     multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOADED)
-    with serving() as site:
-        build_site(site, voices)
-        child = start(folder / "whole", site.base_url)
+    (folder / "killed").mkdir()
+    with serving(speech, folder) as sources:
+        child = start(ingest, folder / "whole", sources)
         begin_s = time.monotonic()
-        child.join()
+        finish(child)
         whole_s = time.monotonic() - begin_s
-        assert child.exitcode == 0
-        effective, torn = killed_ingest(folder / "killed", site.base_url, kills, whole_s, seed)
-        ingest(folder / "killed", site.base_url)
+        effective, torn = killed_ingest(ingest, folder / "killed", sources, kills, whole_s, seed)
+        finish(start(ingest, folder / "killed", sources))
     whole, killed = contents(folder / "whole"), contents(folder / "killed")
-    num_clips = len(Corpus(str(folder / "whole")).clips())
-    assert num_clips >= len(voices)
+    rows = list(Corpus(str(folder / "whole")).recordings())
+    assert {row.reason for row in rows if row.source == "copies"} == {"duplicate_url", "duplicate_bytes", "not_found"}
+    fetched = {kind: sum(row.status == Status.FETCHED for row in rows if row.source_kind == kind) for kind in KINDS}
+    assert min(fetched.values()) >= 2
+    clips = Corpus(str(folder / "whole")).clips().to_pylist()
+    assert {clip["recording_id"] for clip in clips} == {row.recording_id for row in rows if row.media_path}
     assert killed == whole, sorted(set(killed.items()) ^ set(whole.items()))[:4]
     assert verify(Corpus(str(folder / "killed"))) == []
     assert effective >= kills / 2, f"only {effective} of {kills} kills came while there was something to break"
     return (
         f"{effective} of {kills} kills hit an ingest at work in {whole_s:.1f} s of work, {torn} of them left something "
-        f"half done; {num_clips} clips, {len(whole)} files and rows are as without them"
+        f"half done; {json.dumps(fetched)}, {len(clips)} clips: {len(whole)} files and rows are as without them"
     )
 
 
-def make_voices(spoken, count: int) -> list[np.ndarray]:
-    """Recordings of two sentences, with silence around each, and no two alike."""
-    pause = np.zeros(18_000, np.float32)
-    said = [np.concatenate([spoken(sentence), pause]) for sentence in SENTENCES]
-    voices = [np.concatenate([pause, said[n % len(said)], said[(n + 1) % len(said)]]) for n in range(count)]
-    return [voice * (1.0 - 0.05 * (n // len(said))) for n, voice in enumerate(voices)]
+KINDS = ("podcast", "audiobook", "youtube")
 
 
-def test_a_killed_ingest_ends_as_an_undisturbed_one(spoken, tmp_path):
-    kills, seed = (int(os.environ.get(f"TRIFORCE_KILL{name}", default)) for name, default in (("S", 5), ("_SEED", 1)))
-    print(check(make_voices(spoken, max(4, kills // 2)), tmp_path, kills, seed))
+def spoken_speech(spoken, folder: Path) -> Speech:
+    """Eight prompts of the synthetic voice, enough for two recordings at each site."""
+    prompts = []
+    for number in range(8):
+        text = SENTENCES[number % len(SENTENCES)]
+        path = folder / f"prompt-{number}.flac"
+        soundfile.write(path, spoken(text) * (1.0 - 0.1 * (number // len(SENTENCES))), 24_000)
+        prompts.append(Prompt(path.stem, path, text, probe_duration_s(path)))
+    return Speech(prompts, [], origin="a test", author="Joe", licence="CC0 1.0")
+
+
+def test_a_killed_ingest_ends_as_an_undisturbed_one(spoken, tmp_path, monkeypatch):
+    monkeypatch.setattr(demo_server, "make_app", lambda folder, make=demo_server.make_app: slowly(make(folder)))
+    (tmp_path / "prompts").mkdir()
+    print(check(ingest_plainly, spoken_speech(spoken, tmp_path / "prompts"), tmp_path, kills=5, seed=1))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Kill an ingest at random moments and compare what it ends with.")
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--plain", action="store_true", help="Without Prefect and Whisper: a minute, not a quarter of an hour."
+    )
     options = parser.parse_args()
-    os.environ |= {"TRIFORCE_KILLS": str(options.kills), "TRIFORCE_KILL_SEED": str(options.seed)}
-    sys.exit(pytest.main(["-q", "-s", __file__]))
+    demo_server.make_app = partial(lambda make, folder: slowly(make(folder)), demo_server.make_app)
+    with tempfile.TemporaryDirectory() as folder:
+        speech = obtain_speech(Path(folder) / "speech")
+        ingest = ingest_plainly if options.plain else ingest_by_flow
+        print(check(ingest, speech, Path(folder), options.kills, options.seed))
 
 
 if __name__ == "__main__":

@@ -42,6 +42,15 @@ def test_a_good_file_is_read(tmp_path):
     ("old", "new", "expected"),
     [
         ("tries: 3", "trys: 3", "2: trys = 3: unknown key; did you mean 'tries'?"),
+        ("tries: 3", "tries: yes", "2: tries = 'yes': Input should be a valid integer"),
+        ("tries: 3", "tries: &a\n  - *a", "2: what begins here holds itself"),
+        (
+            "[https://example.org/feed.xml]",
+            "https://example.org/feed.xml",
+            "6: sources[0].feeds = 'https://example.org",
+        ),
+        ("[https://example.org/feed.xml]", "https://example.org/feed.xml", ": not a list; write [one, two]"),
+        ("feeds: [https://example.org/feed.xml]", "feeds: []", "needs 'feeds', a list"),
         ("tries: 3", "tries: 99", "2: tries = 99: Input should be less than or equal to 20"),
         ("tries: 3", "tries: 3\ntries: 4", "3: key 'tries' is there twice, first in line 2; keep one"),
         (
@@ -98,6 +107,19 @@ def test_relative_paths_begin_beside_the_file(tmp_path):
     assert config.source("books").path == str(tmp_path / "books")
 
 
+def test_words_that_yaml_takes_for_truth(tmp_path):
+    config = load(tmp_path, GOOD.replace("kind: podcast", "kind: podcast\n    language: no\n    enabled: no"))
+    assert (config.source("talk").language, config.source("talk").enabled) == ("no", False)
+
+
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(ValueError, match="no such file"):
         load_sources(str(tmp_path / "none.yaml"))
+
+
+def test_what_is_wrong_in_a_list_does_not_make_it_empty(tmp_path):
+    with pytest.raises(ValueError, match=r"unknown key") as caught:
+        load(tmp_path, "contact: a@b.org\nsources:\n  - {name: x, kind: podcast, feed: y}\n")
+    assert len(str(caught.value).splitlines()) == 1
+    with pytest.raises(ValueError, match=r"2: sources = \[\]: an empty list; add"):
+        load(tmp_path, "contact: a@b.org\nsources: []\n")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import pickle
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import soundfile
@@ -205,6 +207,21 @@ def test_duplicates_are_recorded_with_what_they_duplicate(site, corpus, settings
     assert copy.metadata["duplicate_of"] == f"one/{original.recording_id}"
     assert copy.media_path is None
     assert sync_source(two, settings, corpus).discovered == 0
+
+
+def test_what_killed_runs_left_behind_is_swept(site, corpus, settings, sound, make_feed):
+    source = podcast(site, make_feed([("a", site.put("/a.flac", sound(1)))]))
+    left = {}
+    for folder in ("recordings/source=talk", "clips/source=talk", "state/partial"):
+        for name, days in ((".tmp-0-old.mp3", 2), (".tmp-0-new.mp3", 0), ("given-up", 40), ("waiting", 20)):
+            path = left[folder, name] = Path(corpus.uri) / folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"x")
+            os.utime(path, (time.time() - days * 86_400,) * 2)
+    sync_source(source, settings, corpus)
+    gone = {key for key, path in left.items() if not path.exists()}
+    temporary = {(folder, ".tmp-0-old.mp3") for folder in ("recordings/source=talk", "clips/source=talk")}
+    assert gone == temporary | {("state/partial", "given-up")}
 
 
 def test_of_equal_recordings_fetched_at_once_one_is_kept(site, corpus, settings, sound, make_feed):

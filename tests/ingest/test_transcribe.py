@@ -9,7 +9,15 @@ import pytest
 
 from triforce.ingest.corpus import SAMPLE_RATE_HZ, DropReason
 from triforce.ingest.filters import FilterConfig, drop_reason
-from triforce.ingest.transcribe import TranscribeConfig, Transcriber, Word, _share_out, _Window, compression_ratio
+from triforce.ingest.transcribe import (
+    TranscribeConfig,
+    Transcriber,
+    Word,
+    _share_out,
+    _Window,
+    compression_ratio,
+    repeats_its_end,
+)
 
 SENTENCES = (
     "She wrote a short letter to her brother and folded it twice.",
@@ -110,6 +118,20 @@ def test_bad_input_is_named(transcriber):
 def test_repetition_compresses_and_no_text_is_no_repetition():
     assert compression_ratio("") == 0
     assert compression_ratio("and so on " * 20) > 2.4 > compression_ratio(SENTENCES[0])
+
+
+def test_a_phrase_said_again_at_the_end_is_seen_and_a_doubled_word_is_fine():
+    assert repeats_its_end("One moment please. Thank you for your patience. Thank you for your patience.")
+    assert repeats_its_end("Press star, press star")
+    assert not repeats_its_end("It is very, very good that that is so.")
+    assert not repeats_its_end("Thank you for your patience. Thank you for your time.")
+    assert not repeats_its_end("No no")
+
+
+def test_the_encoder_hears_no_more_than_its_windows_hold(transcriber):
+    narrow = [np.zeros(16_000 * 4, np.float32)] * 3
+    frames = [transcriber._encode(narrow, transcriber._windows(narrow), is_whole=whole).shape[1] for whole in (0, 1)]
+    assert frames == [round((4 * 3 + 2 * 0.4 + 1.0) * 50), 1_500]
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@ import hashlib
 import io
 import json
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import datasets
@@ -15,19 +16,24 @@ import torch
 import webdataset as wds
 from corpora import add_recording, sweep
 
+from triforce.flows.cli import main
 from triforce.ingest import storage
 from triforce.ingest.corpus import CLIP_SCHEMA, Corpus
+from triforce.ingest.local import import_images
+from triforce.ingest.pixels import decode_png
 from triforce.ingest.takedown import remove
 from triforce.models.dvae import DVAE, DVAEConfig
 from triforce.models.layers import ResidualBlock
 from triforce.models.mel import MelConfig, log_mel
-from triforce.models.release import Release, stage_files
+from triforce.models.release import Release, Stage, require_dvae, stage_files
 from triforce.tokenize.cluster import connect
 from triforce.tokenize.config import TokenizeConfig
-from triforce.tokenize.encode import encode_mels, length_batches
+from triforce.tokenize.encode import encode_media, size_batches
 from triforce.tokenize.job import tokenize_corpus
-from triforce.tokenize.plan import extend_plan, open_tokens, shards_of
-from triforce.tokenize.shards import list_shards, read_shard
+from triforce.tokenize.plan import extend_plan, open_tokens, read_plan
+from triforce.tokenize.restore import check_release, write_restored
+from triforce.tokenize.shards import TokenSample, list_shards, read_shard, write_shard
+from triforce.tokenize.verify import verify_tokens
 from triforce.train.token_store import TokenStore
 
 
@@ -116,12 +122,12 @@ def test_two_workers_write_what_one_does(place, cluster, tmp_path):
 
 def test_another_dvae_is_refused(place):
     config, _, _ = place
-    stage = Release.load(config.release)
-    open_tokens(config, stage.dvae_hash, stage.dvae.config.num_codes)
+    stage = require_dvae(config.release)
+    open_tokens(config, stage)
     with pytest.raises(ValueError, match="begun with dvae_hash"):
-        open_tokens(config, "0" * 64, stage.dvae.config.num_codes)
+        open_tokens(config, Stage(stage.model, stage.card | {"hash": "0" * 64}))
     with pytest.raises(ValueError, match="begun with clips_per_shard"):
-        open_tokens(config.model_copy(update={"clips_per_shard": 5}), stage.dvae_hash, stage.dvae.config.num_codes)
+        open_tokens(config.model_copy(update={"clips_per_shard": 5}), stage)
 
 
 def test_a_broken_clip_is_named_and_the_rest_goes_on(place, cluster):
@@ -152,14 +158,14 @@ def test_an_empty_corpus_says_what_to_do(tmp_path):
 
 def test_the_plan_is_a_function_of_the_corpus(place, tmp_path):
     config, _, _ = place
-    stage = Release.load(config.release)
-    open_tokens(config, stage.dvae_hash, 8192)
-    shards = shards_of(extend_plan(config))
+    stage = require_dvae(config.release)
+    open_tokens(config, stage)
+    shards = extend_plan(config)
     assert [len(shard.clips) for shard in shards] == [4, 4, 2]
-    assert shards_of(extend_plan(config)) == shards  # nothing new: nothing planned
+    assert extend_plan(config) == shards  # nothing new: nothing planned
     other = config.model_copy(update={"tokens": str(tmp_path / "other")})
-    open_tokens(other, stage.dvae_hash, 8192)
-    assert shards_of(extend_plan(other)) == shards
+    open_tokens(other, stage)
+    assert extend_plan(other) == shards
 
 
 def test_shards_open_in_webdataset_and_datasets(place, cluster):
@@ -180,20 +186,125 @@ def test_shards_open_in_webdataset_and_datasets(place, cluster):
 
 
 def test_batches_hold_all_within_their_bound():
-    lengths = [5, 900, 30, 30, 7, 200, 1]
-    batches = list(length_batches(lengths, 400))
-    assert sorted(i for batch in batches for i in batch) == list(range(len(lengths)))
-    for batch in batches:
-        assert len(batch) == 1 or max(lengths[i] for i in batch) * len(batch) <= 400
+    for sizes in ([(5,), (900,), (30,), (30,), (7,), (200,), (1,)], [(16, 8), (8, 16), (4, 4), (64, 64), (8, 8)]):
+        batches = list(size_batches(sizes, 400))
+        assert sorted(i for batch in batches for i in batch) == list(range(len(sizes)))
+        assert len(batches) < len(sizes)
+        for batch in batches:
+            assert len(batch) == 1 or np.prod(np.max([sizes[i] for i in batch], axis=0)) * len(batch) <= 400
 
 
 def test_codes_do_not_depend_on_the_batch(tmp_path):
     write_dvae(tmp_path / "release")
     dvae = Release.load(str(tmp_path / "release")).dvae
-    mels = [log_mel(sweep(duration, i), MelConfig()) for i, duration in enumerate((1.0, 0.3, 2.2, 1.7))]
-    small, large = (encode_mels(dvae, mels, frames, torch.device("cpu")) for frames in (256, 100_000))
+    mels = [log_mel(sweep(duration, i), MelConfig()).numpy() for i, duration in enumerate((1.0, 0.3, 2.2, 1.7))]
+    small, large = (encode_media(dvae, mels, frames, torch.device("cpu")) for frames in (256, 100_000))
     for a, b in zip(small, large, strict=True):
         np.testing.assert_array_equal(a, b)
+
+    images = DVAE(DVAEConfig(channels=3, compression=(4, 4), hidden=16, stem=8, num_blocks=1)).eval()
+    pictures = [np.random.default_rng(i).random((3, *size), np.float32) for i, size in enumerate([(16, 8), (8, 20)])]
+    for picture, codes in zip(pictures, encode_media(images, pictures, 1000, torch.device("cpu")), strict=True):
+        np.testing.assert_array_equal(codes, images.encode(torch.from_numpy(picture)[None])[0].numpy())
+
+
+def kinds(config: TokenizeConfig, **settings) -> set[str]:
+    return {fault.kind for fault in verify_tokens(config.tokens, config.corpus, config.release, **settings).faults}
+
+
+def test_verify_proves_a_good_set_and_names_every_fault(place, cluster):
+    config, corpus, kept = place
+    tokenize_corpus(config)
+    proof = verify_tokens(config.tokens, config.corpus, config.release, recompute=4)
+    assert (proof.faults, proof.num_clips, proof.num_recomputed) == ([], len(kept), 4)
+    shard = Path(config.tokens) / "shard-000001.tar"
+    whole, samples = shard.read_bytes(), list(read_shard(str(shard)))
+    stats = json.loads(shard.with_suffix(".json").read_text())
+
+    def commit(changed: list[TokenSample]) -> set[str]:
+        write_shard(str(shard), changed, stats)
+        return kinds(config, recompute=len(kept))
+
+    def altered(**changes) -> list[TokenSample]:
+        return [replace(samples[0], **changes), *samples[1:]]
+
+    codes = samples[0].codes
+    assert commit(samples[1:]) >= {"other clips", "index"}
+    assert "unreadable" in commit([samples[0], *samples])
+    another = next(read_shard(list_shards(config.tokens)[0]))
+    assert commit([another, *samples[1:]]) >= {"other clips", "twice"}
+    assert "sample" in commit(altered(codes=np.full_like(codes, 9000)))
+    assert "sample" in commit(altered(codes=codes[:-1]))
+    assert "sample" in commit(altered(text=samples[0].text[:-1]))
+    assert "recompute" in commit(altered(codes=(codes + 1) % 8192))
+    assert commit(samples) == set()
+    assert shard.read_bytes() == whole
+    shard.write_bytes(whole[:700] + bytes([whole[700] ^ 1]) + whole[701:])
+    assert "checksum" in kinds(config)
+    shard.write_bytes(whole[: len(whole) // 2])
+    assert "checksum" in kinds(config)
+    shard.unlink()
+    assert "missing" in kinds(config)
+    shard.write_bytes(whole)
+    write_dvae(Path(config.release), seed=1)
+    assert kinds(config, recompute=len(kept)) >= {"other dvae", "recompute"}
+    write_dvae(Path(config.release))
+    add_recording(corpus, "another", "c", 1, seed=3)
+    assert kinds(config) == {"not planned"}
+
+
+def test_the_commands_list_show_count_verify_and_restore(place, cluster, tmp_path, capsys):
+    config, _, kept = place
+    tokenize_corpus(config)
+    capsys.readouterr()
+
+    def tokens(*words: str) -> str:
+        with pytest.raises(SystemExit) as end:
+            main(["tokens", *words])
+        assert end.value.code == 0, capsys.readouterr().err
+        return capsys.readouterr().out
+
+    assert tokens("ls", config.tokens).count("shard-") == 3
+    assert [json.loads(line)["clip_id"] for line in tokens("ls", config.tokens, "--clips", "--json").splitlines()] == (
+        read_plan(config.tokens)["clip_id"].to_pylist()
+    )
+    shown = json.loads(tokens("show", config.tokens, kept[3], "--json"))
+    ours = {sample.clip_id: sample for uri in list_shards(config.tokens) for sample in read_shard(uri)}[kept[3]]
+    assert shown["codes"] == ours.codes.tolist()
+    assert json.loads(tokens("stats", config.tokens, "--json"))["num_codes"] == sum(
+        shard["num_codes"] for shard in json.loads((Path(config.tokens) / "index.json").read_text())["shards"]
+    )
+    tokens("verify", config.tokens, "--corpus", config.corpus, "--release", config.release)
+    places = ("--release", config.release, "-o", str(tmp_path / "out"), "--clip", kept[3], "--format", "flac")
+    tokens("decode", config.tokens, *places)
+    restored, rate = soundfile.read(tmp_path / "out" / f"{kept[3]}.flac", dtype="float32")
+    release = Release.load(config.release)
+    mel = release.decode(ours.codes.astype(np.int64), ours.metadata["size"][0])
+    np.testing.assert_allclose(restored, release.vocode(mel).clip(-1, 1), atol=1e-4)
+    assert rate == 24_000
+    assert 0 <= ours.metadata["duration_s"] * rate - len(restored) < 256 + 1
+
+
+def test_pictures_are_tokenized_and_come_back_at_their_size(cluster, tmp_path):
+    corpus = Corpus(str(tmp_path / "corpus"))
+    generator = np.random.default_rng(0)
+    shapes = [(16, 24), (32, 8), (18, 20)]
+    images = [(f"p{i}", generator.integers(0, 256, (*shape, 3), np.uint8), "x") for i, shape in enumerate(shapes)]
+    import_images(corpus, "pictures", images)
+    add_recording(corpus, "feed", "a", 1)
+    torch.manual_seed(0)
+    model = DVAE(DVAEConfig(channels=3, compression=(4, 4), hidden=16, stem=8, num_blocks=1))
+    for name, data in stage_files("dvae", model, {"modality": "image"}).items():
+        storage.write_bytes(tmp_path / "release/dvae" / name, data)
+    places = {name: str(tmp_path / name) for name in ("corpus", "release", "tokens")}
+    assert tokenize_corpus(TokenizeConfig(**places)).num_clips == 3
+    assert verify_tokens(places["tokens"], places["corpus"], places["release"], recompute=3).faults == []
+    [uri] = list_shards(places["tokens"])
+    samples = list(read_shard(uri))
+    assert sorted(sample.codes.shape for sample in samples) == [(4, 6), (5, 5), (8, 2)]
+    release = Release.load(places["release"])
+    path = write_restored(release, samples[0], check_release(places["tokens"], release), tmp_path)
+    assert list(decode_png(path.read_bytes()).shape[:2]) == samples[0].metadata["size"]
 
 
 def test_what_was_taken_out_leaves_its_shard(place, cluster):
@@ -205,7 +316,7 @@ def test_what_was_taken_out_leaves_its_shard(place, cluster):
     with pytest.raises(ValueError, match="taken out of the corpus"):
         TokenStore([config.tokens], 1 << 20)
     summary = tokenize_corpus(config)
-    assert (summary.num_new_shards, summary.num_failed) == (len(removal.stale_shards), 0)
+    assert (summary.num_new_shards, summary.num_failed) == (1, 0)  # of the two, one held nothing else
     left = sorted(sample.clip_id for uri in list_shards(config.tokens) for sample in read_shard(uri))
     assert left == [clip_id for clip_id in kept if not clip_id.startswith(recording.recording_id)]
     assert tokenize_corpus(config).num_new_shards == 0

@@ -1,6 +1,5 @@
 import contextlib
 import copy
-import json
 import shutil
 from pathlib import Path
 
@@ -12,8 +11,9 @@ from triforce.ingest.corpus import Corpus
 from triforce.models.release import Release, require_dvae
 from triforce.models.sampling import SamplingConfig
 from triforce.tokenize.config import TokenizeConfig
-from triforce.tokenize.job import ShardWriter, _write_index
-from triforce.tokenize.plan import extend_plan, open_tokens, shards_of
+from triforce.tokenize.job import write_index
+from triforce.tokenize.plan import extend_plan, load_tokenizer, open_tokens
+from triforce.tokenize.stages import EncodeStage, planned_row, read_stage, write_stage
 from triforce.train.config import OptimizerConfig, TrainConfig
 from triforce.train.data import Place
 from triforce.train.job import _make_task, _write_release, input_hashes
@@ -77,12 +77,12 @@ def trained(tmp_path_factory) -> Path:
         corpus=corpus.uri, release=str(folder / "release"), tokens=str(folder / "tokens"), clips_per_shard=8
     )
     stage = require_dvae(tokenize.release)
-    open_tokens(tokenize, stage.hash, stage.model.config.num_codes)
-    shards = shards_of(extend_plan(tokenize))
-    writer = ShardWriter(tokenize)
-    for shard in shards:
-        writer({"index": shard.index, "clips": json.dumps(shard.clips)})
-    _write_index(tokenize, stage.hash, shards, len(shards), 0.0)
+    open_tokens(tokenize, stage)
+    encode = EncodeStage(tokenize)
+    reading = (tokenize.corpus, stage.card, load_tokenizer(tokenize.tokens).to_json())
+    for shard in extend_plan(tokenize):
+        write_stage(encode(read_stage(planned_row(shard), *reading)), tokenize.tokens)
+    write_index(tokenize, stage, 1, 0.0)
     return folder
 
 

@@ -1,0 +1,188 @@
+"""How much of the dVAE's own speed the tokenize pipeline keeps, and what a second worker adds.
+
+    python tests/benchmarks/bench_tokenize.py --size small --minutes 20
+
+One run measures, over the same shards and batches with the same model: a bare loop over mels that lie in memory, and
+the pipeline in steady state with one worker, which reads, decodes, computes mels, encodes and commits tar files. Steady
+state is from the first shard committed to the last. Corpus and weights are made up; neither matters for speed.
+
+With ``--scale``: one worker on one core against two on two, one thread each, readers and writers sharing those cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import ray
+import torch
+from corpora import flac, sweep
+
+from triforce.flows import environment
+from triforce.ingest import storage
+from triforce.ingest.corpus import SAMPLE_RATE_HZ, Corpus, Recording, make_clip_id, make_recording_id
+from triforce.models.dvae import DVAE, DVAEConfig
+from triforce.models.mel import MelConfig
+from triforce.models.release import require_dvae, stage_files
+from triforce.models.text import TextTokenizer
+from triforce.tokenize.cluster import connect
+from triforce.tokenize.config import TokenizeConfig
+from triforce.tokenize.encode import encode_media
+from triforce.tokenize.job import run_pipeline
+from triforce.tokenize.plan import PlannedShard, extend_plan, load_tokenizer, open_tokens
+from triforce.tokenize.read import prepare_shard
+from triforce.train.config import RECIPES
+
+
+def make_corpus(folder: Path, minutes: float, clips_per_recording: int = 100) -> Corpus:
+    """Clips of 3 to 15 s; a hundred different sounds, repeated."""
+    corpus = Corpus(str(folder / "corpus"))
+    generator = np.random.default_rng(0)
+    sounds = [sweep(float(generator.uniform(3, 15)), seed) for seed in range(clips_per_recording)]
+    coded = [flac(sound) for sound in sounds]
+    made_s, number = 0.0, 0
+    while made_s < 60 * minutes:
+        recording = Recording(make_recording_id("feed", str(number)), "feed", "podcast", str(number), "http://x/")
+        rows, start = [], 0
+        for sound, data in zip(sounds, coded, strict=True):
+            rows.append(
+                {
+                    "clip_id": make_clip_id(recording.recording_id, start),
+                    "start_sample": start,
+                    "end_sample": start + len(sound),
+                    "sample_rate_hz": SAMPLE_RATE_HZ,
+                    "duration_s": len(sound) / SAMPLE_RATE_HZ,
+                    "audio": {"bytes": data, "path": None},
+                    "text": "the quick brown fox jumps over the lazy dog and runs away",
+                }
+            )
+            start += len(sound)
+        corpus.write_recording(recording)
+        corpus.write_clips(recording, rows)
+        made_s, number = made_s + start / SAMPLE_RATE_HZ, number + 1
+    return corpus
+
+
+def make_release(folder: Path, size: str) -> str:
+    torch.manual_seed(0)
+    model = DVAE(DVAEConfig.model_validate(RECIPES["dvae"][size]["model"]))
+    model.set_statistics(torch.full((100,), -3.0), torch.full((100,), 2.0))
+    for name, data in stage_files("dvae", model, {"mel": MelConfig().model_dump()}).items():
+        storage.write_bytes(folder / "release/dvae" / name, data)
+    return str(folder / "release")
+
+
+def bare_loop(config: TokenizeConfig, shards: list[PlannedShard]) -> float:
+    """Seconds for mels in memory to codes, on one thread, in a process of Ray's as the pipeline's: the model and
+    nothing else.
+    """
+    torch.set_num_threads(1)
+    stage = require_dvae(config.release)
+    tokenizer: TextTokenizer = load_tokenizer(config.tokens)
+    wall_s = 0.0
+    for number, shard in enumerate([shards[0], *shards]):  # the first goes twice: once to warm up
+        media = prepare_shard(Corpus(config.corpus), shard, stage.card, tokenizer).media
+        started = time.perf_counter()
+        encode_media(stage.model, media, config.batch_positions, torch.device("cpu"))
+        wall_s += (time.perf_counter() - started) * (number > 0)
+    return wall_s
+
+
+def pipeline(config: TokenizeConfig, shards: list[PlannedShard], out: Path) -> tuple[float, float]:
+    """Seconds to the first committed shard, and seconds of audio made a second from then on."""
+    run = config.model_copy(update={"tokens": str(out)})
+    open_tokens(run, require_dvae(run.release))
+    audio_s = shard_lengths(run, shards)
+    started = time.perf_counter()
+    commits = [(time.perf_counter() - started, audio_s[row["index"]]) for row in run_pipeline(run, shards)]
+    steady = commits[config.num_workers - 1 : len(commits) - config.num_workers + 1]  # neither fill nor drain
+    return commits[0][0], sum(length for _, length in steady[1:]) / (steady[-1][0] - steady[0][0])
+
+
+def shard_lengths(config: TokenizeConfig, shards: list[PlannedShard]) -> dict[int, float]:
+    """Seconds of audio in each shard."""
+    rows = Corpus(config.corpus).clips(["clip_id", "duration_s"]).to_pylist()
+    durations = {row["clip_id"]: row["duration_s"] for row in rows}
+    return {shard.index: sum(durations[clip[0]] for clip in shard.clips) for shard in shards}
+
+
+def measure_overhead(config: TokenizeConfig, shards: list[PlannedShard], folder: Path, repeats: int) -> None:
+    ratios = []
+    part = shards[:6]
+    part_s = sum(shard_lengths(config, part).values())
+    for repeat in range(repeats):
+        before = ray.get(ray.remote(bare_loop).remote(config, part))
+        first, steady = pipeline(config, shards, folder / f"overhead-{repeat}")
+        after = ray.get(ray.remote(bare_loop).remote(config, part))
+        bare = part_s / statistics.mean([before, after])
+        ratios.append(steady / bare)
+        print(
+            f"bare loop {bare:.0f}x real time (before {part_s / before:.0f}x, after {part_s / after:.0f}x), pipeline "
+            f"{steady:.0f}x: {steady / bare:.1%}; first shard after {first:.1f} s"
+        )
+    print(f"median: the pipeline runs at {statistics.median(ratios):.1%} of the bare loop")
+
+
+def scaled_run(folder: Path, num_workers: int, size: str) -> float:
+    """Real-time factor of a process bound to as many cores as it has workers."""
+    command = [sys.executable, __file__, "--child", str(folder), "--workers", str(num_workers), "--size", size]
+    cores = ",".join(map(str, sorted(os.sched_getaffinity(0))[:num_workers]))
+    output = subprocess.run(["taskset", "-c", cores, *command], check=True, capture_output=True, text=True).stdout
+    return float(output.split()[-1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", default="small", choices=sorted(RECIPES["dvae"]), help="recipe of the dVAE")
+    parser.add_argument("--minutes", type=float, default=60.0, help="of audio in the corpus")
+    parser.add_argument("--clips-per-shard", type=int, default=32)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--scale", action="store_true", help="one worker against two, not pipeline against bare loop")
+    parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--workers", type=int, default=1, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    environment.prepare()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = arguments.child or Path(temporary)
+        if not arguments.child:
+            make_corpus(folder, arguments.minutes)
+            make_release(folder, arguments.size)
+        config = TokenizeConfig(
+            corpus=str(folder / "corpus"),
+            release=str(folder / "release"),
+            tokens=str(folder / "tokens"),
+            clips_per_shard=arguments.clips_per_shard,
+            num_workers=arguments.workers,
+        )
+        open_tokens(config, require_dvae(config.release))
+        shards = extend_plan(config)
+        if arguments.child:
+            connect(num_cpus=arguments.workers)
+            with tempfile.TemporaryDirectory() as out:
+                print(pipeline(config, shards, Path(out))[1])
+            return
+        if not arguments.scale:
+            connect()
+            measure_overhead(config, shards, folder, arguments.repeats)
+            ray.shutdown()
+            return
+        gains = []
+        for _ in range(arguments.repeats):
+            one, two = (scaled_run(folder, workers, arguments.size) for workers in (1, 2))
+            gains.append(two / one)
+            print(f"one worker {one:.0f}x real time, two workers {two:.0f}x: {two / one:.2f} times as fast")
+        print(f"median: {statistics.median(gains):.2f} times as fast")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""Token samples back to what they were made of, as far as the networks can: sound, pictures, films."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+
+from triforce.ingest import storage
+from triforce.ingest.pixels import encode_png, encode_video, from_planes
+from triforce.models.release import Release
+from triforce.tokenize.plan import read_meta, read_plan
+from triforce.tokenize.shards import TokenSample, read_shard, shard_name
+
+SOUNDS = ("wav", "flac", "ogg", "mp3")
+
+
+def find_samples(tokens: str, clip_ids: list[str]) -> list[TokenSample]:
+    """These samples, in the order asked for; a beginning of an id will do where it fits one clip alone."""
+    plan = read_plan(tokens)
+    ids, shards = plan["clip_id"].to_pylist(), plan["shard"].to_pylist()
+    chosen: dict[str, int] = {}
+    for wanted in clip_ids:
+        found = [(one, shard) for one, shard in zip(ids, shards, strict=True) if one.startswith(wanted)]
+        if len(found) != 1:
+            raise ValueError(
+                f"{tokens}: {len(found)} clips begin with {wanted!r}; `triforce tokens ls --clips` lists them"
+            )
+        chosen[found[0][0]] = found[0][1]
+    samples: dict[str, TokenSample] = {}
+    for shard in sorted(set(chosen.values())):
+        for sample in read_shard(storage.join(tokens, shard_name(shard))):
+            samples[sample.clip_id] = sample
+    if gone := [clip_id for clip_id in chosen if clip_id not in samples]:
+        raise ValueError(f"{tokens}: {gone[0]} is planned but in no shard; run `triforce tokens verify`")
+    return [samples[clip_id] for clip_id in chosen]
+
+
+def check_release(tokens: str, release: Release) -> str:
+    """The modality of the shards; codes of another dVAE than the release's are refused."""
+    meta = read_meta(tokens)
+    if meta["dvae_hash"] != release.dvae_hash:
+        raise ValueError(
+            f"{tokens} holds codes of dVAE {meta['dvae_hash'][:12]}, {release.uri} has {release.dvae_hash[:12]}: "
+            "name the release that they were made with"
+        )
+    return meta["modality"]
+
+
+def restore_medium(release: Release, sample: TokenSample, *, diffusion: bool = False, seed: int = 0) -> torch.Tensor:
+    """The dVAE's reading of a sample, ``(C, *size)`` at its true size; with ``diffusion`` made sharp again."""
+    codes = torch.from_numpy(sample.codes.astype(np.int64))[None].to(release.device)
+    size = torch.tensor([sample.metadata["size"]], device=release.device)
+    medium = release.dvae.decode(codes, size)[0]
+    return release.restore(medium, seed=seed) if diffusion else medium
+
+
+def write_restored(
+    release: Release, sample: TokenSample, modality: str, folder: Path, sound: str = "wav", *, diffusion: bool = False
+) -> Path:
+    """Decode a sample into a file of its own in ``folder``, ``<clip_id>.wav`` or what its medium asks for."""
+    medium = restore_medium(release, sample, diffusion=diffusion)
+    if modality in ("image", "video"):
+        pixels = from_planes(medium.cpu().numpy())
+        path = folder / f"{sample.clip_id}.{'png' if modality == 'image' else 'mkv'}"
+        rate = sample.metadata["sample_rate_hz"]
+        storage.write_bytes(path, encode_png(pixels) if modality == "image" else encode_video(pixels, rate))
+        return path
+    path = folder / f"{sample.clip_id}.{sound}"
+    with storage.atomic_file(path) as temporary:
+        soundfile.write(temporary, release.vocode(medium), release.sample_rate_hz, format=sound.upper())
+    return path

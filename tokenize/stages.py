@@ -1,0 +1,86 @@
+"""What the operators of the Ray Data pipeline run: read a planned shard, encode it, write it.
+
+Each takes and gives a row, the shard's, so that names and bytes depend on the plan alone: not on the order of rows, on
+which worker did what, or on how often something was tried.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import time
+from typing import Any
+
+import numpy as np
+import torch
+
+from triforce.ingest import storage
+from triforce.ingest.corpus import Corpus
+from triforce.models.release import require_dvae
+from triforce.models.text import TextTokenizer
+from triforce.tokenize.config import TokenizeConfig
+from triforce.tokenize.encode import encode_media
+from triforce.tokenize.plan import PlannedShard
+from triforce.tokenize.read import PreparedShard, prepare_shard
+from triforce.tokenize.shards import TokenSample, shard_name, stale_mark, write_shard
+
+
+def planned_row(shard: PlannedShard) -> dict[str, Any]:
+    return {"index": shard.index, "clips": json.dumps(shard.clips), "inputs_sha256": shard.inputs_sha256}
+
+
+def read_stage(row: dict[str, Any], corpus: str, card: dict[str, Any], tokenizer_json: str) -> dict[str, Any]:
+    """A planned shard to its clips as the dVAE of this card takes them. A Ray task: it runs ahead of the actors."""
+    torch.set_num_threads(1)
+    clips = [tuple(clip) for clip in json.loads(row["clips"])]
+    shard = PlannedShard(int(row["index"]), clips, row["inputs_sha256"])
+    prepared = prepare_shard(Corpus(corpus), shard, card, _tokenizer(tokenizer_json))
+    return prepared.to_row() | {"inputs_sha256": shard.inputs_sha256, "num_planned": len(clips)}
+
+
+class EncodeStage:
+    """A Ray actor that holds the dVAE; media to codes."""
+
+    def __init__(self, config: TokenizeConfig) -> None:
+        if config.device == "cpu":
+            torch.set_num_threads(max(1, int(config.cpus_per_worker)))
+        self.batch_positions, self.device = config.batch_positions, torch.device(config.device)
+        self.dvae = require_dvae(config.release, self.device).model
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        started = time.monotonic()
+        codes = encode_media(self.dvae, PreparedShard.from_row(row).media, self.batch_positions, self.device)
+        flat = np.concatenate([grid.ravel() for grid in codes]) if codes else np.zeros(0, np.uint16)
+        rest = {key: value for key, value in row.items() if key != "media"}
+        return rest | {
+            "codes": flat,
+            "grids": json.dumps([grid.shape for grid in codes]),
+            "encode_s": time.monotonic() - started,
+        }
+
+
+def write_stage(row: dict[str, Any], tokens: str) -> dict[str, Any]:
+    """An encoded shard to its tar file: the commit. Run twice, it writes the same bytes twice."""
+    about, flat, samples = json.loads(row["about"]), np.asarray(row["codes"]), []
+    for clip, grid in zip(about["clips"], json.loads(row["grids"]), strict=True):
+        count = int(np.prod(grid))
+        text = np.array(clip["text_ids"], np.uint16)
+        samples.append(TokenSample(clip["clip_id"], flat[:count].reshape(grid), text, clip["metadata"]))
+        flat = flat[count:]
+    name = shard_name(int(row["index"]))
+    known = {
+        "shard": name,
+        "inputs_sha256": row["inputs_sha256"],
+        "num_gone": int(row["num_planned"]) - len(samples) - len(about["failed"]),
+        "failed": about["failed"],
+    }
+    uri = storage.join(tokens, name)
+    stats = write_shard(uri, samples, known)
+    storage.remove(stale_mark(uri))
+    return {"index": int(row["index"]), "num_clips": stats["num_clips"], "encode_s": float(row["encode_s"])}
+
+
+@functools.lru_cache(maxsize=1)
+def _tokenizer(json: str) -> TextTokenizer:
+    """Made once for each process that runs read tasks."""
+    return TextTokenizer(json)
