@@ -29,7 +29,7 @@ def list_recordings(
     ``author`` matches whole, in any case.
     """
     for name in [source] if source else corpus.sources():
-        for row in _recording_rows(corpus, name).to_pylist():
+        for row in _recording_rows(corpus, name):
             recording = Recording(**row | {key: dict(row[key] or []) for key in MAPS})
             if (
                 status in (None, recording.status)
@@ -39,16 +39,19 @@ def list_recordings(
                 yield recording
 
 
-def _recording_rows(corpus: Corpus, source: str, columns: list[str] | None = None) -> pa.Table:
-    """A source's rows as one table, read by several threads."""
+FILES_AT_ONCE = 512
+"""Rows read before the first is given out: enough for all threads, and a second for who asks for ten. Assumed."""
+
+
+def _recording_rows(corpus: Corpus, source: str, columns: list[str] | None = None) -> Iterator[dict]:
+    """A source's rows by their ids, a number of files at a time, each number read by several threads."""
     folder = storage.join(corpus.uri, "recordings", f"source={source}")
     filesystem, path = storage.arrow_filesystem(folder)
     files = [f"{path}/{name}" for name in storage.list_files(folder, ".parquet")]
-    if not files:
-        return RECORDING_SCHEMA.empty_table()
-    return pads.dataset(files, schema=RECORDING_SCHEMA, format="parquet", filesystem=filesystem).to_table(
-        columns=columns
-    )
+    for begin in range(0, len(files), FILES_AT_ONCE):
+        some = files[begin : begin + FILES_AT_ONCE]
+        dataset = pads.dataset(some, schema=RECORDING_SCHEMA, format="parquet", filesystem=filesystem)
+        yield from dataset.to_table(columns=columns).to_pylist()
 
 
 def find_recording(corpus: Corpus, identifier: str) -> Recording:
@@ -137,7 +140,7 @@ def stats(corpus: Corpus) -> dict[str, SourceStats]:
 
 def _source_stats(corpus: Corpus, source: str) -> SourceStats:
     result = SourceStats()
-    for row in _recording_rows(corpus, source, ["status", "reason", "licence", "num_bytes", "metadata"]).to_pylist():
+    for row in _recording_rows(corpus, source, ["status", "reason", "licence", "num_bytes", "metadata"]):
         result.recordings[row["status"]] += 1
         if row["reason"]:
             result.reasons[row["reason"]] += 1
