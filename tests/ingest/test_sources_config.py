@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from triforce.ingest.config import SourcesConfig, load_sources
@@ -110,6 +112,16 @@ def test_relative_paths_begin_beside_the_file(tmp_path):
 def test_words_that_yaml_takes_for_truth(tmp_path):
     config = load(tmp_path, GOOD.replace("kind: podcast", "kind: podcast\n    language: no\n    enabled: no"))
     assert (config.source("talk").language, config.source("talk").enabled) == ("no", False)
+
+
+def test_the_example_in_the_readme_is_a_good_file(tmp_path):
+    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    example = text.split("```yaml\ncontact:")[1].split("```")[0]
+    assert [source.kind for source in load(tmp_path, f"contact:{example}").sources] == [
+        "podcast",
+        "audiobook",
+        "youtube",
+    ]
 
 
 def test_a_missing_file_is_named(tmp_path):
