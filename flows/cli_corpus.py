@@ -44,14 +44,9 @@ def ls(
     from triforce.ingest.manage import list_recordings
 
     corpus = _open(uri)
-    known = {
-        "--status": (status, [*Status][1:]),
-        "--reason": (reason, [*RejectReason]),
-        "--source": (source, corpus.sources()),
-    }
-    for option, (value, choices) in known.items():
-        if value is not None and value not in choices:
-            raise ValueError(f"{option} {value}: there is none; use one of: {', '.join(choices)}")
+    _check_choice("--status", status, [*Status][1:])
+    _check_choice("--reason", reason, [*RejectReason])
+    _check_choice("--source", source, corpus.sources())
     found = list_recordings(corpus, source=source, status=status, reason=reason, author=author)
     for item in islice(found, limit):
         if as_json:
@@ -59,6 +54,7 @@ def ls(
             continue
         length = float(item.metadata.get("decoded_duration_s", item.duration_s or 0.0))
         state = item.status if item.reason is None else f"{item.status}: {item.reason}"
+        state = "removed" if "removed_at" in item.metadata else state
         _say(f"{item.recording_id}  {item.source:<20} {_clock(length)}  {state:<28} {item.title or item.url}")
 
 
@@ -171,6 +167,7 @@ def rm(
     if recording and (source or author):
         raise ValueError("--recording names recordings one by one; leave out --source and --author")
     corpus = _open(uri)
+    _check_choice("--source", source, corpus.sources())
     if recording:
         chosen = [find_recording(corpus, identifier) for identifier in recording]
     else:
@@ -235,6 +232,11 @@ def import_files(
 def _clock(seconds: float) -> str:
     minutes, second = divmod(round(seconds), 60)
     return f"{minutes // 60:3d}:{minutes % 60:02d}:{second:02d}"
+
+
+def _check_choice(option: str, value: str | None, choices: list[str]) -> None:
+    if value is not None and value not in choices:
+        raise ValueError(f"{option} {value}: there is none; use one of: {', '.join(choices)}")
 
 
 def _say(line: str) -> None:

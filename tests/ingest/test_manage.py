@@ -215,6 +215,15 @@ def test_the_command_line(filled):
     assert json.loads(run("stats", corpus.uri, "--json"))["total"]["num_clips"] == 4
     assert run("verify", corpus.uri).startswith("0 faults")
     assert "1 recordings, 2 clips" in run("rm", corpus.uri, "--recording", identifier, "--yes")
-    assert "rejected: forbidden" in run("ls", corpus.uri, "--reason", "forbidden")
+    assert "removed" in run("ls", corpus.uri, "--reason", "forbidden")
+    for wrong in (
+        ["ls", "--status", "fetchd"],
+        ["ls", "--reason", "x"],
+        ["ls", "--source", "x"],
+        ["rm", "--source", "x"],
+    ):
+        fault = runner.invoke(app, [wrong[0], corpus.uri, *wrong[1:]]).exception
+        assert isinstance(fault, ValueError)
+        assert "use one of: " in str(fault)
     assert isinstance(runner.invoke(app, ["rm", corpus.uri]).exception, ValueError)
     assert isinstance(runner.invoke(app, ["ls", corpus.uri + "-none"]).exception, ValueError)
