@@ -229,6 +229,38 @@ def import_files(
     print(", ".join(f"{name} {count}" for name, count in counts.items()))
 
 
+@app.command()
+def rescore(
+    uri: CorpusUri,
+    voices: Annotated[bool, typer.Option(help="Who speaks: embeddings, labels, conditioning clips.")] = True,
+    dnsmos: Annotated[bool, typer.Option(help="How good it sounds, by DNSMOS.")] = True,
+    source: Annotated[str | None, typer.Option(help="Only this source.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="A setting of the voices, as in min_similarity=0.8; repeat.")
+    ] = None,
+    again: Annotated[bool, typer.Option("--again", help="Also the recordings that have these scores.")] = False,
+) -> None:
+    """Add the scores that need models of their own; `refilter` then judges by them."""
+    from tqdm import tqdm
+
+    from triforce.flows.settings import merged
+    from triforce.ingest.rescore import rescore as score_anew
+    from triforce.ingest.voices import VoiceConfig
+
+    if not (voices or dnsmos):
+        raise ValueError("nothing to compute: leave out one of --no-voices and --no-dnsmos")
+    config = VoiceConfig.model_validate(merged({}, settings)) if voices else None
+    with tqdm(unit=" recordings", disable=not sys.stderr.isatty()) as bar:
+        done = score_anew(
+            _open(uri), voices=config, dnsmos=dnsmos, again=again, source=source, on_recording=lambda _: bar.update()
+        )
+    for item in done:
+        heard = "" if item.num_speakers is None else f"  {item.num_speakers:3d} speakers"
+        quality = "" if item.mean_dnsmos is None else f"  DNSMOS {item.mean_dnsmos:.2f}"
+        print(f"{item.recording_id}  {item.source:<20} {item.num_clips:5d} clips{heard}{quality}")
+    print(f"{len(done)} recordings; `triforce corpus refilter` decides by the new scores which clips are kept")
+
+
 def _clock(seconds: float) -> str:
     minutes, second = divmod(round(seconds), 60)
     return f"{minutes // 60:3d}:{minutes % 60:02d}:{second:02d}"

@@ -40,3 +40,6 @@ fi
 echo "install: packages into $venv (2 GB; 3 to 5 minutes the first time)"
 "$venv/bin/python" -m pip install -q -c infra/constraints.txt -e '.[demo,test]' ||
     fail "pip failed; what it said is above. Run the same command again when that is mended"
+# The voice encoder without its requirements: one of them, typing, breaks Python, and another is an old webrtcvad.
+"$venv/bin/python" -m pip install -q --no-deps 'Resemblyzer==0.1.4' ||
+    echo "install: no voice encoder; all but 'triforce corpus rescore --voices' works without it" >&2

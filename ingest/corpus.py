@@ -227,6 +227,13 @@ CLIP_SCHEMA = pa.schema(
         ("modality", pa.string()),  # null: speech; music lies in ``audio`` too, image and video in their columns
         ("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),  # PNG
         ("video", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),  # FFV1 in Matroska: lossless
+        # The next six are null until `triforce corpus rescore`: models of their own, which are optional.
+        ("voice", pa.list_(pa.float32())),  # embedding of the speaker's voice, a unit vector of 256
+        ("voice_similarity", pa.float32()),  # of the voices before and after the likeliest change of speaker
+        ("conditioning", pa.list_(pa.string())),  # clip ids: the likest clips of the same speaker and recording
+        ("dnsmos_ovrl", pa.float32()),  # DNSMOS P.835, 1 to 5: overall, speech, background
+        ("dnsmos_sig", pa.float32()),
+        ("dnsmos_bak", pa.float32()),
     ],
     metadata={
         "huggingface": json.dumps(

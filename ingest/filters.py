@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field
 
 from triforce.ingest import storage
-from triforce.ingest.corpus import CLIP_SCHEMA, MEDIA_COLUMNS, Corpus, DropReason
+from triforce.ingest.corpus import MEDIA_COLUMNS, Corpus, DropReason
+from triforce.ingest.rewrite import replace_columns
 
 PHANTOM_PHRASES = (
     "thank you for watching",
@@ -70,6 +71,13 @@ class FilterConfig(BaseModel):
         -6.0,
         description="Loudest end of a clip against its loud frames, dB: over it, with a word there, the word is cut.",
     )
+    min_voice_similarity: float = Field(
+        0.7,
+        ge=0,
+        le=1,
+        description="Least likeness of the voices before and after any point of a clip: under it, two people speak.",
+    )
+    min_dnsmos: float = Field(0.0, ge=0, le=5, description="Least overall DNSMOS, 1 to 5; 3 is Emilia's limit.")
     min_rms_dbfs: float = Field(-45.0, le=0, description="Quietest clip, dB of full scale.")
 
 
@@ -152,6 +160,11 @@ _CHECKS = (
     (DropReason.QUIET, lambda clip, config: _below(clip.get("rms_dbfs"), config.min_rms_dbfs)),
     (DropReason.MUSIC, lambda clip, config: _below(clip.get("modulation_db"), config.min_modulation_db)),
     (DropReason.NOISY, lambda clip, config: _below(clip.get("snr_db"), config.min_snr_db)),
+    (
+        DropReason.MANY_SPEAKERS,
+        lambda clip, config: _below(clip.get("voice_similarity"), config.min_voice_similarity),
+    ),
+    (DropReason.LOW_DNSMOS, lambda clip, config: _below(clip.get("dnsmos_ovrl"), config.min_dnsmos)),
     (DropReason.NARROW_BAND, lambda clip, config: _below(clip.get("bandwidth_hz"), config.min_bandwidth_hz)),
 )
 
@@ -182,7 +195,7 @@ def refilter(corpus: Corpus, config: FilterConfig, *, dry_run: bool = False) -> 
             ]
             changes += changed
             if changed and not dry_run:
-                _replace_reasons(uri, after)
+                replace_columns(uri, {"drop_reason": after})
     return pa.Table.from_pylist(changes, schema=pa.schema([(name, pa.string()) for name in CHANGE_COLUMNS]))
 
 
@@ -224,26 +237,3 @@ def _rate_limits(files: list[str], config: FilterConfig) -> tuple[float, float] 
         return None
     low, high = np.percentile(rates, [25, 75])
     return float(low - config.max_rate_iqr * (high - low)), float(high + config.max_rate_iqr * (high - low))
-
-
-def _replace_reasons(uri: str, reasons: list[str | None]) -> None:
-    """Write the file again with other reasons, row group by row group, as `Corpus.write_clips` lays it out."""
-    fs, path = storage.resolve(uri)
-    with fs.open(path, "rb") as file, storage.atomic_file(uri) as temporary:
-        parquet = pq.ParquetFile(file)
-        options = {"compression": "zstd", "use_dictionary": ["source", "recording_id"]}
-        with pq.ParquetWriter(temporary, CLIP_SCHEMA, **options) as writer:
-            first = 0
-            for group in range(parquet.num_row_groups):
-                table = parquet.read_row_group(group)
-                columns = {name: table[name] for name in table.schema.names}
-                columns["drop_reason"] = pa.array(reasons[first : first + len(table)], pa.string())
-                first += len(table)
-                writer.write_table(_as_clips(columns, len(table)))
-
-
-def _as_clips(columns: dict[str, Any], num_rows: int) -> pa.Table:
-    """A table of `CLIP_SCHEMA`; columns that were not yet known when a file was written are null."""
-    arrays = [columns.get(field.name, pa.nulls(num_rows, field.type)) for field in CLIP_SCHEMA]
-    arrays = [array.cast(field.type) for array, field in zip(arrays, CLIP_SCHEMA, strict=True)]
-    return pa.Table.from_arrays(arrays, schema=CLIP_SCHEMA)

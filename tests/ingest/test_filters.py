@@ -30,6 +30,8 @@ GOOD = {
     "modulation_db": 9.0,
     "edge_db": -30.0,
     "cut_blind": False,
+    "voice_similarity": 0.9,
+    "dnsmos_ovrl": 3.2,
 }
 AT_EDGE = [{"word": " Nobody", "start_s": 0.04, "end_s": 0.6}, {"word": " find.", "start_s": 5.5, "end_s": 5.8}]
 NEAR_EDGE = [{"word": " Nobody", "start_s": 0.06, "end_s": 0.6}, {"word": " find.", "start_s": 5.5, "end_s": 5.94}]
@@ -58,10 +60,16 @@ CASES = [
     (DropReason.CLIPPED, {"clipped_share": 0.0011}, {"clipped_share": 0.001}),
     (DropReason.NOISY, {"snr_db": 9.9}, {"snr_db": 10.0}),
     (DropReason.MUSIC, {"modulation_db": 3.4}, {"modulation_db": 3.5}),
+    (DropReason.MANY_SPEAKERS, {"voice_similarity": 0.69}, {"voice_similarity": 0.7}),
+    (DropReason.LOW_DNSMOS, {"dnsmos_ovrl": 2.9}, {"dnsmos_ovrl": 3.0}),
     (DropReason.NARROW_BAND, {"bandwidth_hz": 3_390.0}, {"bandwidth_hz": 3_400.0}),
     (DropReason.QUIET, {"rms_dbfs": -45.1}, {"rms_dbfs": -45.0}),
 ]
-CONFIG = FilterConfig(languages=("en", "fr"), min_bandwidth_hz=3_400)
+CONFIG = FilterConfig(languages=("en", "fr"), min_bandwidth_hz=3_400, min_dnsmos=3.0)
+
+
+def test_no_reason_is_without_its_cases():
+    assert {reason for reason, _, _ in CASES} == set(DropReason)
 
 
 def test_a_good_clip_is_kept_and_missing_scores_are_not_judged():
