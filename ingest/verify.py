@@ -118,11 +118,13 @@ def _verify_clips(corpus: Corpus, recording: Recording, deep: bool) -> Iterator[
     try:
         with fs.open(inner, "rb") as file:
             parquet, last_sample = pq.ParquetFile(file), 0
-            if not set(parquet.schema_arrow) <= set(CLIP_SCHEMA):  # an older version wrote fewer columns
+            known = {field.name: field.type for field in CLIP_SCHEMA}  # an older version wrote fewer columns
+            if any(known.get(field.name) != field.type for field in parquet.schema_arrow):
                 yield Fault(FaultKind.BAD_CLIP, path, "another schema than this version writes")
                 return
             columns = ["clip_id", "recording_id", "start_sample", "end_sample", "sample_rate_hz", "modality"]
             columns += MEDIA_COLUMNS if deep else ()
+            columns = [name for name in columns if name in parquet.schema_arrow.names]
             for batch in parquet.iter_batches(batch_size=32, columns=columns):
                 for row in batch.to_pylist():
                     if problem := _clip_problem(row, recording, last_sample):
@@ -140,7 +142,7 @@ def _clip_problem(row: dict, recording: Recording, last_sample: int) -> str | No
         return f"samples {start} to {end} behind a clip from {last_sample} on"
     if "audio" not in row:
         return None
-    if row["modality"] in PIXEL_MODALITIES:
+    if row.get("modality") in PIXEL_MODALITIES:
         return _pixel_problem(row)
     try:
         info = soundfile.info(io.BytesIO(row["audio"]["bytes"]))
