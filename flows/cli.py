@@ -190,6 +190,17 @@ def demo(
     run_demo(folder, speech, DemoConfig.model_validate(merged({}, settings)))
 
 
+@app.command()
+def digits(
+    folder: Annotated[Path, typer.Argument(help="Where everything goes; run again to continue.")] = Path("digits-run"),
+    settings: Settings = None,
+) -> None:
+    """One network between text, images and speech: digits, judged in every direction; the report is the last line."""
+    from triforce.flows.digits.run import DigitsConfig, run_digits
+
+    run_digits(folder, DigitsConfig.model_validate(merged({}, settings)), typer.echo)
+
+
 def _show_progress() -> None:
     """What our own stages log, on the terminal."""
     logging.getLogger("triforce").setLevel(logging.INFO)

@@ -43,3 +43,7 @@ echo "install: packages into $venv (2 GB; 3 to 5 minutes the first time)"
 # The voice encoder without its requirements: one of them, typing, breaks Python, and another is an old webrtcvad.
 "$venv/bin/python" -m pip install -q --no-deps 'Resemblyzer==0.1.4' ||
     echo "install: no voice encoder; all but 'triforce corpus rescore --voices' works without it" >&2
+
+# The voices of `triforce digits` and its test, which is skipped without them.
+command -v espeak-ng >/dev/null && command -v flite >/dev/null || apt_install espeak-ng flite ||
+    echo "install: no espeak-ng and flite here; only \`triforce digits\` needs them"

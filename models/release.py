@@ -157,7 +157,10 @@ def require_dvae(uri: str, device: str | torch.device = "cpu") -> Stage:
 def load_tokenizer_of(uri: str) -> TextTokenizer:
     """The text tokenizer of a release's GPT."""
     fs, root = fsspec.core.url_to_fs(uri)
-    return TextTokenizer(fs.cat_file(f"{root.rstrip('/')}/gpt/tokenizer.json").decode())
+    path = f"{root.rstrip('/')}/gpt/tokenizer.json"
+    if not fs.exists(path):
+        raise FileNotFoundError(f"{uri}: no gpt/tokenizer.json here; train one with `triforce train gpt`")
+    return TextTokenizer(fs.cat_file(path).decode())
 
 
 class Release:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from types import TracebackType
+from typing import Any
 
 from tensorboardX import SummaryWriter
 
@@ -28,14 +29,18 @@ class Curves:
         if self._folder is None:
             return
         if self._writer is None:  # only the rank that logs opens a file
-            self._writer = SummaryWriter(self._folder, purge_step=self._step + 1, flush_secs=5)
+            self._writer = SummaryWriter(self._folder, **self._options())
         for entry in history:
             if entry["step"] > self._step:
                 for name, value in entry.items():
                     if name != "step":
-                        self._writer.add_scalar(name, value, int(entry["step"]), walltime=None)
+                        self._writer.add_scalar(name, value, int(entry["step"]))
         self._step = int(history[-1]["step"])
         self._writer.flush()
+
+    def _options(self) -> dict[str, Any]:
+        """The suffix tells files apart that are opened within a second of each other."""
+        return {"purge_step": self._step + 1, "flush_secs": 5, "filename_suffix": f".{self._step}"}
 
     def __enter__(self) -> Curves:
         return self

@@ -1,11 +1,13 @@
 import contextlib
 import copy
 import shutil
+import struct
 from pathlib import Path
 
 import pytest
 import torch
 from corpora import add_recording
+from tensorboardX.proto import event_pb2
 
 from triforce.ingest.corpus import Corpus
 from triforce.models.release import Release, require_dvae
@@ -15,6 +17,7 @@ from triforce.tokenize.job import write_index
 from triforce.tokenize.plan import extend_plan, load_tokenizer, open_tokens
 from triforce.tokenize.stages import EncodeStage, planned_row, read_stage, write_stage
 from triforce.train.config import OptimizerConfig, TrainConfig
+from triforce.train.curves import Curves
 from triforce.train.data import Place
 from triforce.train.job import _make_task, _write_release, input_hashes
 from triforce.train.loop import NonFiniteLossError, Trainer, learning_rate, update_ema
@@ -199,3 +202,54 @@ def test_recipes_fill_what_is_not_set_and_bad_runs_are_refused(tmp_path):
         TrainConfig(stage="dvae", release="r", runs="x", corpus="c", batch_size=3, num_workers=2)
     with pytest.raises(ValueError, match="batchsize"):
         TrainConfig(stage="dvae", release="r", runs="x", corpus="c", batchsize=3)
+
+
+def test_fine_tuning_begins_at_a_release_and_moves_only_what_it_is_told_to(trained, tmp_path):
+    config = make_config(trained, "gpt", max_steps=3)
+    base = fit(make_trainer(config))
+    _write_release(base, base.task, config, {"run_name": "base", "inputs": input_hashes(config)})
+    chosen = {"init_from": str(trained / "release"), "train_only": ("blocks.1.*", "*norm.weight")}
+    tuning = make_config(trained, "gpt", max_steps=3, seed=5, **chosen)
+    tuned = make_trainer(tuning)
+    before = copy.deepcopy(tuned.task.model.state_dict())
+    for name, tensor in base.ema.state_dict().items():
+        assert torch.equal(before[name], tensor)
+    fit(tuned)
+    moved = {name for name, tensor in tuned.task.model.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert {"blocks.1.attention.qkv.weight", "blocks.0.attention_norm.weight", "norm.weight"} <= moved
+    assert all(name.startswith("blocks.1.") or name.endswith("norm.weight") for name in moved)
+    assert input_hashes(tuning)["init_from"] == Release.load(str(trained / "release"))._gpt.hash
+    with pytest.raises(ValueError, match="fits no parameter"):
+        make_trainer(tuning.model_copy(update={"train_only": ("block.1.*",)}))
+    with pytest.raises(FileNotFoundError, match="no gpt/tokenizer"):
+        make_trainer(tuning.model_copy(update={"init_from": str(tmp_path)}))
+
+
+def tf_records(data: bytes) -> list[bytes]:
+    """TensorFlow's record files: a length of 8 bytes, a checksum of 4, the record, a checksum of 4."""
+    records = []
+    while data:
+        (length,) = struct.unpack("<Q", data[:8])
+        records.append(data[12 : 12 + length])
+        data = data[16 + length :]
+    return records
+
+
+def test_curves_are_events_too_and_a_resumed_run_takes_back_what_it_repeats(tmp_path):
+    history = [{"step": step, "wall_s": 0.1, "train/loss": 1.0 / step} for step in range(1, 7)]
+    with Curves(str(tmp_path), 0) as curves:
+        curves(history[:2])
+        curves(history[:5])
+    with Curves(str(tmp_path), 3) as curves:  # the checkpoint was of step 3
+        curves([*history[:3], {"step": 4, "train/loss": 9.0}])
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 4
+    found, purged = {}, []
+    for path in sorted((tmp_path / "tensorboard").iterdir(), key=lambda path: path.stat().st_mtime_ns):
+        for record in tf_records(path.read_bytes()):
+            event = event_pb2.Event.FromString(record)
+            purged += [event.step] if event.session_log.status == event_pb2.SessionLog.START else []
+            for value in event.summary.value:
+                found[event.step, value.tag] = value.simple_value
+    assert found[4, "train/loss"] == 9.0
+    assert found[2, "train/loss"] == 0.5
+    assert purged[-1] == 4  # TensorBoard hides everything from here on that was written before

@@ -1,0 +1,145 @@
+"""Every medium into every other with one network: prompts from held-out clips, answers judged."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from triforce.flows.digits.data import WORDS
+from triforce.flows.digits.judges import ImageJudge, SpeechJudge
+from triforce.ingest.corpus import Corpus
+from triforce.ingest.pixels import decode_png, from_planes, to_planes
+from triforce.models.dvae import DVAE
+from triforce.models.release import Release, require_dvae
+from triforce.models.sampling import SamplingConfig, sample_segment
+from triforce.models.vocabulary import Segment
+from triforce.tokenize.encode import decode_flac
+from triforce.train.data import is_validation
+from triforce.train.documents import parse_layout
+
+PAIRS = tuple(f"{a}>{b}" for a in ("text", "image", "speech") for b in ("text", "image", "speech") if a != b)
+LAYOUTS = (*PAIRS, "text+speech>image", "text+image>speech", "image+speech>text")
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A real digit: ``(N,)`` float32 at 24 kHz, or ``(8, 8, 3)`` uint8."""
+
+    word: str
+    content: np.ndarray
+    speaker: str | None = None
+
+
+@dataclass(frozen=True)
+class Clips:
+    """The clips of a medium, those that training saw and those that it did not."""
+
+    training: list[Clip]
+    heldout: list[Clip]
+
+
+def read_clips(corpus_uri: str, modality: str, validation_share: float) -> Clips:
+    column = "image" if modality == "image" else "audio"
+    found = Clips([], [])
+    for row in Corpus(corpus_uri).clips(["clip_id", "text", "speaker", column], kept_only=True).to_pylist():
+        data = row[column]["bytes"]
+        content = decode_png(data) if modality == "image" else decode_flac(data, 24_000)
+        held = is_validation(row["clip_id"], validation_share)
+        (found.heldout if held else found.training).append(Clip(row["text"], content, row["speaker"]))
+    return found
+
+
+@dataclass
+class Answer:
+    """What the network made of a prompt."""
+
+    word: str
+    prompt: dict[str, np.ndarray | str]
+    made: np.ndarray | str
+    judged: str = ""
+
+
+@dataclass
+class Direction:
+    """A layout's answers, and how many of them are right."""
+
+    layout: str
+    answers: list[Answer] = field(default_factory=list)
+
+    @property
+    def share_right(self) -> float:
+        return float(np.mean([answer.judged == answer.word for answer in self.answers]))
+
+
+class Translator:
+    """The release's GPT between text, images and speech."""
+
+    def __init__(self, release_uri: str, image_release_uri: str, sampling: SamplingConfig) -> None:
+        self.release = Release.load(release_uri)
+        self.image_dvae: DVAE = require_dvae(image_release_uri).model
+        self.sampling = sampling
+
+    def segment(self, modality: str, content: np.ndarray | str) -> Segment:
+        if modality == "text":
+            return Segment("text", self.release.tokenizer.encode(content))
+        if modality == "speech":
+            return Segment("speech", self.release.encode(content))
+        return Segment("image", self.image_dvae.encode(torch.from_numpy(to_planes(content))[None])[0].flatten().numpy())
+
+    def render(self, modality: str, codes: np.ndarray) -> np.ndarray | str:
+        if modality == "text":
+            return self.release.tokenizer.decode(codes)
+        if modality == "image":
+            grid = self.release.gpt.config.vocabulary.modality("image").grid
+            planes = self.image_dvae.decode(torch.from_numpy(codes).view(1, *grid))[0]
+            return from_planes(planes.numpy())
+        return self.release.vocode(self.release.decode(codes)) if codes.size else np.zeros(0, np.float32)
+
+    def __call__(self, layout: str, prompt: dict[str, np.ndarray | str], seed: int) -> np.ndarray | str:
+        *given, wanted = parse_layout(layout)
+        segments = [self.segment(name, prompt[name]) for name in given]
+        best = sample_segment(self.release.gpt, segments, wanted, self.sampling, seed=seed)[0]
+        return self.render(wanted, best.codes)
+
+    def round_trip(self, modality: str, content: np.ndarray) -> np.ndarray | str:
+        """Through the dVAE alone: what the best GPT could reach."""
+        return self.render(modality, self.segment(modality, content).codes)
+
+
+def cross(
+    translator: Translator, layouts: Sequence[str], clips: dict[str, Clips], num_each: int, seed: int = 0
+) -> list[Direction]:
+    """For each layout ``num_each`` answers for each digit, to held-out prompts."""
+    generator = np.random.default_rng(seed)
+    pools = {
+        name: {word: [clip for clip in both.heldout if clip.word == word] for word in WORDS}
+        for name, both in clips.items()
+    }
+    found = []
+    for layout in layouts:
+        direction = Direction(layout)
+        for number, word in [(n, word) for n in range(num_each) for word in WORDS]:
+            prompt: dict[str, np.ndarray | str] = {"text": word}
+            for name, pool in pools.items():
+                prompt[name] = pool[word][int(generator.integers(len(pool[word])))].content
+            given = {name: prompt[name] for name in parse_layout(layout)[:-1]}
+            made = translator(layout, given, seed=seed + number)
+            direction.answers.append(Answer(word, given, made))
+        found.append(direction)
+    return found
+
+
+def judge(directions: list[Direction], images: ImageJudge, speech: SpeechJudge) -> None:
+    """Write down what the judges take each answer for."""
+    for direction in directions:
+        medium = parse_layout(direction.layout)[-1]
+        made = [answer.made for answer in direction.answers]
+        judges = {"text": lambda texts: [text.strip() for text in texts], "image": images, "speech": speech}
+        judged = judges[medium](made)
+        direction.answers[:] = [
+            dataclasses.replace(answer, judged=word) for answer, word in zip(direction.answers, judged, strict=True)
+        ]
