@@ -10,7 +10,7 @@ import os
 import platform
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from typing import Any
 
@@ -30,6 +30,7 @@ from triforce.models.sampling import SamplingConfig
 from triforce.tokenize.read import decode_flac
 from triforce.train import metrics
 from triforce.train.judge import Judge, JudgeConfig
+from triforce.train.listening import FeatureStatistics, dnsmos, frechet_distance
 from triforce.train.results import FILE_NAME, Evaluation, compare_systems, read_evaluation, summarize_systems
 from triforce.train.systems import Output, clip_seed, read_aloud, resynthesize
 
@@ -49,6 +50,7 @@ class EvaluateConfig(BaseModel):
     min_duration_s: float = Field(1.0, ge=0, description="Shorter clips stay out. Seconds.")
     max_duration_s: float = Field(29.0, gt=0, le=29, description="Longer stay out: the judge hears 30. Seconds.")
     num_training_clips: int = Field(8, ge=0, le=10_000, description="Texts from training that are read aloud.")
+    quality: bool = Field(False, description="Score every sound with DNSMOS: extra `quality`, and some 0.1 s a second.")
     tts: bool = Field(True, description="Read texts aloud, where a GPT is trained.")
     num_unseen_texts: int | None = Field(None, ge=0, description="Held-out texts that are read aloud. None: all.")
     min_chars_per_s: float = Field(5.0, gt=0, description="A slower voice is cut off; 5 to 21 are usual.")
@@ -83,6 +85,8 @@ class _Run:
     work_s: dict[str, float] = field(default_factory=dict)
     sound_s: dict[str, float] = field(default_factory=dict)
     judge_s: float = 0.0
+    features: dict[str, FeatureStatistics] = field(default_factory=dict)
+    """What Whisper's encoder saw, by system."""
 
 
 def evaluate(
@@ -185,13 +189,15 @@ def _evaluate_block(
         bar.set_postfix_str(f"listening to {name}")
         there = [i for i, output in enumerate(outputs) if name in output]
         sounds = [outputs[i][name].waveform for i in there]
-        texts = judge(sounds, release.sample_rate_hz, [block[i].text for i in there])
-        for i, text in zip(there, texts, strict=True):
+        texts, frames = judge.hear(sounds, release.sample_rate_hz, [block[i].text for i in there])
+        for i, text, seen in zip(there, texts, frames, strict=True):
             heard[i][name] = text
+            if len(seen):
+                run.features.setdefault(name, FeatureStatistics()).add(seen)
     run.judge_s += time.monotonic() - started
     for clip, output, one in zip(block, outputs, heard, strict=True):
         truth = output["original"].mel if "original" in output else None
-        systems = {name: _figures(clip.text, output[name], one[name], truth) for name in output}
+        systems = {name: _figures(clip.text, output[name], one[name], truth, config, release) for name in output}
         row = {"set": split, "clip_id": clip.clip_id, "text": clip.text, "source": clip.source, "title": clip.title}
         run.rows.append(row | {"duration_s": round(clip.duration_s, 3), "systems": systems})
     for i in _sample_indices(run, block, split, config):
@@ -222,14 +228,19 @@ def _run_systems(
     return output
 
 
-def _figures(text: str, output: Output, heard: str, truth: np.ndarray | None) -> dict:
+def _figures(
+    text: str, output: Output, heard: str, truth: np.ndarray | None, config: EvaluateConfig, release: Release
+) -> dict:
     """One system on one clip, as `Evaluation.clips` holds it."""
-    words, characters = metrics.word_errors(text, heard), metrics.character_errors(text, heard)
+    language = config.judge.language
+    words, characters = metrics.word_errors(text, heard, language), metrics.character_errors(text, heard, language)
     row: dict[str, Any] = {"heard": heard, "words": list(words), "characters": list(characters)}
     row |= {"num_samples": int(output.waveform.size), "sharpness": metrics.sharpness(output.mel)}
     if truth is not None and output.mel is not truth and output.mel.shape == truth.shape:
         row["log_mel_l1"] = metrics.log_mel_l1(output.mel, truth)
         row["mcd_db"] = metrics.mel_cepstral_distortion(output.mel, truth)
+    if config.quality:
+        row["dnsmos"] = dnsmos(output.waveform, release.sample_rate_hz)
     if output.reached_end is not None:
         row["reached_end"] = bool(output.reached_end)
     return row | ({"error": output.error} if output.error else {})
@@ -270,7 +281,7 @@ def _summarize(
     return Evaluation(
         key=key,
         config=config.model_dump(mode="json"),
-        release=info | {"uri": release.uri},
+        release=info | {"uri": release.uri, "num_evaluations": config.sampler.num_evaluations},
         data=data,
         judge=judge.describe(),
         codebook={
@@ -281,7 +292,10 @@ def _summarize(
             "bits_per_second": info["bits_per_second"],
             "counts": {str(code): int(use.counts[code]) for code in np.flatnonzero(use.counts)},
         },
-        systems=summarize_systems(run.rows, config.num_resamples, config.seed),
+        systems=[
+            replace(system, frechet=_frechet(run.features, system.name))
+            for system in summarize_systems(run.rows, config.num_resamples, config.seed)
+        ],
         comparisons=compare_systems(run.rows, config.num_resamples, config.seed),
         clips=run.rows,
         samples=run.samples,
@@ -292,6 +306,12 @@ def _summarize(
             "versions": {name: version(name) for name in ("torch", "jiwer", "numpy")},
         },
     )
+
+
+def _frechet(features: dict[str, FeatureStatistics], name: str) -> float | None:
+    if name == "original" or not {name, "original"} <= set(features):
+        return None
+    return frechet_distance(features[name], features["original"])
 
 
 def _describe_data(heldout_uri: str, heldout: Sequence[Clip], training: Sequence[Clip]) -> dict[str, Any]:

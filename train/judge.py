@@ -27,6 +27,8 @@ from triforce.train.metrics import normalize_text
 logger = logging.getLogger(__name__)
 
 WHISPER_RATE_HZ = 16_000
+FRAME_SAMPLES = 320
+"""Samples at `WHISPER_RATE_HZ` of an encoder frame: two mel frames of 160."""
 WINDOW_S = 30.0
 """What Whisper's encoder sees; longer sound is cut there."""
 MAX_COMPRESSION_RATIO = 2.4
@@ -75,11 +77,23 @@ class Judge:
 
     def __call__(self, waveforms: Sequence[np.ndarray], sample_rate_hz: int, truths: Sequence[str]) -> list[str]:
         """What is heard in each of ``waveforms``, ``(N,)`` float32; ``truths`` only deal out packed words."""
+        return self.hear(waveforms, sample_rate_hz, truths)[0]
+
+    def hear(
+        self, waveforms: Sequence[np.ndarray], sample_rate_hz: int, truths: Sequence[str]
+    ) -> tuple[list[str], list[np.ndarray]]:
+        """What is heard in each, and what Whisper's encoder made of it: frames ``(T, D)``, 50 a second."""
         clips = [_resample(waveform, sample_rate_hz) for waveform in waveforms]
         heard = [""] * len(clips)
+        frames = [np.zeros((0, 0), np.float32)] * len(clips)
         windows = pack(clips, self.config.gap_s) if self.config.packed else single(clips)
         suspects: list[int] = []
-        for window, text in self._listen(windows):
+        for window, text, encoded in self._listen(windows):
+            start = 0
+            for index in window.indices:
+                first, last = start // FRAME_SAMPLES, (start + len(clips[index])) // FRAME_SAMPLES
+                frames[index] = encoded[first:last]
+                start += len(clips[index]) + int(self.config.gap_s * WHISPER_RATE_HZ)
             parts = deal_words(text, [truths[index] for index in window.indices])
             for index, part in zip(window.indices, parts, strict=True):
                 heard[index] = part
@@ -88,12 +102,12 @@ class Judge:
                 suspects += [index for index, part in zip(window.indices, parts, strict=True) if loop or not part]
         if suspects:
             logger.info("hearing %d of %d clips again one by one", len(suspects), len(clips))
-            for window, text in self._listen([Window([index], clips[index]) for index in suspects]):
+            for window, text, _ in self._listen([Window([index], clips[index]) for index in suspects]):
                 heard[window.indices[0]] = text.strip()
-        return heard
+        return heard, frames
 
-    def _listen(self, windows: list[Window]) -> Iterator[tuple[Window, str]]:
-        """Each window with its words; of a window over `WINDOW_S` the pieces are heard in turn."""
+    def _listen(self, windows: list[Window]) -> Iterator[tuple[Window, str, np.ndarray]]:
+        """Each window with its words and encoder frames; of a window over `WINDOW_S` the pieces are heard in turn."""
         length = int(WINDOW_S * WHISPER_RATE_HZ)
         jobs = [
             (number, window.waveform[start : start + length])
@@ -101,27 +115,33 @@ class Judge:
             for start in range(0, len(window.waveform), length)
         ]
         texts: list[list[str]] = [[] for _ in windows]
+        frames: list[list[np.ndarray]] = [[] for _ in windows]
         for first in range(0, len(jobs), self.config.batch_size):
             batch = jobs[first : first + self.config.batch_size]
-            for (number, _), text in zip(batch, self._transcribe([waveform for _, waveform in batch]), strict=True):
+            found = zip(batch, *self._transcribe([waveform for _, waveform in batch]), strict=True)
+            for (number, waveform), text, encoded in found:
                 texts[number].append(text)
-        for window, parts in zip(windows, texts, strict=True):
-            yield window, " ".join(parts)
+                frames[number].append(encoded[: -(-len(waveform) // FRAME_SAMPLES)])
+        for window, parts, encoded in zip(windows, texts, frames, strict=True):
+            yield window, " ".join(parts), np.concatenate(encoded)
 
-    def _transcribe(self, waveforms: list[np.ndarray]) -> list[str]:
+    def _transcribe(self, waveforms: list[np.ndarray]) -> tuple[list[str], np.ndarray]:
+        """Words of each, and the encoder's frames ``(B, 1500, D)``."""
         from faster_whisper.audio import pad_or_trim
 
         features = np.stack([pad_or_trim(self._whisper.feature_extractor(w)[..., :-1]) for w in waveforms])
         prompt = self._whisper.get_prompt(self._tokenizer, [], without_timestamps=True)
+        encoded = self._whisper.encode(features)
         results = self._whisper.model.generate(
-            self._whisper.encode(features),
+            encoded,
             [prompt] * len(waveforms),
             beam_size=1,
             max_length=self._whisper.max_length,
             suppress_blank=True,
         )
         end = self._tokenizer.eot
-        return [self._tokenizer.decode([t for t in result.sequences_ids[0] if t < end]).strip() for result in results]
+        texts = [self._tokenizer.decode([t for t in result.sequences_ids[0] if t < end]).strip() for result in results]
+        return texts, np.array(encoded, dtype=np.float32)
 
     def describe(self) -> dict[str, Any]:
         """For the record: the config and the versions that matter."""

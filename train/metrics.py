@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import jiwer
@@ -35,18 +36,36 @@ def normalize_text(text: str) -> str:
     return " ".join(word for part in text.split() if (word := part.strip("'")))
 
 
-def word_errors(truth: str, heard: str) -> Errors:
-    """Word edits after `normalize_text`; an empty truth counts each word heard as an error."""
-    truth, heard = normalize_text(truth), normalize_text(heard)
+@lru_cache(maxsize=8)
+def _whisper_normalizer(language: str) -> Callable[[str], str]:
+    if language == "en":
+        from whisper_normalizer.english import EnglishTextNormalizer
+
+        return EnglishTextNormalizer()
+    from whisper_normalizer.basic import BasicTextNormalizer
+
+    return BasicTextNormalizer()
+
+
+def comparable(text: str, language: str = "en") -> str:
+    """Text as errors are counted in it: `normalize_text`, since dealt words have no more, and then Whisper's own
+    normaliser (Radford et al. 2022, appendix C), to which "twenty-five" and "25", "colour" and "color" are one.
+    """
+    return _whisper_normalizer(language)(normalize_text(text)).strip()
+
+
+def word_errors(truth: str, heard: str, language: str = "en") -> Errors:
+    """Word edits between `comparable` texts; an empty truth counts each word heard as an error."""
+    truth, heard = comparable(truth, language), comparable(heard, language)
     if not truth:
         return Errors(len(heard.split()), 0)
     result = jiwer.process_words(truth, heard)
     return Errors(result.substitutions + result.deletions + result.insertions, len(truth.split()))
 
 
-def character_errors(truth: str, heard: str) -> Errors:
-    """Character edits after `normalize_text`; spaces count."""
-    truth, heard = normalize_text(truth), normalize_text(heard)
+def character_errors(truth: str, heard: str, language: str = "en") -> Errors:
+    """Character edits between `comparable` texts; spaces count."""
+    truth, heard = comparable(truth, language), comparable(heard, language)
     if not truth:
         return Errors(len(heard), 0)
     result = jiwer.process_characters(truth, heard)
@@ -70,6 +89,12 @@ def error_rate_difference(a: Sequence[Errors], b: Sequence[Errors], draws: np.nd
     first, second = np.array(a, dtype=np.float64), np.array(b, dtype=np.float64)
     difference = _pooled(first[draws]) - _pooled(second[draws])
     return _interval(float((_pooled(first[None]) - _pooled(second[None]))[0]), difference, level)
+
+
+def mean_interval(values: Sequence[float], num_resamples: int, seed: int, level: float = 0.95) -> Interval:
+    """The mean over clips, with its percentile bootstrap."""
+    array = np.array(values, dtype=np.float64)
+    return _interval(float(array.mean()), array[resample_clips(len(array), num_resamples, seed)].mean(1), level)
 
 
 def _pooled(counts: np.ndarray) -> np.ndarray:

@@ -29,6 +29,10 @@ COMPARED = (("vocoder", "original"), ("dvae", "vocoder"), ("diffusion", "dvae"),
 """What is compared clip by clip: the loss of each step, what diffusion wins back, and what is left to win."""
 
 
+MEANS = ("log_mel_l1", "mcd_db", "sharpness", "dnsmos")
+"""Figures that are means over clips."""
+
+
 @dataclass(frozen=True)
 class System:
     """The figures of one system over its clips. Rates are shares, 1 = every word wrong."""
@@ -42,6 +46,12 @@ class System:
     """Nats, against the true mel; None where there is no true mel to compare, as in TTS."""
     mcd_db: float | None = None
     sharpness: float | None = None
+    dnsmos: float | None = None
+    """1 to 5; only where `EvaluateConfig.quality` asks for it."""
+    frechet: float | None = None
+    """Distance of what Whisper's encoder sees from what it sees in the originals."""
+    intervals: dict[str, Interval] = field(default_factory=dict)
+    """95 % bootstrap intervals of the means above, by their names."""
     reached_end_share: float | None = None
     """TTS only: share of clips that the GPT ended by itself."""
 
@@ -96,7 +106,8 @@ class Evaluation:
         if (found := fields.pop("format", None)) != FORMAT:
             raise ValueError(f"evaluation of format {found}; this version reads format {FORMAT}: evaluate again")
         fields["systems"] = [
-            System(**row | {name: Interval(*row[name]) for name in ("wer", "cer")}) for row in fields["systems"]
+            System(**row | {name: Interval(*row[name]) for name in ("wer", "cer")} | _intervals(row))
+            for row in fields["systems"]
         ]
         fields["comparisons"] = [
             Comparison(**row | {"wer_difference": Interval(*row["wer_difference"])}) for row in fields["comparisons"]
@@ -105,7 +116,8 @@ class Evaluation:
 
     def table(self) -> str:
         """The systems as lines of text."""
-        head = ("system", "clips", "words", "WER %", "95 %", "CER %", "95 %", "mel L1", "MCD dB", "sharp", "RTF")
+        head = ("system", "clips", "words", "WER %", "95 %", "CER %", "95 %", "mel L1", "MCD dB", "sharp", "Fréchet")
+        head = (*head, "DNSMOS", "RTF")
         factors = self.timings.get("real_time_factor", {})
         rows = [
             (
@@ -117,6 +129,8 @@ class Evaluation:
                 _number(s.log_mel_l1),
                 _number(s.mcd_db, 2),
                 _number(s.sharpness),
+                _number(s.frechet, 1),
+                _number(s.dnsmos, 2),
                 _number(factors.get(s.name)),
             )
             for s in self.systems
@@ -170,6 +184,12 @@ def _summarize_system(name: str, rows: Sequence[dict], num_resamples: int, seed:
         log_mel_l1=_mean(rows, "log_mel_l1"),
         mcd_db=_mean(rows, "mcd_db"),
         sharpness=_mean(rows, "sharpness"),
+        dnsmos=_mean(rows, "dnsmos"),
+        intervals={
+            name: metrics.mean_interval(values, num_resamples, seed)
+            for name in MEANS
+            if (values := _finite(rows, name))
+        },
         reached_end_share=_mean(rows, "reached_end"),
     )
 
@@ -184,8 +204,16 @@ def _errors(rows: Sequence[dict], unit: str) -> list[Errors]:
 
 def _mean(rows: Sequence[dict], name: str) -> float | None:
     """Over the clips that have the figure, each weighing the same."""
-    values = [row[name] for row in rows if name in row and math.isfinite(row[name])]
+    values = _finite(rows, name)
     return sum(values) / len(values) if values else None
+
+
+def _finite(rows: Sequence[dict], name: str) -> list[float]:
+    return [row[name] for row in rows if row.get(name) is not None and math.isfinite(row[name])]
+
+
+def _intervals(row: dict) -> dict[str, dict[str, Interval]]:
+    return {"intervals": {name: Interval(*values) for name, values in row.get("intervals", {}).items()}}
 
 
 def _rate(interval: Interval) -> tuple[str, str]:

@@ -155,9 +155,13 @@ class Speaker:
     def _listen(self, readings: Sequence[Reading]) -> list[Reading]:
         heard = self.judge([r.waveform for r in readings], self.release.sample_rate_hz, [r.text for r in readings])
         return [
-            Reading(r.text, r.waveform, r.seed, r.tries, r.reached_end, words, _error(r.text, words))
+            Reading(r.text, r.waveform, r.seed, r.tries, r.reached_end, words, self._error(r.text, words))
             for r, words in zip(readings, heard, strict=True)
         ]
+
+    def _error(self, text: str, heard: str) -> float:
+        errors = character_errors(text, heard, self.config.judge.language)
+        return errors.errors / errors.total if errors.total else float(bool(errors.errors))
 
 
 def join(readings: Sequence[Reading], sample_rate_hz: int) -> np.ndarray:
@@ -194,8 +198,3 @@ def join_voices(voices: Sequence[np.ndarray], sample_rate_hz: int) -> np.ndarray
         spare -= max(0, take - share)
         parts.append(voice[:take])
     return np.concatenate(parts).astype(np.float32)
-
-
-def _error(text: str, heard: str) -> float:
-    errors = character_errors(text, heard)
-    return errors.errors / errors.total if errors.total else float(bool(errors.errors))

@@ -54,7 +54,11 @@ def test_every_system_is_measured_on_the_clips_that_are_to_be_used(evaluated: tu
     assert found["dvae"].wer.value > 0.5
     assert found["vocoder"].log_mel_l1 < 0.3 < found["dvae"].log_mel_l1
     assert found["vocoder"].mcd_db < found["dvae"].mcd_db
-    assert found["original"].log_mel_l1 is None
+    assert found["original"].log_mel_l1 is found["original"].frechet is None
+    assert 0 < found["vocoder"].frechet < found["dvae"].frechet
+    value, low, high = found["dvae"].intervals["log_mel_l1"]
+    assert low <= value <= high
+    assert value == pytest.approx(found["dvae"].log_mel_l1)
     assert found["tts_unseen"].log_mel_l1 is None
     assert found["tts_unseen"].reached_end_share is not None
     pairs = {(comparison.system, comparison.reference) for comparison in evaluation.comparisons}
@@ -110,7 +114,7 @@ def test_evaluation_that_dies_leaves_the_one_before_whole(
         raise RuntimeError("pulled the plug")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Judge, "__call__", pull_the_plug)
+        patch.setattr(Judge, "hear", pull_the_plug)
         with pytest.raises(RuntimeError, match="pulled the plug"):
             evaluate(release, places["heldout"], str(out), config=other)
     assert read_evaluation(str(out)) == Evaluation.from_json(first.to_json())

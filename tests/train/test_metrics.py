@@ -19,6 +19,12 @@ def test_words_are_compared_without_case_and_punctuation() -> None:
     assert metrics.character_errors("cat", "cart") == Errors(1, 3)
 
 
+def test_spellings_that_whisper_holds_equal_are_no_errors() -> None:
+    assert metrics.word_errors("Twenty-five colours don't.", "25 colors do not") == Errors(0, 4)
+    assert metrics.word_errors("Straße 5!", "strasse 5", "de").errors == 1  # other languages: letters and spaces alone
+    assert metrics.word_errors("Um, yes.", "yes") == Errors(0, 1)
+
+
 def test_error_rate_pools_words_and_its_interval_covers_the_truth() -> None:
     assert metrics.error_rate([Errors(1, 2), Errors(0, 8)], metrics.resample_clips(2, 500, 0)).value == pytest.approx(
         0.1
