@@ -89,9 +89,7 @@ def test_media_meet_by_what_joins_them_in_every_order(sets):
     seen: dict[tuple, int] = {}
     for segments in documents_of(task, 640):
         seen[tuple(s.modality for s in segments)] = seen.get(tuple(s.modality for s in segments), 0) + 1
-        words = {
-            task.tokenizer.decode(s.codes) if s.modality == "text" else WORDS[s.codes[0] % 4] for s in segments
-        }
+        words = {task.tokenizer.decode(s.codes) if s.modality == "text" else WORDS[s.codes[0] % 4] for s in segments}
         assert len(words) == 1, segments  # an image of "two" never meets speech of "three"
     assert set(seen) == {("text", "image"), ("image", "speech", "text"), ("speech", "image")}
     total = sum(seen.values())
