@@ -1,80 +1,61 @@
-"""Clips against known truth: ours and faster-whisper's own batched pipeline on one recording, as one table.
+"""Clips against known truth: ours, faster-whisper's batched pipeline and whisperx on the same recording, as one table.
 
-    python tests/benchmarks/bench_clips.py --prompts FOLDER --texts TEXTS.gz --seconds 240
+    bash tests/benchmarks/whisperx_env.sh /tmp/whisperx        # an environment of its own; may be left out
+    python tests/benchmarks/bench_clips.py --prompts FOLDER --texts TEXTS.gz --whisperx /tmp/whisperx/bin/python
 
 The prompts are Debian's: ``apt-get download asterisk-core-sounds-en-g722 asterisk-core-sounds-en``, unpacked by
-``dpkg-deb -x``. Speeds are in seconds of recording by seconds of processor time, so a busy machine disturbs them
-less.
+``dpkg-deb -x``. Same weights, beam, batch and audio for all, one thread each, in turns; a speed is the median of
+seconds of recording by seconds of processor time, so a busy machine disturbs it less. Peak memory is the whole
+process's, less the waveform that it was given.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import re
-import resource
+import statistics
+import subprocess
 import sys
-import time
-from collections.abc import Callable
+import tempfile
 from pathlib import Path
 
 import jiwer
 import numpy as np
-import soxr
-from known_speech import KnownRecording, build_recording, coverage, cuts_in_words, read_prompts
+from known_speech import RATE_HZ, KnownRecording, build_recording, coverage, cuts_in_words, read_prompts
 
-from triforce.ingest.clips import ClipConfig, cut_stream, encode_flac
-from triforce.ingest.corpus import SAMPLE_RATE_HZ
-from triforce.ingest.filters import FilterConfig, drop_reason
-from triforce.ingest.scores import score_audio
-from triforce.ingest.transcribe import TranscribeConfig, Transcriber
+from triforce.ingest.whisper_weights import find_whisper
 
-Result = tuple[list[tuple[int, int]], list[str]]
-"""Spans in samples, and the text of each."""
+ENGINES = Path(__file__).with_name("engines.py")
 
 
-def ours(recording: KnownRecording, transcriber: Transcriber) -> Result:
-    samples = np.round(recording.waveform * 32_767).astype(np.int16)
-    blocks = [samples[at : at + SAMPLE_RATE_HZ] for at in range(0, len(samples), SAMPLE_RATE_HZ)]
-    cuts = list(cut_stream(blocks, ClipConfig()))
-    transcripts = transcriber.transcribe([cut.samples for cut in cuts])
-    spans, texts = [], []
-    for cut, transcript in zip(cuts, transcripts, strict=True):
-        encode_flac(cut.samples)
-        row = {"text": transcript.text, "avg_logprob": transcript.avg_logprob, "words": None}
-        row |= {"no_speech_prob": transcript.no_speech_prob, "compression_ratio": transcript.compression_ratio}
-        row |= {"chars_per_s": len(transcript.text) / len(cut.samples) * SAMPLE_RATE_HZ} | score_audio(cut.samples)
-        is_refused = drop_reason(row, FilterConfig(min_s=0, min_snr_db=-100, min_chars_per_s=2)) is not None
-        spans.append((cut.span.start, cut.span.end))
-        texts.append("" if is_refused else transcript.text)
-    return spans, texts
+def run_engine(python: str, engine: str, recording: Path, settings: argparse.Namespace) -> dict:
+    with tempfile.TemporaryDirectory() as folder:
+        result = Path(folder) / "result.json"
+        command = [python, str(ENGINES), engine, str(recording), str(result), "--model", find_whisper(settings.model)]
+        command += ["--beam-size", str(settings.beam_size), "--batch-size", str(settings.batch_size)]
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYANNOTE_METRICS_ENABLED": "0"}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(f"{engine} failed:\n{done.stderr[-2000:]}")
+        return json.loads(result.read_text())
 
 
-def faster_whisper_batched(recording: KnownRecording, transcriber: Transcriber) -> Result:
-    from faster_whisper import BatchedInferencePipeline
-
-    config = transcriber.config
-    waveform = soxr.resample(recording.waveform, SAMPLE_RATE_HZ, 16_000)
-    segments, _ = BatchedInferencePipeline(transcriber._whisper).transcribe(
-        waveform, language="en", beam_size=config.beam_size, batch_size=config.batch_size, word_timestamps=True
-    )
-    segments = list(segments)
-    spans = [(round(one.start * SAMPLE_RATE_HZ), round(one.end * SAMPLE_RATE_HZ)) for one in segments]
-    return spans, [one.text for one in segments]
-
-
-def measure(name: str, run: Callable[[], Result], recording: KnownRecording) -> str:
-    started = time.process_time()
-    spans, texts = run()
-    speed = len(recording.waveform) / SAMPLE_RATE_HZ / (time.process_time() - started)
-    wer = jiwer.wer(_plain(recording.text), _plain(" ".join(texts)) or "-")
+def row(engine: str, results: list[dict], recording: KnownRecording) -> str:
+    segments = results[-1]["segments"]
+    spans = [(round(start * RATE_HZ), round(end * RATE_HZ)) for start, end, _ in segments]
+    errors = jiwer.process_words(_plain(recording.text), _plain(" ".join(text for *_, text in segments)) or "-")
     false_chars = sum(
         len(text)
-        for (start, end), text in zip(spans, texts, strict=True)
-        if not any(start < b and a < end for a, b in recording.speech)
+        for (start, end), (*_, text) in zip(spans, segments, strict=True)
+        if not any(start < last and first < end for first, last in recording.speech)
     )
-    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    seconds = len(recording.waveform) / RATE_HZ
+    speed = statistics.median(seconds / result["cpu_s"] for result in results)
+    peak_mb = max(result["peak_mb"] for result in results) - recording.waveform.nbytes / 2**20
     return (
-        f"{name:26} {coverage(recording, spans):9.2%} {cuts_in_words(recording, spans):13d} {wer:7.2%} "
+        f"{engine:16} {coverage(recording, spans):9.2%} {cuts_in_words(recording, spans):13d} {errors.wer:7.2%} "
         f"{false_chars:11d} {speed:9.1f}x {peak_mb:9.0f}"
     )
 
@@ -87,20 +68,32 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prompts", type=Path, required=True)
     parser.add_argument("--texts", type=Path, required=True)
-    parser.add_argument("--seconds", type=float, default=240.0)
+    parser.add_argument("--whisperx", metavar="PYTHON", help="Interpreter of an environment with whisperx.")
+    parser.add_argument("--seconds", type=float, default=360.0, help="Length of the recording.")
+    parser.add_argument("--repeats", type=int, default=3, help="Runs of each; speeds are medians.")
     parser.add_argument("--model", default="tiny.en")
     parser.add_argument("--beam-size", type=int, default=5)
+    parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--seed", type=int, default=1)
-    arguments = parser.parse_args()
-    recording = build_recording(read_prompts(arguments.prompts, arguments.texts), arguments.seconds, arguments.seed)
-    transcriber = Transcriber(TranscribeConfig(model=arguments.model, beam_size=arguments.beam_size))
-    header = (
-        f"{'':26} {'coverage':>9} {'cuts in words':>13} {'WER':>7} {'false chars':>11} {'speed':>10} {'peak MB':>9}"
-    )
-    sys.stdout.write(header + "\n")
-    for name, run in (("triforce", ours), ("faster-whisper batched", faster_whisper_batched)):
-        sys.stdout.write(measure(name, lambda run=run: run(recording, transcriber), recording) + "\n")
-        sys.stdout.flush()
+    settings = parser.parse_args()
+    recording = build_recording(read_prompts(settings.prompts, settings.texts), settings.seconds, settings.seed)
+    pythons = {"triforce": sys.executable, "faster-whisper": sys.executable}
+    pythons |= {"whisperx": settings.whisperx} if settings.whisperx else {}
+    results: dict[str, list[dict]] = {engine: [] for engine in pythons}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "recording.npy"
+        np.save(path, recording.waveform)
+        for _ in range(settings.repeats):
+            for engine, python in pythons.items():
+                results[engine].append(run_engine(python, engine, path, settings))
+    kinds = ", ".join(sorted({kind for kind, *_ in recording.others}))
+    num_words = len(_plain(recording.text).split())
+    lines = [
+        f"{settings.seconds:.0f} s, {num_words} words in two voices; between them: {kinds}",
+        f"{'':16} {'coverage':>9} {'cuts in words':>13} {'WER':>7} {'false chars':>11} {'speed':>10} {'peak MB':>9}",
+        *(row(engine, results[engine], recording) for engine in pythons),
+    ]
+    sys.stdout.write("\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

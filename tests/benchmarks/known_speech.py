@@ -51,8 +51,8 @@ def read_prompts(folder: Path, texts: Path, min_s: float = 1.5) -> list[Prompt]:
 
 
 def build_recording(prompts: list[Prompt], seconds: float, seed: int, *, plain: bool = False) -> KnownRecording:
-    """About ``seconds`` of prompts with pauses of 0.15 to 2 s; unless ``plain``, now and then something else, and a
-    noise floor."""
+    """About ``seconds`` of prompts with pauses of 0.15 to 2 s over a noise floor; unless ``plain``, every third in a
+    second voice, and now and then something else."""
     generator = np.random.default_rng(seed)
     recording, parts, length, texts = KnownRecording(np.zeros(0, np.float32)), [], 0, []
     order = generator.permutation(len(prompts))
@@ -60,7 +60,8 @@ def build_recording(prompts: list[Prompt], seconds: float, seed: int, *, plain: 
     while length < seconds * RATE_HZ:
         prompt = prompts[order[at % len(order)]]
         at += 1
-        waveform = prompt.waveform * (0.5 / max(0.05, np.abs(prompt.waveform).max())) * generator.uniform(0.4, 1.6)
+        voice = prompt.waveform if plain or at % 3 else _other_voice(prompt.waveform)
+        waveform = voice * (0.5 / max(0.05, np.abs(voice).max())) * generator.uniform(0.4, 1.6)
         recording.speech += [(length + a, length + b) for a, b in sounding(waveform)]
         parts.append(waveform)
         length += len(waveform)
@@ -77,6 +78,11 @@ def build_recording(prompts: list[Prompt], seconds: float, seed: int, *, plain: 
     recording.waveform = np.clip(np.concatenate(parts) + floor, -1, 1).astype(np.float32)
     recording.text = " ".join(texts)
     return recording
+
+
+def _other_voice(waveform: np.ndarray) -> np.ndarray:
+    """As of a larger person: pitch and formants lower by an eighth, and slower as much."""
+    return soxr.resample(waveform, RATE_HZ, RATE_HZ * 1.125)
 
 
 def sounding(waveform: np.ndarray, *, under_peak_db: float = 35.0, min_pause_s: float = 0.06) -> list[tuple[int, int]]:
