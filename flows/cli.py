@@ -108,9 +108,34 @@ def tokenize(corpus: CorpusUri, release: ReleaseUri, tokens: TokensUri, settings
 
 
 @train_app.command()
-def dvae(corpus: CorpusUri, release: ReleaseUri, runs: RunsUri = "runs", settings: Settings = None) -> None:
-    """The discrete VAE: sound to codes and back, learnt from the corpus."""
-    _train({"stage": "dvae", "corpus": corpus, "release": release, "runs": runs}, settings)
+def dvae(
+    corpus: CorpusUri,
+    release: ReleaseUri,
+    runs: RunsUri = "runs",
+    size: Annotated[str, typer.Option(help="Recipe; `triforce train sizes` lists them.")] = "tiny",
+    modality: Annotated[
+        str | None, typer.Option(help="Which of the corpus's clips: speech, music, image or video.")
+    ] = None,
+    settings: Settings = None,
+) -> None:
+    """The discrete VAE: sound, images or films to codes and back, learnt from the corpus."""
+    from triforce.train.config import TrainConfig
+    from triforce.train.presets import describe
+
+    fields = {"stage": "dvae", "corpus": corpus, "release": release, "runs": runs, "size": size}
+    fields |= {"modality": modality} if modality else {}
+    config = TrainConfig.model_validate(merged(fields, settings))
+    preset = describe(config.size, config.modality, config.model)
+    typer.echo(f"dvae {preset.name} for {preset.modality}: {preset.num_parameters:,} parameters", err=True)
+    _train(fields, settings)
+
+
+@train_app.command()
+def sizes() -> None:
+    """List the dVAE's named sizes with their parameters."""
+    from triforce.train.presets import dvae_presets, presets_table
+
+    typer.echo(presets_table(dvae_presets()))
 
 
 @train_app.command()
@@ -199,6 +224,20 @@ def digits(
     from triforce.flows.digits.run import DigitsConfig, run_digits
 
     run_digits(folder, DigitsConfig.model_validate(merged({}, settings)), typer.echo)
+
+
+@app.command("demo-media")
+def demo_media(
+    folder: Annotated[Path, typer.Argument(help="Where everything goes; run again to continue.")] = Path("demo-run"),
+    settings: Settings = None,
+) -> None:
+    """Music, photographs and films through the commands that speech goes through, and into the report."""
+    from triforce.flows.demo.media import MediaConfig, run_media
+    from triforce.flows.report import write_report
+
+    folder.mkdir(parents=True, exist_ok=True)
+    run_media(folder, MediaConfig.model_validate(merged({}, settings)), typer.echo)
+    typer.echo(write_report(folder))
 
 
 def _show_progress() -> None:

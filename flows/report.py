@@ -39,11 +39,14 @@ class ReportInputs:
     release: str | None = None
     evaluation: str | None = None
     timings: str | None = None
+    media: str | None = None
+    """A folder of other media, each with its corpus, release and tokens."""
 
     @classmethod
     def of_run(cls, folder: str | os.PathLike) -> ReportInputs:
         """The pieces of a run below one folder, as the demo and the flow ``pipeline`` lay them out."""
-        names = {name: name for name in ("corpus", "heldout", "release", "evaluation")} | {"timings": "timings.json"}
+        names = {name: name for name in ("corpus", "heldout", "release", "evaluation", "media")}
+        names["timings"] = "timings.json"
         return cls(**{name: storage.join(folder, place) for name, place in names.items()})
 
 
@@ -92,6 +95,7 @@ def render(inputs: ReportInputs, title: str = "Triforce") -> str:
         "timings": _timings(inputs.timings),
         "versions": _versions(),
         "resyntheses": RESYNTHESES,
+        "media": _media(inputs.media),
     }
     return template.render(title=title, svg=Markup, **pieces)
 
@@ -212,6 +216,14 @@ def _samples(uri: str | None, evaluation: Evaluation | None) -> list[dict[str, A
             break
         samples.append(sample | {"players": players})
     return samples
+
+
+def _media(uri: str | None) -> list[dict[str, Any]]:
+    if uri is None or not storage.exists(uri):
+        return []
+    from triforce.flows.report_media import media_sections  # torch
+
+    return media_sections(uri)
 
 
 def _timings(uri: str | None) -> dict[str, Any] | None:

@@ -14,8 +14,18 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import nn
 
-from triforce.models.layers import CONV, ChannelNorm, Downsample, ResidualBlock, Upsample, sane_std, size_mask
-from triforce.models.quantize import EMAVQQuantizer, FSQQuantizer, GumbelQuantizer
+from triforce.models.layers import (
+    CONV,
+    ChannelNorm,
+    Downsample,
+    ResidualBlock,
+    Upsample,
+    fold,
+    sane_std,
+    size_mask,
+    unfold,
+)
+from triforce.models.quantize import EMAVQQuantizer, FSQQuantizer, GumbelQuantizer, SimVQQuantizer
 
 
 class DVAEConfig(BaseModel):
@@ -26,6 +36,11 @@ class DVAEConfig(BaseModel):
     channels: int = Field(100, ge=1, description="Channels of the medium: mel bins, or 3 for RGB.")
     compression: tuple[int, ...] = Field(
         (4,), description="Positions per code along each axis; powers of two. Its length is 1, 2 or 3."
+    )
+    folded: bool = Field(
+        False,
+        description="Fold the positions of a code into channels at once and do all work at the rate of the codes, "
+        "instead of halving the rate step by step: several times as much context and depth for the same time.",
     )
     hidden: int = Field(256, ge=8, le=4096, description="Channels at the rate of the codes.")
     stem: int = Field(
@@ -39,14 +54,19 @@ class DVAEConfig(BaseModel):
         (1, 2, 4), description="Dilations of successive blocks at the rate of the codes."
     )
     dropout: float = Field(0.0, ge=0, lt=1, description="Dropout inside residual blocks.")
-    quantizer: Literal["fsq", "ema-vq", "gumbel"] = Field("fsq", description="How vectors become integers.")
+    quantizer: Literal["fsq", "ema-vq", "sim-vq", "gumbel"] = Field("fsq", description="How vectors become integers.")
     fsq_levels: tuple[int, ...] = Field(
         (8, 8, 8, 4, 4), description="Grid of `fsq`; the product is the number of codes."
     )
-    codebook_size: int = Field(8192, ge=2, le=65536, description="Codes of `ema-vq` and `gumbel`.")
-    codebook_dim: int = Field(16, ge=1, le=1024, description="Dimension that `ema-vq` compares codes in.")
-    commitment: float = Field(0.25, ge=0, description="Weight of `ema-vq`'s commitment loss.")
-    dead_below: float = Field(1.0, ge=0, description="Moving count under which `ema-vq` restarts a code.")
+    codebook_size: int = Field(8192, ge=2, le=65536, description="Codes of `ema-vq`, `sim-vq` and `gumbel`.")
+    codebook_dim: int = Field(16, ge=1, le=1024, description="Dimension that `ema-vq` and `sim-vq` compare in.")
+    commitment: float = Field(0.25, ge=0, description="Weight of `ema-vq`'s and `sim-vq`'s commitment loss.")
+    dead_share: float = Field(
+        0.1, ge=0, lt=1, description="Share of even use under which `ema-vq` restarts a code from the batch."
+    )
+    refresh_share: float = Field(
+        0.35, ge=0, le=1, description="Share of the run, at its start, in which `ema-vq` draws rare codes anew."
+    )
     kl_weight: float = Field(1e-3, ge=0, description="Weight of `gumbel`'s divergence from the uniform prior.")
 
     @model_validator(mode="after")
@@ -73,13 +93,30 @@ class DVAEConfig(BaseModel):
 
     @property
     def stages(self) -> list[tuple[int, ...]]:
-        """The factor of each axis, 1 or 2, in each halving."""
+        """The factors of each step from full rate down to the codes': 1 or 2 an axis, or all at once where folded."""
+        if self.folded:
+            return [self.compression]
         exponents = [factor.bit_length() - 1 for factor in self.compression]
         return [tuple(2 if stage < e else 1 for e in exponents) for stage in range(max(exponents))]
 
     def grid(self, size: tuple[int, ...]) -> tuple[int, ...]:
         """The grid of codes for a sample of ``size`` positions."""
         return tuple(-(-n // factor) for n, factor in zip(size, self.compression, strict=True))
+
+    @property
+    def encoder_reach(self) -> tuple[int, ...]:
+        """How far, in positions of each axis, what a code depends on lies from the positions that it stands for."""
+        cycle = self.dilation_cycle
+        trunk = sum(cycle[i % len(cycle)] for i in range(self.num_blocks))
+        reach = []
+        for axis, factor in enumerate(self.compression):
+            scale, total = 1, 0 if self.folded else 1  # the stem's convolution of width 3
+            for factors in [] if self.folded else self.stages:
+                total += (self.num_outer_blocks + 1) * scale  # blocks of width 3, then the downsampling's overlap
+                scale *= factors[axis]
+            total += (trunk + self.folded) * factor
+            reach.append(total)
+        return tuple(reach)
 
 
 class DVAEOutput(NamedTuple):
@@ -118,25 +155,27 @@ class DVAE(nn.Module):
         super().__init__()
         self.config = config
         dims = config.num_dims
-        widths = [min(config.hidden, config.stem << i) for i in range(len(config.stages))] + [config.hidden]
+        halvings = [] if config.folded else list(enumerate(config.stages))
+        widths = [*(min(config.hidden, config.stem << i) for i, _ in halvings), config.hidden]
         self.register_buffer("mean", torch.zeros(config.channels))
         self.register_buffer("std", torch.ones(config.channels))
 
-        self.stem = CONV[dims](config.channels, widths[0], 3, padding=1)
+        cell = math.prod(config.compression) if config.folded else 1
+        self.stem = CONV[dims](config.channels * cell, widths[0], 3, padding=1)
         self.encoder = nn.ModuleList()
         self.decoder = nn.ModuleList()
-        for i, factors in enumerate(config.stages):
+        for i, factors in halvings:
             outer = _Trunk(config, widths[i], config.num_outer_blocks, inner=False)
             self.encoder.append(nn.ModuleList([outer, Downsample(dims, widths[i], widths[i + 1], factors)]))
         self.encoder_trunk = _Trunk(config, config.hidden, config.num_blocks, inner=True)
         self.encoder_norm = ChannelNorm(config.hidden)
         self.quantizer = _make_quantizer(config)
         self.decoder_trunk = _Trunk(config, config.hidden, config.num_blocks, inner=True)
-        for i, factors in reversed(list(enumerate(config.stages))):
+        for i, factors in reversed(halvings):
             outer = _Trunk(config, widths[i], config.num_outer_blocks, inner=False)
             self.decoder.append(nn.ModuleList([Upsample(dims, widths[i + 1], widths[i], factors), outer]))
         self.head_norm = ChannelNorm(widths[0])
-        self.head = CONV[dims](widths[0], config.channels, 3, padding=1)
+        self.head = CONV[dims](widths[0], config.channels * cell, 3, padding=1)
 
     @torch.no_grad()
     def set_statistics(self, mean: torch.Tensor, std: torch.Tensor) -> None:
@@ -164,6 +203,31 @@ class DVAE(nn.Module):
         mask = masks[-1]
         codes = self.quantizer(z_e.flatten(2).transpose(1, 2), mask.flatten(2).squeeze(1)).codes
         return codes.view(-1, *mask.shape[2:]) * mask.squeeze(1).long()
+
+    @torch.no_grad()
+    def reconstruct_soft(self, x: torch.Tensor) -> torch.Tensor:
+        """``x`` ``(B, C, *size)`` by encoder and decoder without rounding to codes between them."""
+        z_e, masks = self._encode(x, None)
+        z_soft = self.quantizer.soft(z_e.flatten(2).transpose(1, 2)).transpose(1, 2).reshape(z_e.shape)
+        return self._decode(z_soft, masks, tuple(x.shape[2:]))
+
+    @torch.no_grad()
+    def encode_long(self, x: torch.Tensor, chunk: int) -> torch.Tensor:
+        """Codes of one sample ``x`` ``(1, C, *size)`` of any length, in chunks of about ``chunk`` positions of its
+        first axis.
+
+        Each chunk is encoded with as much beside it as a code can see, so that the codes are those of the whole.
+        """
+        factor, length = self.config.compression[0], x.shape[2]
+        step = max(1, chunk // factor) * factor
+        margin = -(-self.config.encoder_reach[0] // factor) * factor
+        parts = []
+        for start in range(0, length, step):
+            first = max(0, start - margin)
+            codes = self.encode(x[:, :, first : min(length, start + step + margin)])
+            skipped = (start - first) // factor
+            parts.append(codes[:, skipped : skipped + step // factor])
+        return torch.cat(parts, dim=1) if parts else self.encode(x)
 
     @torch.no_grad()
     def decode(self, codes: torch.Tensor, sizes: torch.Tensor | None = None) -> torch.Tensor:
@@ -206,7 +270,8 @@ class DVAE(nn.Module):
         h = (x - self.mean.view(per_channel)) / self.std.view(per_channel)
         h = nn.functional.pad(h, padding)
         masks = self._masks(sizes, tuple(h.shape[2:]))
-        h = self.stem(h * masks[0])
+        h = h * masks[0]
+        h = self.stem(fold(h, config.compression) if config.folded else h)
         for (outer, down), mask in zip(self.encoder, masks, strict=False):
             h = down(outer(h, mask), mask)
         return self.encoder_norm(self.encoder_trunk(h, masks[-1])), masks
@@ -215,7 +280,9 @@ class DVAE(nn.Module):
         h = self.decoder_trunk(z_q * masks[-1], masks[-1])
         for (up, outer), mask, below in zip(self.decoder, masks[-2::-1], masks[::-1], strict=False):
             h = outer(up(h, below), mask)
-        h = self.head(nn.functional.gelu(self.head_norm(h)) * masks[0])
+        folded = self.config.folded
+        h = self.head(nn.functional.gelu(self.head_norm(h)) * masks[-1 if folded else 0])
+        h = unfold(h, self.config.compression) if folded else h
         per_channel = (-1, *([1] * self.config.num_dims))
         h = h * self.std.view(per_channel) + self.mean.view(per_channel)
         return h[(..., *(slice(n) for n in size))]
@@ -226,6 +293,13 @@ def _make_quantizer(config: DVAEConfig) -> nn.Module:
         return FSQQuantizer(config.hidden, config.fsq_levels)
     if config.quantizer == "ema-vq":
         return EMAVQQuantizer(
-            config.hidden, config.codebook_size, config.codebook_dim, config.commitment, config.dead_below
+            config.hidden,
+            config.codebook_size,
+            config.codebook_dim,
+            config.commitment,
+            config.dead_share,
+            config.refresh_share,
         )
+    if config.quantizer == "sim-vq":
+        return SimVQQuantizer(config.hidden, config.codebook_size, config.codebook_dim, config.commitment)
     return GumbelQuantizer(config.hidden, config.codebook_size, config.kl_weight)

@@ -37,9 +37,7 @@ def num_parameters(config: GPTConfig) -> int:
     return config.num_layers * block + width + size * width * (1 if config.tie_embeddings else 2)
 
 
-def footprint(
-    config: GPTConfig, context: int, rows: int, *, shards: int = 1, recompute: bool = False
-) -> Footprint:
+def footprint(config: GPTConfig, context: int, rows: int, *, shards: int = 1, recompute: bool = False) -> Footprint:
     """For ``rows`` of ``context`` tokens at a time; ``shards`` workers share the state, ``recompute`` keeps only the
     inputs of blocks.
     """

@@ -28,6 +28,24 @@ def size_mask(sizes: torch.Tensor, grid: Sequence[int]) -> torch.Tensor:
     return mask
 
 
+def fold(x: torch.Tensor, factors: Sequence[int]) -> torch.Tensor:
+    """``(B, C, *size)`` to ``(B, C * prod(factors), *size / factors)``: the positions of a cell become channels."""
+    dims = len(factors)
+    cells = [n for size, f in zip(x.shape[2:], factors, strict=True) for n in (size // f, f)]
+    order = [0, 1, *range(3, 3 + 2 * dims, 2), *range(2, 2 + 2 * dims, 2)]
+    x = x.reshape(*x.shape[:2], *cells).permute(order)
+    return x.flatten(1, 1 + dims)
+
+
+def unfold(x: torch.Tensor, factors: Sequence[int]) -> torch.Tensor:
+    """The inverse of `fold`."""
+    dims = len(factors)
+    x = x.reshape(x.shape[0], -1, *factors, *x.shape[2:])
+    order = [0, 1, *(axis for i in range(dims) for axis in (2 + dims + i, 2 + i))]
+    x = x.permute(order)
+    return x.reshape(*x.shape[:2], *(x.shape[2 + 2 * i] * x.shape[3 + 2 * i] for i in range(dims)))
+
+
 def sane_std(std: torch.Tensor) -> torch.Tensor:
     """Spreads ``(C,)`` with the least raised to a quarter of the mean: a channel that hardly moves, as the bins above a
     recording's band, is not blown up until its rounding noise weighs as much as speech.

@@ -9,7 +9,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 StageName = Literal["dvae", "gpt", "diffusion", "vocoder"]
-SizeName = Literal["tiny", "small", "medium", "tortoise"]
+ModalityName = Literal["speech", "music", "image", "video"]
+CROP_AXES = {"image": 2, "video": 3}
+SizeName = Literal["tiny", "small", "medium", "tortoise", "dall-e"]
 
 
 class OptimizerConfig(BaseModel):
@@ -76,6 +78,10 @@ class TrainConfig(BaseModel):
         16, ge=1, description="Samples (dvae, diffusion) or packed rows (gpt) a step, over all workers."
     )
     accumulation: int = Field(1, ge=1, description="Parts a worker's batch is worked through in.")
+    modality: ModalityName = Field("speech", description="Which of the corpus's clips are read (dvae).")
+    crop: tuple[int, ...] | None = Field(
+        None, description="Positions of a training crop of pixels: height and width; of films frames before (dvae)."
+    )
     crop_frames: int = Field(144, ge=16, le=65_536, description="Mel frames of a training crop (dvae, diffusion).")
     context: int = Field(512, ge=32, le=65_536, description="Tokens of a packed row (gpt).")
     layouts: dict[str, float] = Field(
@@ -119,7 +125,10 @@ class TrainConfig(BaseModel):
     def _fill_from_recipe(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
-        recipe = RECIPES.get(values.get("stage"), {}).get(values.get("size", "tiny"), {})
+        recipes, size = RECIPES.get(values.get("stage"), {}), values.get("size", "tiny")
+        if recipes and size not in recipes:
+            raise ValueError(f"size {size!r}: stage {values['stage']} has {', '.join(recipes)}")
+        recipe = recipes.get(size, {})
         filled = recipe | values
         for name in ("model", "optimizer"):
             given = values.get(name, {})
@@ -131,6 +140,9 @@ class TrainConfig(BaseModel):
         wanted = "tokens" if self.stage == "gpt" else "corpus"
         if getattr(self, wanted) is None:
             raise ValueError(f"stage {self.stage} needs {wanted}: give the URI of the {wanted}")
+        axes = CROP_AXES.get(self.modality)
+        if self.stage == "dvae" and axes and (self.crop is None or len(self.crop) != axes or min(self.crop) < 1):
+            raise ValueError(f"crop {self.crop}: modality {self.modality} needs {axes} numbers, as in crop=[32,32]")
         if self.batch_size % (self.num_workers * self.accumulation):
             raise ValueError(
                 f"batch_size {self.batch_size}: must be a multiple of num_workers x accumulation, "
@@ -170,10 +182,20 @@ class TrainConfig(BaseModel):
         return f"{self.stage}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
+SPEECH_DVAE: dict[str, Any] = {
+    "folded": True,
+    "hidden": 256,
+    "num_blocks": 6,
+    "quantizer": "ema-vq",
+    "codebook_size": 8192,
+    "codebook_dim": 16,
+}
+"""All work at the rate of the codes, so that an hour of two cores suffices; see the README for what it reaches."""
+
 RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     "dvae": {
-        "tiny": {"model": {"hidden": 192, "stem": 96, "num_blocks": 6}, "batch_size": 8, "max_steps": 1200},
-        "small": {"model": {"hidden": 384, "stem": 192, "num_blocks": 8}, "batch_size": 16, "max_steps": 5000},
+        "tiny": {"model": SPEECH_DVAE, "batch_size": 16, "max_steps": 1200},
+        "small": {"model": SPEECH_DVAE, "batch_size": 16, "max_steps": 6000},
         "medium": {
             "model": {"hidden": 512, "stem": 256, "num_blocks": 12, "num_outer_blocks": 2},
             "batch_size": 64,
@@ -186,6 +208,24 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
             "batch_size": 256,
             "max_steps": 500_000,
             "optimizer": {"learning_rate": 3e-4, "warmup_steps": 1000, "ema_decay": 0.9995},
+        },
+        # DALL-E's: 256 x 256 pixels to 32 x 32 of 8192 codes, two blocks at each rate, Gumbel-softmax
+        "dall-e": {
+            "modality": "image",
+            "crop": [256, 256],
+            "model": {
+                "compression": [8, 8],
+                "hidden": 2048,
+                "stem": 256,
+                "num_blocks": 2,
+                "num_outer_blocks": 2,
+                "dilation_cycle": [1],
+                "quantizer": "gumbel",
+                "codebook_size": 8192,
+            },
+            "batch_size": 512,
+            "max_steps": 3_000_000,
+            "optimizer": {"learning_rate": 1e-4, "warmup_steps": 5000, "ema_decay": 0.999},
         },
     },
     "gpt": {

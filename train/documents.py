@@ -96,9 +96,7 @@ class Documents:
         weights = np.array([weight for _, weight in possible])
         return possible[generator.choice(len(possible), p=weights / weights.sum())][0]
 
-    def _codes(
-        self, name: str, where: Where, sample: TokenSample, generator: np.random.Generator
-    ) -> np.ndarray | None:
+    def _codes(self, name: str, where: Where, sample: TokenSample, generator: np.random.Generator) -> np.ndarray | None:
         own = self.store.modality(where)
         if name == "text":
             # The first set's tokenizer reads the texts of all.

@@ -38,6 +38,9 @@ from triforce.train.vocoder_task import VocoderTask
 
 log = logging.getLogger(__name__)
 
+SHOWN = ("train/loss", "eval/loss", "eval/l1_nats", "eval/l1_levels", "eval/perplexity", "eval/speech_bits")
+"""Metrics behind the progress bar, where there are such."""
+
 
 @dataclass(frozen=True)
 class TrainSummary:
@@ -202,7 +205,9 @@ def _write_release(
         "versions": {name: version(name) for name in ("triforce", "torch", "ray")},
     }
     if config.stage in ("dvae", "vocoder"):
-        card["mel"] = json.loads(task.mel_config.model_dump_json())
+        card["modality"] = config.modality
+        if task.mel_config is not None:
+            card["mel"] = json.loads(task.mel_config.model_dump_json())
     else:
         card["dvae_hash"] = settings["inputs"]["dvae"]
     if len(getattr(task, "dvae_hashes", {})) > 1:
@@ -245,7 +250,14 @@ def _show(uri: str, bar: tqdm) -> None:
         bar.n = int(latest["step"])
         shown = {
             key: latest[key]
-            for key in ("train/loss", "eval/loss", "eval/l1_nats", "eval/perplexity", "eval/speech_bits")
+            for key in (
+                "train/loss",
+                "eval/loss",
+                "eval/l1_nats",
+                "eval/l1_levels",
+                "eval/perplexity",
+                "eval/speech_bits",
+            )
             if key in latest
         }
         bar.set_postfix(shown)

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from triforce.ingest.corpus import Corpus
+from triforce.ingest.pixels import PIXEL_MODALITIES
 from triforce.models.diffusion import Diffusion, DiffusionConfig
 from triforce.models.dvae import DVAE, DVAEConfig
 from triforce.models.layers import size_mask
@@ -19,6 +20,7 @@ from triforce.models.mel import MelConfig, log_mel
 from triforce.models.samplers import SamplerConfig
 from triforce.train.config import TrainConfig
 from triforce.train.data import ClipStore, Place, ShuffledOrder, is_validation
+from triforce.train.pixels import PixelCrops
 
 STATISTICS_CLIPS = 64
 """Clips that the medium's mean and spread are measured on: 64 are 10 minutes or so. Assumed."""
@@ -27,17 +29,33 @@ INT16_SCALE = 32768
 """As libsndfile scales 16-bit samples, so that training sees what tokenizing sees."""
 
 
+AUDIBLE_NATS = 2.0
+"""A frame whose loudest bin is less than this above the floor is silence, 17 dB over 16-bit rounding noise. Assumed."""
+SILENCE_WEIGHT = 0.1
+"""Of silent frames in the dVAE's loss: a fifth of a talk is pauses, and codes spent on them are lost to speech."""
+
+
+def is_audible(mel: torch.Tensor, config: MelConfig) -> torch.Tensor:
+    """Frames of log-mels ``(..., num_mels, T)`` that are no silence, ``(..., 1, T)`` bool."""
+    return mel.amax(-2, keepdim=True) > config.log_floor + AUDIBLE_NATS
+
+
 class ClipCrops:
     """Mel crops of a corpus's clips: for training by position, for evaluation the same ones each time."""
+
+    unit = "nats"
+    scale = 1.0
 
     def __init__(self, config: TrainConfig, mel_config: MelConfig, device: torch.device) -> None:
         self.config, self.mel_config, self.device = config, mel_config, device
         corpus = Corpus(config.corpus)
         share = config.validation_share
-        rate = mel_config.sample_rate_hz
-        self.store = ClipStore(corpus, rate, lambda clip_id: not is_validation(clip_id, share), config.cache_bytes)
+        rate, modality = mel_config.sample_rate_hz, config.modality
+        self.store = ClipStore(
+            corpus, rate, lambda clip_id: not is_validation(clip_id, share), config.cache_bytes, modality
+        )
         self.validation = ClipStore(
-            corpus, rate, lambda clip_id: is_validation(clip_id, share), config.cache_bytes // 8
+            corpus, rate, lambda clip_id: is_validation(clip_id, share), config.cache_bytes // 8, modality
         )
         self.order = ShuffledOrder(self.store.group_sizes, config.seed)
 
@@ -60,7 +78,7 @@ class ClipCrops:
         sizes = torch.tensor([[frames] for _, frames in crops], device=self.device)
         return log_mel(waveforms, self.mel_config), sizes
 
-    def evaluation_mels(self) -> list[torch.Tensor]:
+    def evaluation(self) -> list[torch.Tensor]:
         """Mels ``(num_mels, T)`` of the validation clips, or where there are none of training clips, at most 8 s
         each.
         """
@@ -73,13 +91,23 @@ class ClipCrops:
         return [log_mel(waveform.to(self.device).float() / INT16_SCALE, self.mel_config) for waveform in waveforms]
 
     def statistics(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and spread of each mel bin, ``(num_mels,)``, over the first clips of the order."""
+        """Mean and spread of each mel bin, ``(num_mels,)``, over what can be heard of the order's first clips."""
         count = min(STATISTICS_CLIPS, len(self.store))
         crops = [self.store.waveform(*self.order(position)) for position in range(count)]
         frames = torch.cat(
             [log_mel(torch.from_numpy(crop).float() / INT16_SCALE, self.mel_config) for crop in crops], dim=1
         )
+        audible = frames[:, is_audible(frames, self.mel_config)[0]]
+        frames = audible if audible.shape[1] > 1 else frames
         return frames.mean(1).to(self.device), frames.std(1).to(self.device)
+
+    @property
+    def channels(self) -> int:
+        return self.mel_config.num_mels
+
+    def weight(self, mel: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """``mask`` with silence counting little."""
+        return mask * torch.where(is_audible(mel, self.mel_config), 1.0, SILENCE_WEIGHT)
 
 
 class DVAETask:
@@ -87,46 +115,62 @@ class DVAETask:
         self, config: TrainConfig, place: Place, device: torch.device, mel_config: MelConfig | None = None
     ) -> None:
         self.config, self.place = config, place
-        self.mel_config = mel_config or MelConfig()
-        self.crops = ClipCrops(config, self.mel_config, device)
-        self.model = DVAE(DVAEConfig.model_validate({"channels": self.mel_config.num_mels} | config.model)).to(device)
+        self.mel_config = None if config.modality in PIXEL_MODALITIES else mel_config or MelConfig()
+        self.crops = ClipCrops(config, self.mel_config, device) if self.mel_config else PixelCrops(config, device)
+        self.model = DVAE(DVAEConfig.model_validate({"channels": self.crops.channels} | config.model)).to(device)
         self.model.set_statistics(*self.crops.statistics())
-        self._evaluation = self.crops.evaluation_mels()
+        self._evaluation = self.crops.evaluation()
 
     def next_batch(self) -> Any:
         return self.crops.batch(self.place, self.config.batch_per_worker // self.config.accumulation)
 
     def loss(self, batch: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        mel, sizes = batch
-        output = self.model(mel, sizes)
-        mask = size_mask(sizes, mel.shape[2:])
-        error = (output.reconstruction - mel).abs()
-        total = mask.sum() * mel.shape[1]
-        # Each bin in units of its spread, so that quiet bins count as much as loud ones.
-        scaled = (error / self.model.std.view(-1, 1) * mask).sum() / total
+        x, sizes = batch
+        output = self.model(x, sizes)
+        weight = self.crops.weight(x, size_mask(sizes, x.shape[2:]))
+        error = (output.reconstruction - x).abs()
+        total = weight.sum() * x.shape[1]
+        # Each channel in units of its spread, so that quiet bins count as much as loud ones.
+        scaled = (error / self.model.std.view(-1, *[1] * (x.ndim - 2)) * weight).sum() / total
         return scaled + output.quantizer_loss, {
-            "l1_nats": (error * mask).sum() / total,
+            f"l1_{self.crops.unit}": self.crops.scale * (error * weight).sum() / total,
             "quantizer": output.quantizer_loss,
         }
 
     def anneal(self, progress: float) -> None:
-        if self.model.config.quantizer == "gumbel":  # from 1 to 1/16, as DALL-E's (Ramesh et al. 2021, appendix A)
-            self.model.quantizer.temperature.fill_(math.exp(math.log(1 / 16) * min(1.0, progress)))
+        self.model.quantizer.anneal(progress)
 
     @torch.inference_mode()
     def evaluate(self, model: nn.Module) -> dict[str, float]:
-        """L1 in nats from the codes alone, and how much of the codebook is in use."""
-        error, frames, counts = 0.0, 0, torch.zeros(model.config.num_codes)
-        for mel in self._evaluation:
-            codes = model.encode(mel[None])
-            decoded = model.decode(codes, torch.tensor([[mel.shape[1]]], device=mel.device))[0]
-            error += float((decoded - mel).abs().mean(0).sum())
-            frames += mel.shape[1]
+        """L1 from the codes alone, and from vectors that are not rounded to codes; how much of the codebook is in
+        use.
+        """
+        hard = soft = 0.0
+        num_positions, num_codes = 0, 0
+        counts = torch.zeros(model.config.num_codes)
+        for x in self._evaluation:
+            codes = model.encode(x[None])
+            decoded = model.decode(codes, torch.tensor([x.shape[1:]], device=x.device))[0]
+            hard += float((decoded - x).abs().mean(0).sum())
+            soft += float((model.reconstruct_soft(x[None])[0] - x).abs().mean(0).sum())
+            num_positions += x[0].numel()
+            num_codes += codes.numel()
             counts += torch.bincount(codes.flatten().cpu(), minlength=len(counts))
+        scale, unit, entropy_bits = self.crops.scale, self.crops.unit, math.log2(perplexity(counts))
+        rates = {"codes_per_position": num_codes / num_positions}
+        if self.mel_config is not None:
+            per_second = self.mel_config.frames_per_s / model.config.compression[0]
+            rates = {
+                "codes_per_s": per_second,
+                "bits_per_s": per_second * math.log2(model.config.num_codes),
+                "entropy_bits_per_s": per_second * entropy_bits,
+            }
         return {
-            "l1_nats": error / frames,
+            f"l1_{unit}": scale * hard / num_positions,
+            f"l1_soft_{unit}": scale * soft / num_positions,
             "perplexity": perplexity(counts),
             "live_share": float((counts > 0).float().mean()),
+            **rates,
         }
 
 
@@ -143,7 +187,7 @@ class DiffusionTask:
         )
         self._evaluation = [
             (mel, self._prior(mel[None], torch.tensor([[mel.shape[1]]], device=device))[0])
-            for mel in self.crops.evaluation_mels()
+            for mel in self.crops.evaluation()
         ]
         residual = torch.cat([mel - prior for mel, prior in self._evaluation], dim=1)
         self.model.set_statistics(dvae.mean, dvae.std, residual.std(1))

@@ -70,7 +70,7 @@ class VocoderTask:
         adversarial = self.weights["adversarial"] > 0
         discriminators = [SpectrogramDiscriminator(*resolution) for resolution in RESOLUTIONS if adversarial]
         self.model = _Networks(vocoder, discriminators).to(device)
-        self._evaluation = self.crops.evaluation_mels()
+        self._evaluation = self.crops.evaluation()
 
     @staticmethod
     def released(networks: nn.Module) -> nn.Module:

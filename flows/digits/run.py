@@ -15,6 +15,9 @@ from triforce.ingest.corpus import Corpus
 
 logger = logging.getLogger(__name__)
 
+FSQ = {"quantizer": "fsq", "fsq_levels": (8, 6, 5), "folded": False}
+"""240 codes: few enough that a GPT of minutes learns them."""
+
 
 class DigitsConfig(BaseModel):
     """How long each network learns, and how many answers are judged."""
@@ -69,7 +72,7 @@ class Digits:
             stage="dvae",
             corpus=self._uri("speech"),
             release=self._uri("release"),
-            model={"hidden": 96, "stem": 48, "num_blocks": 3, "fsq_levels": (8, 6, 5)},
+            model=FSQ | {"hidden": 96, "stem": 48, "num_blocks": 3},
             batch_size=8,
             crop_frames=48,
             max_steps=self.config.speech_steps,
@@ -82,14 +85,7 @@ class Digits:
             modality="image",
             corpus=self._uri("images"),
             release=self._uri("images-release"),
-            model={
-                "channels": 3,
-                "compression": (4, 4),
-                "hidden": 64,
-                "stem": 32,
-                "num_blocks": 2,
-                "fsq_levels": (8, 6, 5),
-            },
+            model=FSQ | {"compression": (4, 4), "hidden": 64, "stem": 32, "num_blocks": 2},
             crop=(8, 8),
             batch_size=64,
             max_steps=self.config.image_steps,

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from triforce.models.dvae import DVAE, DVAEConfig
-from triforce.models.layers import ResidualBlock
+from triforce.models.layers import ResidualBlock, fold, unfold
 
 SMALL = {
     "channels": 20,
@@ -27,9 +27,10 @@ def make_dvae(**settings) -> DVAE:
     return model.eval()
 
 
-@pytest.mark.parametrize("quantizer", ["fsq", "ema-vq", "gumbel"])
-def test_padding_and_neighbours_change_no_code(quantizer):
-    model = make_dvae(quantizer=quantizer)
+@pytest.mark.parametrize("quantizer", ["fsq", "ema-vq", "sim-vq", "gumbel"])
+@pytest.mark.parametrize("folded", [False, True])
+def test_padding_and_neighbours_change_no_code(quantizer, folded):
+    model = make_dvae(quantizer=quantizer, folded=folded)
     clips = [torch.randn(20, length) for length in (1, 7, 50, 77, 101)]
     alone = [model.encode(clip[None])[0] for clip in clips]
     padded = torch.full((len(clips), 20, 123), 9.0)  # what lies past a clip is never read
@@ -42,8 +43,44 @@ def test_padding_and_neighbours_change_no_code(quantizer):
         assert not together[row, len(codes) :].any()
 
 
-def test_decoding_in_a_batch_is_decoding_alone():
-    model = make_dvae()
+@pytest.mark.parametrize("folded", [False, True])
+def test_a_long_recording_in_chunks_has_the_codes_of_the_whole(folded):
+    model = make_dvae(folded=folded, dilation_cycle=(1, 3), quantizer="fsq")
+    clip = torch.randn(1, 20, 1003)
+    whole = model.encode(clip)
+    assert torch.equal(model.encode_long(clip, chunk=64), whole)
+    # The overlap is what a code sees, and no more: a change just inside of it is felt, one outside is not.
+    (reach,), changed = model.config.encoder_reach, clip.clone()
+    changed[:, :, : 400 - reach] += 5
+    assert torch.equal(model.encode(changed)[:, 100:], whole[:, 100:])
+    changed[:, :, : 400 - reach + 8] += 5
+    before, after = (model._encode(x, None)[0][:, :, 100] for x in (clip, changed))
+    assert not torch.equal(before, after)
+
+
+@pytest.mark.parametrize("quantizer", ["fsq", "ema-vq", "sim-vq", "gumbel"])
+def test_without_rounding_the_decoder_gets_the_vectors_that_the_codes_stand_near(quantizer):
+    model = make_dvae(quantizer=quantizer)
+    clip = torch.randn(1, 20, 80)
+    z_e = model._encode(clip, None)[0].transpose(1, 2)
+    soft, hard = model.quantizer.soft(z_e), model.quantizer.lookup(model.encode(clip))
+    assert soft.shape == hard.shape
+    wrong = model.quantizer.lookup(model.encode(clip).roll(7, dims=1))
+    assert (soft - hard).pow(2).mean() < (soft - wrong).pow(2).mean()
+    assert not torch.equal(model.reconstruct_soft(clip), model(clip).reconstruction)
+
+
+def test_folding_is_undone_by_unfolding():
+    x = torch.arange(2 * 3 * 4 * 6.0).view(2, 3, 4, 6)
+    cells = fold(x, (2, 3))
+    assert cells.shape == (2, 18, 2, 2)
+    assert torch.equal(cells[0, :6, 0, 0], x[0, 0, :2, :3].flatten())  # a cell's positions become channels
+    assert torch.equal(unfold(cells, (2, 3)), x)
+
+
+@pytest.mark.parametrize("folded", [False, True])
+def test_decoding_in_a_batch_is_decoding_alone(folded):
+    model = make_dvae(folded=folded)
     codes = torch.randint(0, 100, (3, 26))
     sizes = torch.tensor([[101], [77], [40]])
     together = model.decode(codes, sizes)
@@ -65,8 +102,9 @@ def test_lengths_are_exact(length):
     ("compression", "size", "grid"),
     [((4, 4), (20, 33), (5, 9)), ((2, 8), (9, 16), (5, 2)), ((1, 4, 4), (3, 8, 12), (3, 2, 3))],
 )
-def test_images_and_video_pass_through_the_same_class(compression, size, grid):
-    model = make_dvae(channels=3, compression=compression)
+@pytest.mark.parametrize("folded", [False, True])
+def test_images_and_video_pass_through_the_same_class(compression, size, grid, folded):
+    model = make_dvae(channels=3, compression=compression, folded=folded)
     image = torch.randn(2, 3, *size)
     codes = model.encode(image)
     assert codes.shape == (2, *grid)
@@ -75,7 +113,7 @@ def test_images_and_video_pass_through_the_same_class(compression, size, grid):
     torch.testing.assert_close(model.decode(codes, sizes), model(image).reconstruction, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("quantizer", ["fsq", "ema-vq", "gumbel"])
+@pytest.mark.parametrize("quantizer", ["fsq", "ema-vq", "sim-vq", "gumbel"])
 def test_a_tiny_model_learns_one_batch(quantizer):
     torch.manual_seed(0)
     model = DVAE(DVAEConfig(**(SMALL | {"quantizer": quantizer, "kl_weight": 0.0})))

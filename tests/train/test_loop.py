@@ -16,14 +16,14 @@ from triforce.tokenize.config import TokenizeConfig
 from triforce.tokenize.job import write_index
 from triforce.tokenize.plan import extend_plan, load_tokenizer, open_tokens
 from triforce.tokenize.stages import EncodeStage, planned_row, read_stage, write_stage
-from triforce.train.config import OptimizerConfig, TrainConfig
+from triforce.train.config import RECIPES, OptimizerConfig, TrainConfig
 from triforce.train.curves import Curves
 from triforce.train.data import Place
 from triforce.train.job import _make_task, _write_release, input_hashes
 from triforce.train.loop import NonFiniteLossError, Trainer, learning_rate, update_ema
 
 MODELS = {
-    "dvae": {"hidden": 32, "stem": 16, "num_blocks": 1},
+    "dvae": {"hidden": 32, "num_blocks": 1, "quantizer": "fsq"},
     "gpt": {"num_layers": 2, "width": 32, "num_heads": 2, "dropout": 0.1},
     "diffusion": {"hidden": 16, "num_blocks": 2},
     "vocoder": {"hidden": 16, "inner": 32, "num_blocks": 1},
@@ -193,13 +193,17 @@ def test_a_release_speaks_without_its_corpus(trained, tmp_path):
 
 
 def test_recipes_fill_what_is_not_set_and_bad_runs_are_refused(tmp_path):
-    config = TrainConfig(stage="dvae", release="r", runs="x", corpus="c", model={"stem": 8})
-    assert config.model == {"hidden": 192, "stem": 8, "num_blocks": 6}
+    config = TrainConfig(stage="dvae", release="r", runs="x", corpus="c", model={"num_blocks": 2})
+    assert config.model == RECIPES["dvae"]["tiny"]["model"] | {"num_blocks": 2}
     assert TrainConfig.model_validate(config.model_dump()) == config
     with pytest.raises(ValueError, match="needs corpus"):
         TrainConfig(stage="dvae", release="r", runs="x")
     with pytest.raises(ValueError, match="multiple of num_workers x accumulation"):
         TrainConfig(stage="dvae", release="r", runs="x", corpus="c", batch_size=3, num_workers=2)
+    with pytest.raises(ValueError, match="stage gpt has tiny, small"):
+        TrainConfig(stage="gpt", size="dall-e", release="r", runs="x", tokens="t")
+    with pytest.raises(ValueError, match="modality video needs 3 numbers"):
+        TrainConfig(stage="dvae", release="r", runs="x", corpus="c", modality="video", crop=(32, 32))
     with pytest.raises(ValueError, match="batchsize"):
         TrainConfig(stage="dvae", release="r", runs="x", corpus="c", batchsize=3)
 
