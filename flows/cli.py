@@ -240,6 +240,17 @@ def demo_media(
     typer.echo(write_report(folder))
 
 
+@app.command()
+def reading(
+    folder: Annotated[Path, typer.Argument(help="Where everything goes; run again to continue.")] = Path("reading-run"),
+    settings: Settings = None,
+) -> None:
+    """A synthetic voice reads for hours, the networks learn it, Whisper hears unseen sentences: 2 h on 2 cores."""
+    from triforce.flows.reading.run import ReadingConfig, run_reading
+
+    run_reading(folder, ReadingConfig.model_validate(merged({}, settings)), typer.echo)
+
+
 def _show_progress() -> None:
     """What our own stages log, on the terminal."""
     logging.getLogger("triforce").setLevel(logging.INFO)

@@ -17,7 +17,7 @@ from triforce.models.dvae import DVAE
 from triforce.models.release import Release, require_dvae
 from triforce.models.sampling import SamplingConfig, sample_segment
 from triforce.models.vocabulary import Segment
-from triforce.tokenize.encode import decode_flac
+from triforce.tokenize.read import decode_flac
 from triforce.train.data import is_validation
 from triforce.train.documents import parse_layout
 
