@@ -194,7 +194,7 @@ SPEECH_DVAE: dict[str, Any] = {
 
 RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     "dvae": {
-        "tiny": {"model": SPEECH_DVAE, "batch_size": 16, "max_steps": 1200},
+        "tiny": {"model": SPEECH_DVAE, "batch_size": 16, "max_steps": 2000},
         "small": {"model": SPEECH_DVAE, "batch_size": 16, "max_steps": 6000},
         "medium": {
             "model": {"hidden": 512, "stem": 256, "num_blocks": 12, "num_outer_blocks": 2},
