@@ -19,6 +19,7 @@ import json
 import os
 import re
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from urllib.parse import parse_qsl, urlencode, urlsplit
@@ -202,11 +203,20 @@ STALE_TEMPORARY_S, STALE_PARTIAL_S = 86_400.0, 30 * 86_400.0
 
 
 def sweep(corpus: Corpus, source: str) -> int:
-    """Remove what killed runs left half-written of this source, and downloads given up; how many files that were."""
+    """Remove what killed runs left half-written of this source, and downloads given up; how many files that were.
+
+    Once a day at most: it lists every file of the source.
+    """
+    swept = _state(corpus, f"source={source}", "swept")
+    path = Path(storage.resolve(swept)[1])
+    if not storage.is_local(corpus.uri) or (path.exists() and time.time() - path.stat().st_mtime < STALE_TEMPORARY_S):
+        return 0
     folders = [storage.join(corpus.uri, name, f"source={source}") for name in ("recordings", "clips", "state")]
     count = sum(storage.remove_stale_temporaries(folder, older_than_s=STALE_TEMPORARY_S) for folder in folders)
     partial = _state(corpus, "partial")
-    return count + storage.remove_stale_temporaries(partial, prefix="", older_than_s=STALE_PARTIAL_S)
+    count += storage.remove_stale_temporaries(partial, prefix="", older_than_s=STALE_PARTIAL_S)
+    storage.write_bytes(swept, b"")
+    return count
 
 
 @contextlib.contextmanager

@@ -222,6 +222,10 @@ def test_what_killed_runs_left_behind_is_swept(site, corpus, settings, sound, ma
     gone = {key for key, path in left.items() if not path.exists()}
     temporary = {(folder, ".tmp-0-old.mp3") for folder in ("recordings/source=talk", "clips/source=talk")}
     assert gone == temporary | {("state/partial", "given-up")}
+    left["recordings/source=talk", ".tmp-0-old.mp3"].write_bytes(b"x")
+    os.utime(left["recordings/source=talk", ".tmp-0-old.mp3"], (1, 1))
+    sync_source(source, settings, corpus)
+    assert left["recordings/source=talk", ".tmp-0-old.mp3"].exists(), "once a day is enough"
 
 
 def test_of_equal_recordings_fetched_at_once_one_is_kept(site, corpus, settings, sound, make_feed):
