@@ -61,7 +61,9 @@ def row(engine: str, results: list[dict], recording: KnownRecording) -> str:
 
 
 def _plain(text: str) -> str:
-    return " ".join(re.findall(r"[a-z0-9']+", text.lower().replace("-", " ")))
+    """Words in lower case, contractions written out: how they are spelt is no error."""
+    text = jiwer.ExpandCommonEnglishContractions()(text.lower().replace("-", " "))
+    return " ".join(re.findall(r"[a-z0-9']+", text))
 
 
 def main() -> None:
