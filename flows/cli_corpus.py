@@ -206,7 +206,8 @@ def refilter(
     changes = judge_anew(_open(uri), FilterConfig.model_validate(merged({}, settings)), dry_run=dry_run).to_pylist()
     for (before, after), count in Counter((row["before"], row["after"]) for row in changes).most_common():
         print(f"{before or 'kept':<18} -> {after or 'kept':<18} {count}")
-    print(f"{len(changes)} clips {'would change' if dry_run else 'changed'}; shards that hold them stay as they are")
+    verb = "would change" if dry_run else "changed"
+    print(f"{len(changes)} clips {verb}; the next `triforce tokenize` renews the shards that hold them")
 
 
 @app.command("import")

@@ -164,3 +164,16 @@ def decode(
         print(write_restored(networks, sample, modality, out, sound, diffusion=diffusion))
         count += 1
     print(f"{count} files in {out}")
+
+
+@app.command()
+def picture(
+    uri: TokensUri,
+    corpus: Annotated[str | None, typer.Option(help="The corpus, to hear the codes in.")] = None,
+    release: Annotated[str | None, typer.Option(help="The release whose dVAE made them, for the same.")] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The page to write.")] = Path("codes.html"),
+) -> None:
+    """Show what the codes are: how often each occurs, what follows what, what the frequent ones sound like."""
+    from triforce.flows.report_codes import write_codes_page
+
+    print(write_codes_page(uri, str(out), corpus, release))

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from triforce.flows.report_codes import codes_section
 from triforce.ingest import storage
 from triforce.ingest.corpus import Corpus
 from triforce.ingest.manage import stats
@@ -41,11 +42,12 @@ class ReportInputs:
     timings: str | None = None
     media: str | None = None
     """A folder of other media, each with its corpus, release and tokens."""
+    tokens: str | None = None
 
     @classmethod
     def of_run(cls, folder: str | os.PathLike) -> ReportInputs:
         """The pieces of a run below one folder, as the demo and the flow ``pipeline`` lay them out."""
-        names = {name: name for name in ("corpus", "heldout", "release", "evaluation", "media")}
+        names = {name: name for name in ("corpus", "heldout", "release", "evaluation", "media", "tokens")}
         names["timings"] = "timings.json"
         return cls(**{name: storage.join(folder, place) for name, place in names.items()})
 
@@ -93,6 +95,7 @@ def render(inputs: ReportInputs, title: str = "Triforce") -> str:
         "evaluation": _evaluation(evaluation),
         "samples": _samples(inputs.evaluation, evaluation),
         "timings": _timings(inputs.timings),
+        "codes": codes_section(inputs.tokens, inputs.corpus, inputs.release),
         "versions": _versions(),
         "resyntheses": RESYNTHESES,
         "media": _media(inputs.media),

@@ -48,5 +48,7 @@ class TextTokenizer:
 
 
 def clean_text(text: str) -> str:
-    """Text as the models read it: one space for any white space, none at the ends."""
-    return " ".join(text.split())
+    """Text as the models read it: one space for white space, none at the ends; half of a surrogate pair, which is no
+    character, becomes U+FFFD.
+    """
+    return " ".join(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").split())

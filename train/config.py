@@ -116,6 +116,12 @@ class TrainConfig(BaseModel):
     threads_per_worker: int | None = Field(
         None, ge=1, description="CPU threads of a worker; none: the cores shared out evenly."
     )
+    readers_per_worker: int = Field(
+        0, ge=0, le=64, description="Ray Data actors that read crops ahead of a worker; 0: it reads by itself."
+    )
+    cpus_per_reader: float = Field(
+        0, ge=0, description="Cores kept free for such an actor; with 0 it uses what the worker leaves."
+    )
     compile: bool = Field(False, description="Compile the network with torch.compile; pays on GPU.")
     max_failures: int = Field(3, ge=-1, description="Restarts after a worker's death before the run ends; -1: no end.")
     cache_bytes: int = Field(2 << 30, ge=1 << 20, description="Memory a worker keeps decoded clips in.")
@@ -177,6 +183,8 @@ class TrainConfig(BaseModel):
             "cache_bytes",
             "checkpoint_every_s",
             "threads_per_worker",
+            "readers_per_worker",
+            "cpus_per_reader",
         }
         text = json.dumps([self.model_dump(mode="json", exclude=ignored), inputs], sort_keys=True)
         return f"{self.stage}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"

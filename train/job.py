@@ -33,6 +33,7 @@ from triforce.train.curves import Curves, as_lines
 from triforce.train.data import Place
 from triforce.train.gpt_task import GPTTask, describe
 from triforce.train.loop import Trainer
+from triforce.train.stream import streaming
 from triforce.train.tasks import DiffusionTask, DVAETask
 from triforce.train.vocoder_task import VocoderTask
 
@@ -173,7 +174,7 @@ def _worker(settings: dict[str, Any]) -> None:
         with checkpoint.as_directory() as folder:
             trainer.load(Path(folder))
     run_uri = storage.join(config.runs, settings["run_name"])
-    with Curves(run_uri, trainer.progress.step) as curves:
+    with Curves(run_uri, trainer.progress.step) as curves, streaming(task, config):
         trainer.fit(_report, curves)
     averaged = trainer.averaged()
     if rank == 0:

@@ -4,7 +4,9 @@ evaluation.
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,7 @@ from triforce.models.samplers import SamplerConfig
 from triforce.train.config import TrainConfig
 from triforce.train.data import ClipStore, Place, ShuffledOrder, is_validation
 from triforce.train.pixels import PixelCrops
+from triforce.train.stream import Crop, CropStream
 
 STATISTICS_CLIPS = 64
 """Clips that the medium's mean and spread are measured on: 64 are 10 minutes or so. Assumed."""
@@ -58,6 +61,17 @@ class ClipCrops:
             corpus, rate, lambda clip_id: is_validation(clip_id, share), config.cache_bytes // 8, modality
         )
         self.order = ShuffledOrder(self.store.group_sizes, config.seed)
+        self.stream: CropStream | None = None
+
+    def remake(self) -> Callable[[], ClipCrops]:
+        """Makes the same reader in another process."""
+        return functools.partial(ClipCrops, self.config, self.mel_config, torch.device("cpu"))
+
+    def take(self, place: Place, count: int) -> list[Crop]:
+        """The next training crops: from the stream, where one is set, else read here and now."""
+        if self.stream is not None:
+            return self.stream.take(place, count)
+        return [self.crop(place.next()) for _ in range(count)]
 
     def crop(self, position: int) -> tuple[np.ndarray, int]:
         """Samples ``(N,)`` int16 of a training crop with its frames; a short clip is zero-padded to a crop's
@@ -73,9 +87,9 @@ class ClipCrops:
 
     def batch(self, place: Place, count: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Mels ``(count, num_mels, crop_frames)`` and their true frames ``(count, 1)``."""
-        crops = [self.crop(place.next()) for _ in range(count)]
+        crops = self.take(place, count)
         waveforms = torch.from_numpy(np.stack([samples for samples, _ in crops])).to(self.device).float() / INT16_SCALE
-        sizes = torch.tensor([[frames] for _, frames in crops], device=self.device)
+        sizes = torch.tensor([[int(frames)] for _, frames in crops], device=self.device)
         return log_mel(waveforms, self.mel_config), sizes
 
     def evaluation(self) -> list[torch.Tensor]:

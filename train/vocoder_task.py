@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.func import functional_call
@@ -79,7 +80,7 @@ class VocoderTask:
 
     def next_batch(self) -> Any:
         count = self.config.batch_per_worker // self.config.accumulation
-        samples = [torch.from_numpy(self.crops.crop(self.place.next())[0]) for _ in range(count)]
+        samples = [torch.from_numpy(np.array(samples)) for samples, _ in self.crops.take(self.place, count)]
         device = self.model.vocoder.window.device
         return torch.stack(samples).to(device).float() / INT16_SCALE
 

@@ -33,6 +33,7 @@ from triforce.tokenize.job import tokenize_corpus
 from triforce.tokenize.plan import extend_plan, open_tokens, read_plan
 from triforce.tokenize.restore import check_release, write_restored
 from triforce.tokenize.shards import TokenSample, list_shards, read_shard, write_shard
+from triforce.tokenize.usage import code_usage
 from triforce.tokenize.verify import verify_tokens
 from triforce.train.token_store import TokenStore
 
@@ -256,6 +257,7 @@ def test_verify_proves_a_good_set_and_names_every_fault(place, cluster):
 def test_the_commands_list_show_count_verify_and_restore(place, cluster, tmp_path, capsys):
     config, _, kept = place
     tokenize_corpus(config)
+    uris = list_shards(config.tokens)
     capsys.readouterr()
 
     def tokens(*words: str) -> str:
@@ -283,6 +285,19 @@ def test_the_commands_list_show_count_verify_and_restore(place, cluster, tmp_pat
     np.testing.assert_allclose(restored, release.vocode(mel).clip(-1, 1), atol=1e-4)
     assert rate == 24_000
     assert 0 <= ours.metadata["duration_s"] * rate - len(restored) < 256 + 1
+
+    page = tmp_path / "codes.html"
+    tokens("picture", config.tokens, "--corpus", config.corpus, "--release", config.release, "-o", str(page))
+    assert page.read_text().count("data:audio/mpeg") >= 16
+    assert page.read_text().count("<svg") == 2
+    usage, codes = code_usage(config.tokens), [sample.codes for uri in uris for sample in read_shard(uri)]
+    assert usage.counts.tolist() == np.bincount(np.concatenate(codes), minlength=8192).tolist()
+    first, second = usage.top[0], usage.top[1]
+    pairs = sum(int(((one[:-1] == first) & (one[1:] == second)).sum()) for one in codes)
+    assert usage.transitions[0, 1] == pairs
+    by_id = {sample.clip_id: sample.codes for uri in uris for sample in read_shard(uri)}
+    for code, places in zip(usage.top, usage.occurrences, strict=True):
+        assert all(by_id[place.clip_id][place.position] == code for place in places)
 
 
 def test_pictures_are_tokenized_and_come_back_at_their_size(cluster, tmp_path):
