@@ -258,6 +258,10 @@ def _show_progress() -> None:
 
 def _add_sub_apps() -> None:
     """Subcommands that live in modules of their own."""
+    from triforce.flows import cli_stack
+
+    for command in (cli_stack.up, cli_stack.status, cli_stack.down):
+        app.command()(command)
     if find_spec("triforce.flows.cli_corpus"):
         from triforce.flows.cli_corpus import app as corpus_app
 

@@ -25,6 +25,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from triforce.flows.clipping import clip_here, clip_on_cluster, connected
 from triforce.flows.ingest_progress import Progress
 from triforce.flows.ingest_summary import SourceSummary, as_text
+from triforce.flows.notify import tell_failure
 from triforce.flows.source_choice import Kind, choose_sources
 from triforce.ingest import storage, sync
 from triforce.ingest.clips import ClipConfig, ClipSummary
@@ -115,6 +116,8 @@ def clip(recording: Recording, corpus: Corpus, config: ClipConfig, on_cluster: b
     flow_run_name="ingest {kind} from {sources}",
     validate_parameters=True,
     persist_result=False,
+    on_failure=[tell_failure],
+    on_crashed=[tell_failure],
 )
 def ingest(
     kind: Kind,

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
-from prefect import flow
+from prefect import flow, get_run_logger
+from prefect.artifacts import create_link_artifact, create_markdown_artifact
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from triforce.flows.ingest import ingest
+from triforce.flows.notify import stop_jobs, tell_failure
+from triforce.flows.overview import overview
 from triforce.flows.source_choice import kinds_of
 from triforce.flows.tokens import tokenize
 from triforce.flows.train import train
@@ -42,6 +46,16 @@ class PipelineConfig(BaseModel):
     def uri(self, name: str) -> str:
         return storage.join(self.folder, name)
 
+    def stages_from(self, first: Stage | None) -> tuple[Stage, ...]:
+        """The stages to run, from ``first`` on; ValueError where that leaves none."""
+        begin = 0 if first is None else STAGES.index(first)
+        stages = tuple(stage for stage in self.stages if STAGES.index(stage) >= begin)
+        if not stages:
+            raise ValueError(
+                f"start_from={first!r}: comes after all of the stages {list(self.stages)}; add one to those"
+            )
+        return stages
+
     @property
     def tokens(self) -> str:
         """Shards of each dVAE have a folder of their own: codes of two would not belong together."""
@@ -62,18 +76,32 @@ class PipelineConfig(BaseModel):
         return TrainConfig.model_validate(settings | data | getattr(self, stage))
 
 
-@flow(name="pipeline", flow_run_name="pipeline in {config.folder}", persist_result=False)
-def pipeline(config: PipelineConfig, ray_address: str | None = None, ray_cluster: str | None = None) -> None:
+@flow(
+    name="pipeline",
+    flow_run_name="pipeline in {config.folder}",
+    persist_result=False,
+    on_failure=[tell_failure],
+    on_crashed=[tell_failure],
+    on_cancellation=[stop_jobs],
+)
+def pipeline(
+    config: PipelineConfig,
+    start_from: Stage | None = None,
+    ray_address: str | None = None,
+    ray_cluster: str | None = None,
+) -> None:
     """Run the stages in their order; what an earlier run finished is skipped, so it may be run again at any time.
 
     Leave ``dvae`` out of the stages to add recordings to a corpus whose codes stay the same.
 
     Args:
         config: the folder, the sources, the stages and their settings.
-        ray_address: the dashboard of a Ray cluster for the stages that tokenize and train; left out, Ray starts here.
+        start_from: the first stage to run, where those before it are known to be done; left out, all of them.
+        ray_address: the dashboard of a Ray cluster for the stages that tokenize and train; left out, the one that
+            TRIFORCE_RAY_ADDRESS names, or else Ray starts here.
         ray_cluster: the same cluster's own address, ``host:6379`` or ``ray://host:10001``, to cut recordings on.
     """
-    for stage in config.stages:
+    for stage in config.stages_from(start_from):
         if stage == "ingest":
             for kind in kinds_of(config.sources):
                 ingest(kind, config.sources, config.uri("corpus"), config.clips, ray_address=ray_cluster)
@@ -81,3 +109,18 @@ def pipeline(config: PipelineConfig, ray_address: str | None = None, ray_cluster
             tokenize(config.tokenize_config(), ray_address)
         else:
             train(config.train_config(stage), ray_address)
+    _report(config)
+
+
+def _report(config: PipelineConfig) -> None:
+    """An overview, and the report's place, among the artifacts; without the extra ``report``, a line in the log."""
+    from triforce.flows.report import write_report
+
+    create_markdown_artifact(overview(config.folder), key="overview", description=f"What is in {config.folder}")
+    try:
+        place = write_report(config.folder)
+    except ImportError as error:
+        get_run_logger().warning("%s", error)
+        return
+    link = Path(place).absolute().as_uri() if storage.is_local(place) else place
+    create_link_artifact(link, link_text="report", key="report", description=f"What is in {config.folder}: {link}")
