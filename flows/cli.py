@@ -191,6 +191,20 @@ def evaluate(
 
 
 @app.command()
+def sweep(
+    release: ReleaseUri,
+    heldout: Annotated[str, typer.Option(help="A corpus of clips that no network trained on.")],
+    out: Annotated[str, typer.Option("--out", "-o", help="The folder for the figures.")] = "sweep",
+    settings: Settings = None,
+) -> None:
+    """Sample the diffusion network in many ways, and let Whisper listen: starts, samplers, steps, guidance, mean."""
+    from triforce.train.sweep import SweepConfig
+    from triforce.train.sweep import sweep as run_sweep
+
+    typer.echo(run_sweep(release, heldout, out, SweepConfig.model_validate(merged({}, settings))))
+
+
+@app.command()
 def report(
     folder: Annotated[Path, typer.Argument(help="The folder of a run: corpus/, release/, evaluation/ and so on.")],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="By default report.html in the folder.")] = None,

@@ -18,12 +18,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as pads
 import soundfile
+import soxr
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from tqdm import tqdm
 
 from triforce.ingest import storage
 from triforce.ingest.corpus import SAMPLE_RATE_HZ, Corpus
+from triforce.ingest.voices import RATE_HZ as VOICE_RATE_HZ
+from triforce.ingest.voices import VoiceEncoder
 from triforce.models.release import Release
 from triforce.models.samplers import SamplerConfig
 from triforce.models.sampling import SamplingConfig
@@ -51,6 +54,7 @@ class EvaluateConfig(BaseModel):
     max_duration_s: float = Field(29.0, gt=0, le=29, description="Longer stay out: the judge hears 30. Seconds.")
     num_training_clips: int = Field(8, ge=0, le=10_000, description="Texts from training that are read aloud.")
     quality: bool = Field(False, description="Score every sound with DNSMOS: extra `quality`, and some 0.1 s a second.")
+    similarity: bool = Field(False, description="Compare each sound's voice with the original's: extra `speakers`.")
     tts: bool = Field(True, description="Read texts aloud, where a GPT is trained.")
     num_unseen_texts: int | None = Field(None, ge=0, description="Held-out texts that are read aloud. None: all.")
     min_chars_per_s: float = Field(5.0, gt=0, description="A slower voice is cut off; 5 to 21 are usual.")
@@ -195,9 +199,12 @@ def _evaluate_block(
             if len(seen):
                 run.features.setdefault(name, FeatureStatistics()).add(seen)
     run.judge_s += time.monotonic() - started
-    for clip, output, one in zip(block, outputs, heard, strict=True):
+    voices = _similarities(outputs, release.sample_rate_hz) if config.similarity else [{} for _ in block]
+    for clip, output, one, alike in zip(block, outputs, heard, voices, strict=True):
         truth = output["original"].mel if "original" in output else None
         systems = {name: _figures(clip.text, output[name], one[name], truth, config, release) for name in output}
+        for name, value in alike.items():
+            systems[name]["similarity"] = value
         row = {"set": split, "clip_id": clip.clip_id, "text": clip.text, "source": clip.source, "title": clip.title}
         run.rows.append(row | {"duration_s": round(clip.duration_s, 3), "systems": systems})
     for i in _sample_indices(run, block, split, config):
@@ -244,6 +251,23 @@ def _figures(
     if output.reached_end is not None:
         row["reached_end"] = bool(output.reached_end)
     return row | ({"error": output.error} if output.error else {})
+
+
+def _similarities(outputs: Sequence[dict[str, Output]], sample_rate_hz: int) -> list[dict[str, float]]:
+    """Cosine of each sound's voice with that of the original clip, where there is one and there is sound."""
+    encoder = VoiceEncoder()
+
+    def embed(waveform: np.ndarray) -> np.ndarray:
+        return encoder(soxr.resample(waveform.astype(np.float32), sample_rate_hz, VOICE_RATE_HZ)).embedding
+
+    rows: list[dict[str, float]] = []
+    for output in outputs:
+        others = [name for name in output if name != "original" and output[name].waveform.size]
+        if "original" not in output:
+            others = []
+        truth = embed(output["original"].waveform) if others else None
+        rows.append({name: float(embed(output[name].waveform) @ truth) for name in others})
+    return rows
 
 
 def _sample_indices(run: _Run, block: Sequence[Clip], split: str, config: EvaluateConfig) -> list[int]:

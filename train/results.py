@@ -29,7 +29,7 @@ COMPARED = (("vocoder", "original"), ("dvae", "vocoder"), ("diffusion", "dvae"),
 """What is compared clip by clip: the loss of each step, what diffusion wins back, and what is left to win."""
 
 
-MEANS = ("log_mel_l1", "mcd_db", "sharpness", "dnsmos")
+MEANS = ("log_mel_l1", "mcd_db", "sharpness", "dnsmos", "similarity")
 """Figures that are means over clips."""
 
 
@@ -48,6 +48,8 @@ class System:
     sharpness: float | None = None
     dnsmos: float | None = None
     """1 to 5; only where `EvaluateConfig.quality` asks for it."""
+    similarity: float | None = None
+    """Cosine of the voice with the original's, 1 = the same; only where `EvaluateConfig.similarity` asks for it."""
     frechet: float | None = None
     """Distance of what Whisper's encoder sees from what it sees in the originals."""
     intervals: dict[str, Interval] = field(default_factory=dict)
@@ -117,7 +119,7 @@ class Evaluation:
     def table(self) -> str:
         """The systems as lines of text."""
         head = ("system", "clips", "words", "WER %", "95 %", "CER %", "95 %", "mel L1", "MCD dB", "sharp", "Fréchet")
-        head = (*head, "DNSMOS", "RTF")
+        head = (*head, "DNSMOS", "voice", "RTF")
         factors = self.timings.get("real_time_factor", {})
         rows = [
             (
@@ -131,6 +133,7 @@ class Evaluation:
                 _number(s.sharpness),
                 _number(s.frechet, 1),
                 _number(s.dnsmos, 2),
+                _number(s.similarity, 2),
                 _number(factors.get(s.name)),
             )
             for s in self.systems
@@ -185,6 +188,7 @@ def _summarize_system(name: str, rows: Sequence[dict], num_resamples: int, seed:
         mcd_db=_mean(rows, "mcd_db"),
         sharpness=_mean(rows, "sharpness"),
         dnsmos=_mean(rows, "dnsmos"),
+        similarity=_mean(rows, "similarity"),
         intervals={
             name: metrics.mean_interval(values, num_resamples, seed)
             for name in MEANS

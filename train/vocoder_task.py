@@ -74,7 +74,7 @@ class VocoderTask:
         self._evaluation = self.crops.evaluation()
 
     @staticmethod
-    def released(networks: nn.Module) -> nn.Module:
+    def released(networks: _Networks) -> nn.Module:
         """What a release holds: the vocoder without its discriminators."""
         return networks.vocoder
 
@@ -98,7 +98,7 @@ class VocoderTask:
         if self.model.discriminators:
             parts |= adversarial_losses(self.model.discriminators, made, waveform)
         weights = self.weights | {"discriminator": 1.0, "features": self.weights["adversarial"]}
-        return sum(weights[name] * part for name, part in parts.items()), parts
+        return torch.stack([weights[name] * part for name, part in parts.items()]).sum(), parts
 
     def anneal(self, progress: float) -> None:
         pass

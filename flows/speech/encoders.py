@@ -50,15 +50,15 @@ def encode_stream(pieces: Iterable[np.ndarray], sample_rate_hz: int, name: str) 
         for piece in pieces:
             yield to_int16(piece).astype("<i2").tobytes()
         return
-    yield from _by_ffmpeg(pieces, sample_rate_hz, FORMATS[name])
+    yield from _by_ffmpeg(pieces, sample_rate_hz, name)
 
 
-def _by_ffmpeg(pieces: Iterable[np.ndarray], sample_rate_hz: int, about: SoundFormat) -> Iterator[bytes]:
-    sink = _Sink()
+def _by_ffmpeg(pieces: Iterable[np.ndarray], sample_rate_hz: int, name: str) -> Iterator[bytes]:
+    about, sink = FORMATS[name], _Sink()
     # FFmpeg may not go back to fill in a length: nothing that was sent can be changed.
     with av.open(sink, "w", format=about.container, buffer_size=4096) as container:
-        container.flags |= av.container.Flags.flush_packets.value | av.container.Flags.bitexact.value
-        stream: Any = container.add_stream(about.codec, rate=about.rate_hz or sample_rate_hz, layout="mono")
+        container.flags |= int(av.container.Flags.flush_packets.value) | int(av.container.Flags.bitexact.value)
+        stream: Any = container.add_stream(about.codec or name, rate=about.rate_hz or sample_rate_hz, layout="mono")
         if about.bit_rate:
             stream.bit_rate = about.bit_rate
         for frame in frames(pieces, sample_rate_hz):

@@ -33,6 +33,7 @@ from triforce.models.release import Release
 logger = logging.getLogger(__name__)
 
 Pause = Literal["part", "sentence", "paragraph", "chapter"]
+PAUSES_S: dict[Pause, float] = {"part": 0.12, "sentence": 0.35, "paragraph": 0.8, "chapter": 2.0}
 
 
 class ReadConfig(BaseModel):
@@ -45,7 +46,7 @@ class ReadConfig(BaseModel):
     max_chars: int = Field(MAX_CHARS, ge=40, le=1000, description="Longer sentences are spoken in parts.")
     group: int = Field(8, ge=1, le=64, description="Pieces that are spoken, heard and stored together.")
     pauses_s: dict[Pause, float] = Field(
-        default_factory=lambda: {"part": 0.12, "sentence": 0.35, "paragraph": 0.8, "chapter": 2.0},
+        default_factory=lambda: dict(PAUSES_S),
         description="Silence behind a piece, by what ends with it. Seconds.",
     )
     bit_rate: int = Field(64_000, ge=16_000, le=320_000, description="Of the AAC, bits a second.")
@@ -183,7 +184,7 @@ def write_m4b(
             yield np.concatenate([faded(soundfile.read(sound, dtype="float32")[0], sample_rate_hz), pause])
 
     with storage.atomic_file(out) as temporary, av.open(str(temporary), "w", format="ipod") as container:
-        container.flags |= av.container.Flags.bitexact.value
+        container.flags |= int(av.container.Flags.bitexact.value)
         about = {"title": book.title, "album": book.title, "artist": book.author or "", "genre": "Audiobook"}
         container.metadata.update({name: value for name, value in about.items() if value})
         stream: Any = container.add_stream("aac", rate=sample_rate_hz, layout="mono")
@@ -195,7 +196,7 @@ def write_m4b(
     return sum(lengths) / sample_rate_hz
 
 
-def _marks(book: Book, pieces: Sequence[Piece], lengths: Sequence[int], sample_rate_hz: int) -> list[dict[str, Any]]:
+def _marks(book: Book, pieces: Sequence[Piece], lengths: Sequence[int], sample_rate_hz: int) -> list[Any]:
     """Chapters as PyAV takes them; one without a word to speak has no mark."""
     starts: dict[int, int] = {}
     position = 0

