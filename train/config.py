@@ -78,7 +78,7 @@ class TrainConfig(BaseModel):
         16, ge=1, description="Samples (dvae, diffusion) or packed rows (gpt) a step, over all workers."
     )
     accumulation: int = Field(1, ge=1, description="Parts a worker's batch is worked through in.")
-    modality: ModalityName = Field("speech", description="Which of the corpus's clips are read (dvae).")
+    modality: ModalityName = Field("speech", description="Which of the corpus's clips are read.")
     crop: tuple[int, ...] | None = Field(
         None, description="Positions of a training crop of pixels: height and width; of films frames before (dvae)."
     )
