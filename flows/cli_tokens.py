@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
 from typing import Annotated
@@ -146,7 +147,7 @@ def decode(
     from triforce.ingest import storage
     from triforce.models.release import Release
     from triforce.tokenize.restore import SOUNDS, check_release, find_samples, write_restored
-    from triforce.tokenize.shards import list_shards, read_shard, shard_name
+    from triforce.tokenize.shards import TokenSample, list_shards, read_shard, shard_name
 
     if sound not in SOUNDS:
         raise ValueError(f"--format {sound!r}: use one of {', '.join(SOUNDS)}")
@@ -154,6 +155,7 @@ def decode(
     if diffusion and networks.diffusion is None:
         raise FileNotFoundError(f"{release}: no diffusion/config.json here; train one, or leave out --diffusion")
     modality = check_release(uri, networks)
+    samples: Iterable[TokenSample]
     if clip:
         samples = find_samples(uri, clip)
     else:

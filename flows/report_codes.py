@@ -44,7 +44,7 @@ def codes_section(tokens: str | None, corpus: str | None, release: str | None) -
         total=int(usage.counts.sum()),
         live=int((usage.counts > 0).sum()),
         perplexity=perplexity(usage.counts),
-        histogram=figures.rank_chart(usage.counts[usage.counts > 0], name="corpus-codes"),
+        histogram=figures.rank_chart(usage.counts[usage.counts > 0].tolist(), name="corpus-codes"),
         transitions=transition_chart(usage),
         rows=_rows(usage, corpus, load_card(release, "dvae") if release else None),
     )
@@ -73,11 +73,12 @@ def transition_chart(usage: CodeUsage) -> str:
 def _rows(usage: CodeUsage, corpus: str | None, card: dict[str, Any] | None) -> list[dict[str, Any]]:
     """The frequent codes: share, likeliest next code, and where there is sound to hear, a few places."""
     total, rows = usage.counts.sum(), []
-    hears = corpus is not None and card is not None and "mel" in card
     for rank, code in enumerate(usage.top[:NUM_HEARD]):
         after = int(usage.transitions[rank].argmax())
         likely = usage.transitions[rank, after] / max(1, usage.followers[rank])
-        sounds = [snippet(Corpus(corpus), place, card) for place in usage.occurrences[rank]] if hears else []
+        sounds: list[str | None] = []
+        if corpus and card and "mel" in card:
+            sounds = [snippet(Corpus(corpus), place, card) for place in usage.occurrences[rank]]
         row = {"code": int(code), "share": usage.counts[code] / total, "next": int(usage.top[after]), "likely": likely}
         rows.append(row | {"sounds": [sound for sound in sounds if sound]})
     return rows

@@ -13,7 +13,7 @@ from triforce.ingest import storage
 from triforce.ingest.clips import encode_flac
 from triforce.ingest.corpus import Corpus
 from triforce.ingest.pixels import PIXEL_MODALITIES, clip_pixels, from_planes
-from triforce.models.release import Release, load_card
+from triforce.models.release import Release, require_dvae
 from triforce.tokenize.read import decode_flac, media_columns
 from triforce.tokenize.restore import find_samples, restore_medium
 from triforce.train.data import is_validation
@@ -32,7 +32,7 @@ def media_sections(folder: str) -> list[dict[str, Any]]:
 
 def _section(modality: str, place: str) -> dict[str, Any]:
     release = Release.load(storage.join(place, "release"))
-    card = load_card(release.uri, "dvae")
+    card = require_dvae(release.uri).card
     corpus = Corpus(storage.join(place, "corpus"))
     columns = ["clip_id", "title", "modality", *media_columns(card)]
     rows = corpus.dataset().to_table(columns=columns).to_pylist()

@@ -42,7 +42,7 @@ def speech_vocabulary(text_size: int, num_codes: int) -> Vocabulary:
 
 def describe(config: TrainConfig) -> str:
     """What a run will weigh, before it starts: parameters, memory and work."""
-    store = TokenStore([config.tokens, *config.more_tokens], config.cache_bytes)
+    store = TokenStore(shard_sets(config), config.cache_bytes)
     sizes = {name: (meta["num_codes"], None) for name, meta in zip(store.modalities, store.metas, strict=True)}
     vocabulary = media_vocabulary(load_tokenizer(config.tokens).size, sizes)
     shape = GPTConfig.model_validate({"vocabulary": vocabulary, "max_positions": config.context} | config.model)
@@ -51,10 +51,16 @@ def describe(config: TrainConfig) -> str:
     return str(footprint(shape, config.context, rows, shards=shards, recompute=config.checkpoint_activations))
 
 
+def shard_sets(config: TrainConfig) -> list[str]:
+    """URIs of all that the GPT reads, the main set first."""
+    assert config.tokens is not None, "stage gpt has tokens, TrainConfig sees to it"
+    return [config.tokens, *config.more_tokens]
+
+
 class GPTTask:
     def __init__(self, config: TrainConfig, place: Place, device: torch.device) -> None:
         self.config, self.place, self.device = config, place, device
-        self.store = TokenStore([config.tokens, *config.more_tokens], config.cache_bytes)
+        self.store = TokenStore(shard_sets(config), config.cache_bytes)
         self.tokenizer = self._tokenizer()
         self.model = self._model().to(device)
         self.model.checkpoint_activations = config.checkpoint_activations

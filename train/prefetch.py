@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
 T = TypeVar("T")
 
@@ -32,7 +32,7 @@ class Prefetcher(Generic[T]):
         value, error = self._queue.get()
         if error is not None:
             raise error
-        return value
+        return cast(T, value)
 
     def close(self) -> None:
         """End the thread; what it has read ahead is dropped."""

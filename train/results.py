@@ -118,8 +118,8 @@ class Evaluation:
 
     def table(self) -> str:
         """The systems as lines of text."""
-        head = ("system", "clips", "words", "WER %", "95 %", "CER %", "95 %", "mel L1", "MCD dB", "sharp", "Fréchet")
-        head = (*head, "DNSMOS", "voice", "RTF")
+        head: tuple[str, ...] = ("system", "clips", "words", "WER %", "95 %", "CER %", "95 %", "mel L1", "MCD dB")
+        head = (*head, "sharp", "Fréchet", "DNSMOS", "voice", "RTF")
         factors = self.timings.get("real_time_factor", {})
         rows = [
             (

@@ -171,9 +171,9 @@ class DVAETask:
             num_codes += codes.numel()
             counts += torch.bincount(codes.flatten().cpu(), minlength=len(counts))
         scale, unit, entropy_bits = self.crops.scale, self.crops.unit, math.log2(perplexity(counts))
-        rates = {"codes_per_position": num_codes / num_positions}
+        rates: dict[str, float] = {"codes_per_position": num_codes / num_positions}
         if self.mel_config is not None:
-            per_second = self.mel_config.frames_per_s / model.config.compression[0]
+            per_second = self.mel_config.frames_per_s / float(model.config.compression[0])
             rates = {
                 "codes_per_s": per_second,
                 "bits_per_s": per_second * math.log2(model.config.num_codes),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import torch
@@ -20,6 +21,9 @@ from triforce.models.vocabulary import Segment
 from triforce.tokenize.read import decode_flac
 from triforce.train.data import is_validation
 from triforce.train.documents import parse_layout
+
+Content: TypeAlias = Any
+"""What a clip holds, by its modality: `str` for text, an array for the others."""
 
 PAIRS = tuple(f"{a}>{b}" for a in ("text", "image", "speech") for b in ("text", "image", "speech") if a != b)
 LAYOUTS = (*PAIRS, "text+speech>image", "text+image>speech", "image+speech>text")
@@ -58,8 +62,8 @@ class Answer:
     """What the network made of a prompt."""
 
     word: str
-    prompt: dict[str, np.ndarray | str]
-    made: np.ndarray | str
+    prompt: dict[str, Content]
+    made: Content
     judged: str = ""
 
 
@@ -80,32 +84,36 @@ class Translator:
 
     def __init__(self, release_uri: str, image_release_uri: str, sampling: SamplingConfig) -> None:
         self.release = Release.load(release_uri)
-        self.image_dvae: DVAE = require_dvae(image_release_uri).model
+        if self.release.gpt is None:
+            raise FileNotFoundError(f"{release_uri}: no gpt/config.json here; train it first")
+        self.gpt = self.release.gpt
+        self.image_dvae = cast(DVAE, require_dvae(image_release_uri).model)
         self.sampling = sampling
 
-    def segment(self, modality: str, content: np.ndarray | str) -> Segment:
+    def segment(self, modality: str, content: Content) -> Segment:
         if modality == "text":
             return Segment("text", self.release.tokenizer.encode(content))
         if modality == "speech":
             return Segment("speech", self.release.encode(content))
         return Segment("image", self.image_dvae.encode(torch.from_numpy(to_planes(content))[None])[0].flatten().numpy())
 
-    def render(self, modality: str, codes: np.ndarray) -> np.ndarray | str:
+    def render(self, modality: str, codes: np.ndarray) -> Content:
         if modality == "text":
             return self.release.tokenizer.decode(codes)
         if modality == "image":
-            grid = self.release.gpt.config.vocabulary.modality("image").grid
+            grid = self.gpt.config.vocabulary.modality("image").grid
+            assert grid is not None, "images have a grid in the vocabulary"
             planes = self.image_dvae.decode(torch.from_numpy(codes).view(1, *grid))[0]
             return from_planes(planes.numpy())
         return self.release.vocode(self.release.decode(codes)) if codes.size else np.zeros(0, np.float32)
 
-    def __call__(self, layout: str, prompt: dict[str, np.ndarray | str], seed: int) -> np.ndarray | str:
+    def __call__(self, layout: str, prompt: dict[str, Content], seed: int) -> Content:
         *given, wanted = parse_layout(layout)
         segments = [self.segment(name, prompt[name]) for name in given]
-        best = sample_segment(self.release.gpt, segments, wanted, self.sampling, seed=seed)[0]
+        best = sample_segment(self.gpt, segments, wanted, self.sampling, seed=seed)[0]
         return self.render(wanted, best.codes)
 
-    def round_trip(self, modality: str, content: np.ndarray) -> np.ndarray | str:
+    def round_trip(self, modality: str, content: Content) -> Content:
         """Through the dVAE alone: what the best GPT could reach."""
         return self.render(modality, self.segment(modality, content).codes)
 
@@ -123,7 +131,7 @@ def cross(
     for layout in layouts:
         direction = Direction(layout)
         for number, word in [(n, word) for n in range(num_each) for word in WORDS]:
-            prompt: dict[str, np.ndarray | str] = {"text": word}
+            prompt: dict[str, Content] = {"text": word}
             for name, pool in pools.items():
                 prompt[name] = pool[word][int(generator.integers(len(pool[word])))].content
             given = {name: prompt[name] for name in parse_layout(layout)[:-1]}
@@ -138,7 +146,11 @@ def judge(directions: list[Direction], images: ImageJudge, speech: SpeechJudge) 
     for direction in directions:
         medium = parse_layout(direction.layout)[-1]
         made = [answer.made for answer in direction.answers]
-        judges = {"text": lambda texts: [text.strip() for text in texts], "image": images, "speech": speech}
+        judges: dict[str, Callable[[list], list[str]]] = {
+            "text": lambda texts: [text.strip() for text in texts],
+            "image": images,
+            "speech": speech,
+        }
         judged = judges[medium](made)
         direction.answers[:] = [
             dataclasses.replace(answer, judged=word) for answer, word in zip(direction.answers, judged, strict=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -34,7 +34,7 @@ def score(folder: Path, config: DigitsConfig) -> tuple[str, dict]:
     translator = Translator(str(folder / "release"), str(folder / "images-release"), sampling)
     directions = cross(translator, LAYOUTS, clips, config.num_each, config.seed)
     judge(directions, images, speech)
-    figures = {
+    figures: dict[str, Any] = {
         "directions": {direction.layout: direction.share_right for direction in directions},
         "judges": _judges(translator, clips, images, speech, config, directions),
         "answers_each": 10 * config.num_each,

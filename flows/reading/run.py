@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -121,7 +122,7 @@ class Reading:
             sampling=sampling, unknown="drop", tries=1, judge=JudgeConfig(model=self.config.judge, packed=False)
         )
         speaker = Speaker(Release.load(self._uri("release")), config)
-        rows = []
+        rows: list[dict[str, Any]] = []
         for number, text in enumerate(unseen):
             reading = speaker.speak(text, seed=number)
             rows.append({"text": text, "heard": reading.heard or "", "reached_end": reading.reached_end})

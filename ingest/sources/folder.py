@@ -25,11 +25,12 @@ CHAPTER_FAULT = "chapter_fault"
 
 def list_files(source: AudiobookSource) -> list[str]:
     """The audio files below the folder, by their paths from there, in order; `Rejected` if there is no folder."""
-    if not Path(source.path).is_dir():
+    root = Path(source.path or "")
+    if not source.path or not root.is_dir():
         raise Rejected(RejectReason.NOT_FOUND, f"{source.path}: no such folder")
     found = []
-    for folder, _, names in os.walk(source.path):
-        below = os.path.relpath(folder, source.path)
+    for folder, _, names in os.walk(root):
+        below = os.path.relpath(folder, root)
         prefix = "" if below == "." else f"{Path(below).as_posix()}/"
         found += [prefix + name for name in names if name.lower().endswith(ENDINGS) and not name.startswith(".")]
     return sorted(found)

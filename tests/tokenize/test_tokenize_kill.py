@@ -1,6 +1,6 @@
 """Tokenizing that is killed again and again makes the shards that nobody disturbed, each once.
 
-As a program it does the same with more kills: ``python tests/tokenize/test_kill.py --kills 20``.
+As a program it does the same with more kills: ``python tests/tokenize/test_tokenize_kill.py --kills 20``.
 """
 
 from __future__ import annotations
