@@ -26,7 +26,7 @@ def write_set(folder: Path, modality: str, samples: list[TokenSample], num_codes
     shards = []
     for index, start in enumerate(range(0, len(samples), per_shard)):
         part = samples[start : start + per_shard]
-        write_shard(str(folder / f"shard-{index:06d}.tar"), part)
+        write_shard(str(folder / f"shard-{index:06d}.tar"), part, {"num_clips": len(part)})
         shards.append({"shard": f"shard-{index:06d}.tar", "num_clips": len(part)})
     meta = {"modality": modality, "num_codes": num_codes, "dvae_hash": modality}
     storage.write_bytes(folder / "meta.json", json.dumps(meta).encode())
@@ -44,7 +44,8 @@ def speech(number: int, start_s: float, word: str, speaker: str, recording: str)
 
 
 def image(number: int, word: str) -> TokenSample:
-    return TokenSample(f"image-{number}", np.full((2, 2), number, np.uint16), np.zeros(0, np.uint16), {"text": word})
+    codes, metadata = np.full((2, 2), number, np.uint16), {"text": word, "duration_s": 1.0}
+    return TokenSample(f"image-{number}", codes, np.zeros(0, np.uint16), metadata)
 
 
 @pytest.fixture(scope="module")
@@ -204,6 +205,6 @@ def test_a_shard_is_opened_when_it_is_needed_and_counted_by_the_index(sets, tmp_
     assert task.store.group_sizes == [7, 7, 7, 7, 7, 5]
     assert len(task.store) == 40
     broken = write_set(tmp_path, "speech", [speech(n, n, "one", "s", "r") for n in range(6)], 40, 3)
-    write_shard(f"{broken}/shard-000001.tar", [speech(1, 1, "one", "s", "r")])
+    write_shard(f"{broken}/shard-000001.tar", [speech(1, 1, "one", "s", "r")], {"num_clips": 1})
     with pytest.raises(ValueError, match=r"holds 1 samples, index\.json says 3"):
         documents_of(make_task((broken,), {"text>speech": 1}, validation_share=0.0), 6)
