@@ -33,7 +33,8 @@ def arrow_filesystem(uri: str | os.PathLike) -> tuple[pafs.FileSystem, str]:
 
 
 def is_local(uri: str | os.PathLike) -> bool:
-    return isinstance(resolve(uri)[0], LocalFileSystem)
+    """Whether ``uri`` names a local file; asks for no filesystem that may not be installed."""
+    return fsspec.core.split_protocol(os.fspath(uri))[0] in (None, *LocalFileSystem.protocol)
 
 
 def join(uri: str | os.PathLike, *parts: str) -> str:
