@@ -1,5 +1,5 @@
 """``python -m triforce.train``: what a Ray job runs. ``--config run.json`` gives a whole `TrainConfig`; flags set
-single fields over it.
+single fields over it, lists and mappings as JSON.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     try:
         settings = json.loads(storage.read_bytes(config_uri)) if config_uri else {}
-        for name in ("model", "optimizer", "layouts", "loss_weights"):
-            if name in arguments:
-                arguments[name] = json.loads(arguments[name])
+        for name, text in arguments.items():
+            if text[:1] in ("[", "{"):
+                arguments[name] = json.loads(text)
         summary = train(TrainConfig.model_validate(settings | arguments))
     except (ValueError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
