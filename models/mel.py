@@ -66,7 +66,9 @@ def mel_to_hz(mel: np.ndarray | float) -> np.ndarray | float:
     return 700.0 * (10.0 ** (np.asarray(mel) / 2595.0) - 1.0)
 
 
+# Kept for all that come after: made in inference mode, training could not use them.
 @lru_cache(maxsize=8)
+@torch.inference_mode(False)
 def mel_filterbank(config: MelConfig) -> torch.Tensor:
     """Triangular filters of peak 1, ``(num_mels, n_fft // 2 + 1)`` float32."""
     edges = mel_to_hz(np.linspace(hz_to_mel(config.f_min_hz), hz_to_mel(config.f_max_hz), config.num_mels + 2))
@@ -77,6 +79,7 @@ def mel_filterbank(config: MelConfig) -> torch.Tensor:
 
 
 @lru_cache(maxsize=8)
+@torch.inference_mode(False)
 def _window(n_fft: int) -> torch.Tensor:
     return torch.hann_window(n_fft)
 

@@ -66,3 +66,15 @@ def test_bad_settings_name_the_limit():
         MelConfig(sample_rate_hz=16_000)
     with pytest.raises(ValueError, match=r"give \(100, T\)"):
         GriffinLim(CONFIG)(torch.zeros(80, 10))
+
+
+def test_what_inference_made_training_can_use():
+    """Filters and windows are cached: whoever comes first must not spoil them for the gradient."""
+    config = MelConfig(num_mels=37)
+    waveform = torch.randn(4000, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        log_mel(waveform, config)
+    waveform.requires_grad_()
+    log_mel(waveform, config).sum().backward()
+    assert waveform.grad is not None
+    assert float(waveform.grad.abs().sum()) > 0
