@@ -83,6 +83,13 @@ class TrainConfig(BaseModel):
         None, description="Positions of a training crop of pixels: height and width; of films frames before (dvae)."
     )
     crop_frames: int = Field(144, ge=16, le=65_536, description="Mel frames of a training crop (dvae, diffusion).")
+    speed_jitter: float = Field(
+        0.0,
+        ge=0,
+        le=0.3,
+        description="Each crop of sound is played faster or slower, pitch and all, by up to this share (dvae, "
+        "diffusion, vocoder): more voices out of few.",
+    )
     context: int = Field(512, ge=32, le=65_536, description="Tokens of a packed row (gpt).")
     layouts: dict[str, float] = Field(
         default_factory=lambda: {"text>speech": 1.0},

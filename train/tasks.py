@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import soxr
 import torch
 from torch import nn
 
@@ -80,8 +81,14 @@ class ClipCrops:
         waveform = self.store.waveform(*self.order(position))
         hop, frames = self.mel_config.hop_length, self.config.crop_frames
         wanted = (frames - 1) * hop
+        generator = np.random.default_rng([self.config.seed, position])
+        if jitter := self.config.speed_jitter:
+            speed = 1 + jitter * generator.uniform(-1, 1)
+            heard = math.ceil(wanted * speed) + 1
+            start = int(generator.integers(max(0, len(waveform) - heard) + 1))
+            waveform = soxr.resample(waveform[start : start + heard], speed, 1.0, quality="MQ")
         if len(waveform) > wanted:
-            start = int(np.random.default_rng([self.config.seed, position]).integers(len(waveform) - wanted + 1))
+            start = int(generator.integers(len(waveform) - wanted + 1))
             return waveform[start : start + wanted], frames
         return np.pad(waveform, (0, wanted - len(waveform))), self.mel_config.num_frames(len(waveform))
 

@@ -1,12 +1,16 @@
 import numpy as np
 import pytest
+import torch
 from corpora import add_recording
 
 from triforce.ingest.corpus import Corpus
+from triforce.models.mel import MelConfig
 from triforce.models.vocabulary import Segment
+from triforce.train.config import TrainConfig
 from triforce.train.data import ClipStore, GroupCache, Place, ShuffledOrder, is_validation
 from triforce.train.documents import parse_layout, stack
 from triforce.train.gpt_task import speech_vocabulary
+from triforce.train.tasks import ClipCrops
 
 
 @pytest.mark.parametrize("num_workers", [1, 3])
@@ -66,6 +70,33 @@ def test_the_clip_store_reads_what_was_kept(tmp_path):
     durations = corpus.clips(["clip_id", "duration_s"], kept_only=True).to_pylist()
     lengths = [len(store.waveform(g, r)) for g, size in enumerate(store.group_sizes) for r in range(size)]
     np.testing.assert_allclose(np.array(lengths) / 24_000, [row["duration_s"] for row in durations[1:]], atol=1e-4)
+
+
+def pitch_hz(samples: np.ndarray) -> float:
+    """Of a pure tone, from the zero crossings of its middle half."""
+    middle = samples[len(samples) // 4 : -len(samples) // 4].astype(np.float64)
+    return float((np.diff(np.signbit(middle)) != 0).sum()) * 24_000 / 2 / len(middle)
+
+
+def test_jittered_crops_are_played_at_other_speeds_the_same_ones_each_time(tmp_path, monkeypatch):
+    corpus = Corpus(str(tmp_path / "corpus"))
+    add_recording(corpus, "feed", "a", 8)
+    fields = {"stage": "dvae", "corpus": corpus.uri, "release": str(tmp_path), "runs": str(tmp_path), "crop_frames": 64}
+    plain, jittered = (
+        ClipCrops(TrainConfig(**fields, speed_jitter=jitter), MelConfig(), torch.device("cpu")) for jitter in (0, 0.2)
+    )
+    tone = (8000 * np.sin(2 * np.pi * 440 * np.arange(40_000) / 24_000)).astype(np.int16)
+    for crops in (plain, jittered):
+        monkeypatch.setattr(crops.store, "waveform", lambda group, row: tone)
+    positions = range(40)
+    assert [pitch_hz(plain.crop(i)[0]) for i in positions] == pytest.approx([440] * 40, rel=0.01)
+    heard = np.array([pitch_hz(jittered.crop(i)[0]) for i in positions]) / 440
+    assert heard.min() == pytest.approx(0.8, abs=0.05)
+    assert heard.max() == pytest.approx(1.2, abs=0.05)
+    for position in positions:
+        samples, frames = jittered.crop(position)
+        assert (samples.shape, samples.dtype, frames) == ((63 * 256,), np.int16, 64)
+        np.testing.assert_array_equal(samples, jittered.crop(position)[0])
 
 
 def test_rows_are_packed_whole_with_their_own_positions():
