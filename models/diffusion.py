@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import nn
 from torch.nn import functional as F
 
-from triforce.models.layers import CONV, ChannelNorm, sane_std, size_mask
+from triforce.models.layers import CONV, ChannelNorm, fold, sane_std, size_mask, unfold
 from triforce.models.samplers import Direction, Path, SamplerConfig, integrate, over_windows
 
 TIME_FEATURES = 128
@@ -31,6 +31,13 @@ class DiffusionConfig(BaseModel):
 
     channels: int = Field(100, ge=1, description="Channels of the medium: mel bins, or 3 for RGB.")
     num_dims: int = Field(1, ge=1, le=3, description="Axes of the medium besides the channels.")
+    fold: int = Field(
+        1,
+        ge=1,
+        le=8,
+        description="Positions of each axis that are folded into channels, so that all work is done at a lower rate: "
+        "several times as much context and width for the same time.",
+    )
     hidden: int = Field(256, ge=16, le=4096, description="Channels inside.")
     num_blocks: int = Field(10, ge=1, le=128, description="Residual blocks.")
     dilation_cycle: tuple[int, ...] = Field((1, 2, 4, 8), description="Dilations of successive blocks.")
@@ -76,7 +83,12 @@ class DiffusionConfig(BaseModel):
     def context(self) -> int:
         """Positions to either side that the convolutions see, along each axis; attention sees all."""
         cycle = self.dilation_cycle
-        return 2 + sum(cycle[i % len(cycle)] for i in range(self.num_blocks))
+        return self.fold * (2 + sum(cycle[i % len(cycle)] for i in range(self.num_blocks)))
+
+    @property
+    def cell(self) -> tuple[int, ...]:
+        """The positions along each axis that are folded into one."""
+        return (self.fold,) * self.num_dims
 
 
 class TimeBlock(nn.Module):
@@ -139,11 +151,11 @@ class Diffusion(nn.Module):
         super().__init__()
         self.config = config
         self.path = Path(config.path)
-        conv = CONV[config.num_dims]
+        conv, folded = CONV[config.num_dims], math.prod(config.cell)
         for name, value in (("mean", 0.0), ("std", 1.0), ("residual_std", 1.0)):
             self.register_buffer(name, torch.full((config.channels,), value))
         # The prior's channels, one that says whether the prior is there, and what flows.
-        self.stem = conv(2 * config.channels + 1, config.hidden, 3, padding=1)
+        self.stem = conv((2 * config.channels + 1) * folded, config.hidden, 3, padding=1)
         if config.latent_channels:
             self.latents = conv(config.latent_channels + 1, config.hidden, 1)
         self.time = nn.Sequential(
@@ -156,7 +168,7 @@ class Diffusion(nn.Module):
             if every and (i + 1) % every == 0:
                 self.blocks.append(AttentionBlock(config))
         self.norm = ChannelNorm(config.hidden)
-        self.head = conv(config.hidden, config.channels, 3, padding=1)
+        self.head = conv(config.hidden, config.channels * folded, 3, padding=1)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
@@ -201,15 +213,21 @@ class Diffusion(nn.Module):
         ``prior`` is in the units of the medium; where ``prior_shown`` ``(B,)`` is 0 the network does not see it.
         ``latents`` ``(B, latent_channels, *grid)`` lie on any coarser grid over the same extent.
         """
+        size, cell = x.shape[2:], self.config.cell
         shown = self._flag(prior_shown, x)
-        inputs = torch.cat([x, self._normal(prior) * shown, shown.expand(x.shape[0], 1, *x.shape[2:])], dim=1)
-        h = self.stem(inputs * mask)
+        inputs = torch.cat([x, self._normal(prior) * shown, shown.expand(x.shape[0], 1, *size)], dim=1)
+        h = self.stem(fold(self._filled(inputs * mask), cell))
+        mask = fold(self._filled(mask), cell).amax(1, keepdim=True)
         if self.config.latent_channels:
             h = h + self._latent_features(x, latents, latents_shown)
         embedded = self.time(time_features(time).to(h.dtype))
         for block in self.blocks:
             h = block(h, embedded, mask)
-        return self.head(F.silu(self.norm(h)) * mask)
+        return unfold(self.head(F.silu(self.norm(h)) * mask), cell)[(..., *(slice(n) for n in size))]
+
+    def _filled(self, x: torch.Tensor) -> torch.Tensor:
+        """``x`` with zeros up to whole cells."""
+        return F.pad(x, [n for size in reversed(x.shape[2:]) for n in (0, -size % self.config.fold)])
 
     def _flag(self, shown: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         return shown.to(x.dtype).view(-1, 1, *([1] * self.config.num_dims))
@@ -217,12 +235,13 @@ class Diffusion(nn.Module):
     def _latent_features(
         self, x: torch.Tensor, latents: torch.Tensor | None, shown: torch.Tensor | None
     ) -> torch.Tensor:
-        """Hidden states at the positions of ``x``, and whether they are there."""
+        """Features of the hidden states at the folded positions of ``x``, and of whether they are there."""
         if latents is None:
             latents, shown = x.new_zeros(x.shape[0], self.config.latent_channels, *x.shape[2:]), x.new_zeros(len(x))
         flag = self._flag(x.new_ones(len(x)) if shown is None else shown, x)
-        features = spread(latents, x.shape[2:]).to(x.dtype) * flag
-        return self.latents(torch.cat([features, flag.expand(len(x), 1, *x.shape[2:])], dim=1))
+        first = (..., *(slice(None, None, n) for n in self.config.cell))  # a cell's states are those of its first
+        features = spread(latents, x.shape[2:])[first].to(x.dtype) * flag
+        return self.latents(torch.cat([features, flag.expand(len(x), 1, *features.shape[2:])], dim=1))
 
     def loss(
         self,
@@ -310,7 +329,7 @@ class Diffusion(nn.Module):
             part = None if latents is None else latents[..., span]
             return self._guided(prior[..., span], mask[..., span], config.guidance, part)
 
-        return over_windows(field, prior.shape[-1], config)
+        return over_windows(field, prior.shape[-1], config, self.config.fold)
 
     def _guided(
         self, prior: torch.Tensor, mask: torch.Tensor, guidance: float, latents: torch.Tensor | None = None

@@ -146,13 +146,16 @@ def _log_snr(path: Path, time: float) -> float:
     return math.log(signal / noise) if signal > 0 else -math.inf
 
 
-def window_spans(length: int, window: int, overlap: int) -> list[slice]:
-    """Windows over ``length`` positions, each sharing at least ``overlap`` with the next; one where all fits in."""
+def window_spans(length: int, window: int, overlap: int, cell: int = 1) -> list[slice]:
+    """Windows over ``length`` positions, each sharing at least ``overlap`` with the next; one where all fits in. They
+    begin at multiples of ``cell``; the last may be longer for that.
+    """
     if length <= window:
         return [slice(0, length)]
-    count = math.ceil((length - overlap) / (window - overlap))
-    starts = [round(i * (length - window) / (count - 1)) for i in range(count)]
-    return [slice(start, start + window) for start in starts]
+    shared = overlap + cell - 1  # starts move by less than a cell
+    count = max(2, math.ceil((length - shared) / (window - shared)))
+    starts = [int(i * (length - window) / (count - 1)) // cell * cell for i in range(count)]
+    return [*(slice(start, start + window) for start in starts[:-1]), slice(starts[-1], length)]
 
 
 def window_weights(spans: list[slice], length: int) -> list[torch.Tensor]:
@@ -179,13 +182,14 @@ def _fade_in(length: int) -> torch.Tensor:
     return 0.5 - 0.5 * torch.cos(math.pi * ((position - 0.25) * 2).clamp(0, 1))
 
 
-def over_windows(field: Callable[[slice], Direction], length: int, config: SamplerConfig) -> Direction:
-    """The direction over ``length`` positions of the last axis, from fields that each see one window.
+def over_windows(field: Callable[[slice], Direction], length: int, config: SamplerConfig, cell: int = 1) -> Direction:
+    """The direction over ``length`` positions of the last axis, from fields that each see one window, which begins at
+    a multiple of ``cell``.
 
     The windows are joined at every evaluation, not once at the end: neighbours follow one flow together, and there is
     no seam between two readings.
     """
-    spans = window_spans(length, config.window, config.overlap)
+    spans = window_spans(length, config.window, config.overlap, cell)
     if len(spans) == 1:
         return field(spans[0])
     fields, weights = [field(span) for span in spans], window_weights(spans, length)

@@ -24,7 +24,7 @@ def test_guidance_zero_is_the_identity_and_more_is_not():
     assert (model._guided(prior, mask, 2.0)(x, 0.3) - plain).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("settings", [{}, {"attention_every": 1}, {"path": "cosine", "flows": "medium"}])
+@pytest.mark.parametrize("settings", [{}, {"attention_every": 1}, {"fold": 4}, {"path": "cosine", "flows": "medium"}])
 def test_padding_changes_no_sample(settings):
     model = make_diffusion(**settings)
     prior = torch.randn(1, 8, 30)
@@ -52,19 +52,20 @@ def test_attention_sees_what_no_convolution_reaches():
         assert (moved > 1e-5) == reaches
 
 
-def test_hidden_states_are_used_where_they_are_given_and_guidance_hides_them():
-    model = make_diffusion(latent_channels=6)
-    prior, latents = torch.randn(1, 8, 22), torch.randn(1, 6, 6)
+@pytest.mark.parametrize("fold", [1, 2, 4])
+def test_hidden_states_are_used_where_they_are_given_and_guidance_hides_them(fold):
+    model = make_diffusion(latent_channels=6, fold=fold)
+    prior, latents = torch.randn(1, 8, 186), torch.randn(1, 6, 47)
     config = SamplerConfig(temperature=0)
     without, with_them = model.sample(prior, config=config), model.sample(prior, config=config, latents=latents)
     assert (without - with_them).abs().max() > 1e-3
-    far = latents.clone()
-    far[..., 5] += 3.0  # the code of frames 20 and 21
-    moved = (model.sample(prior, config=config, latents=far) - with_them).abs().amax((0, 1))
-    assert moved[20:].max() > 1e-4
-    assert moved[: 20 - 4 * model.config.context].max() < 1e-6
-    assert spread(latents, (22,))[0, 0].tolist() == latents[0, 0].repeat_interleave(4)[:22].tolist()
-    assert torch.isfinite(model.loss(prior, prior + 1, torch.tensor([[22]]), latents=latents))
+    last = latents.clone()
+    last[..., 46] += 3.0  # the code of frames 184 and 185
+    moved = (model.sample(prior, config=config, latents=last) - with_them).abs().amax((0, 1))
+    assert moved[184:].max() > 1e-4
+    assert moved[: 184 - config.num_steps * model.config.context].max() < 1e-6
+    assert spread(latents, (186,))[0, 0].tolist() == latents[0, 0].repeat_interleave(4)[:186].tolist()
+    assert torch.isfinite(model.loss(prior, prior + 1, torch.tensor([[186]]), latents=latents))
 
 
 @pytest.mark.parametrize("flows", ["residual", "medium"])
@@ -95,7 +96,7 @@ def _train(model: Diffusion, truth: torch.Tensor, prior: torch.Tensor, num_steps
 
 @pytest.mark.parametrize(
     ("num_dims", "settings"),
-    [(1, {}), (2, {}), (1, {"path": "cosine"}), (2, {"flows": "medium", "attention_every": 2})],
+    [(1, {}), (2, {}), (2, {"fold": 2}), (1, {"path": "cosine"}), (2, {"flows": "medium", "attention_every": 2})],
 )
 def test_it_learns_what_the_prior_lacks(num_dims, settings):
     torch.manual_seed(0)

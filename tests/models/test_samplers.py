@@ -71,9 +71,11 @@ def test_truth_is_where_the_direction_points():
         torch.testing.assert_close(slope, torch.tensor(path.at(0.3)[2:]), atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("cell", [1, 4])
 @pytest.mark.parametrize(("length", "window", "overlap"), [(100, 40, 10), (41, 40, 20), (1000, 64, 16), (30, 40, 10)])
-def test_windows_cover_and_weights_sum_to_one(length, window, overlap):
-    spans = window_spans(length, window, overlap)
+def test_windows_cover_and_weights_sum_to_one(length, window, overlap, cell):
+    spans = window_spans(length, window, overlap, cell)
+    assert not any(span.start % cell for span in spans)
     total = torch.zeros(length)
     for span, weight in zip(spans, window_weights(spans, length), strict=True):
         total[span] += weight
@@ -90,15 +92,16 @@ def lively(**settings) -> Diffusion:
     return model
 
 
-def test_windows_of_enough_overlap_give_the_whole():
+@pytest.mark.parametrize("settings", [{}, {"fold": 2, "num_blocks": 1}])
+def test_windows_of_enough_overlap_give_the_whole(settings):
     """A quarter of the overlap is as wide as the convolutions see: then windows change nothing at all."""
-    model = lively()
+    model = lively(**settings)
     overlap = 4 * model.config.context
-    prior = torch.randn(1, 8, 300)
+    prior = torch.randn(1, 8, 301)
     settings = {"method": "heun", "num_steps": 2, "temperature": 1.0}
     whole = model.sample(prior, config=SamplerConfig(window=4096, **settings))
     parts = model.sample(prior, config=SamplerConfig(window=2 * overlap, overlap=overlap, **settings))
-    assert len(window_spans(300, 2 * overlap, overlap)) > 3
+    assert len(window_spans(301, 2 * overlap, overlap)) > 3
     torch.testing.assert_close(parts, whole, atol=1e-4, rtol=1e-4)
 
 
