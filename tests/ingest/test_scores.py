@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pyloudnorm
 import pytest
 
 from triforce.ingest.corpus import SAMPLE_RATE_HZ
@@ -27,6 +28,18 @@ def test_loudness_does_not_count_the_pauses():
     speech = _sine(997, 0.1)
     padded = np.concatenate([speech, np.zeros(10 * SAMPLE_RATE_HZ)])
     assert score_audio(_samples(padded))["loudness_lufs"] == pytest.approx(-23.0, abs=0.3)
+
+
+@pytest.mark.parametrize("level", [0.02, 0.3])
+def test_loudness_agrees_with_a_meter_that_filters(level):
+    """Speech-like bursts of coloured noise at two levels, with pauses that the gate leaves out."""
+    noise = np.random.default_rng(0).normal(0, 1, 12 * SAMPLE_RATE_HZ)
+    coloured = np.convolve(noise, np.exp(-np.arange(48) / 6), mode="same")
+    gate = np.repeat([1.0, 0.5, 0.0, 0.8, 0.0, 0.2] * 2, SAMPLE_RATE_HZ)
+    samples = _samples(level * coloured / np.abs(coloured).max() * gate)
+    meter = pyloudnorm.Meter(SAMPLE_RATE_HZ)
+    expected = meter.integrated_loudness(samples / 32_768)
+    assert score_audio(samples)["loudness_lufs"] == pytest.approx(expected, abs=0.3)
 
 
 def test_snr_of_bursts_over_noise():
