@@ -88,13 +88,10 @@ def test_an_mp3_whose_frames_differ_in_bit_rate_gives_all_of_it(tmp_path: Path):
     noise = np.random.default_rng(0).normal(0, 0.2, 44_100).astype(np.float32)
     waveform = np.concatenate([_tone(44_100), noise, _tone(44_100)])
     path = tmp_path / "a.mp3"
-    with soundfile.SoundFile(
-        path, "w", 44_100, 1, format="MP3", bitrate_mode="VARIABLE", compression_level=0.5
-    ) as file:
-        file.write(waveform)
-    data = path.read_bytes()
-    kinds = {data[at + 2] >> 4 for at in range(len(data) - 2) if data[at] == 0xFF and data[at + 1] == data[1]}
-    assert len(kinds) > 2, "every frame has the same bit rate"
+    soundfile.write(path, waveform, 44_100, format="MP3", bitrate_mode="VARIABLE", compression_level=0.5)
+    with av.open(str(path)) as container:
+        sizes = {packet.size for packet in container.demux(audio=0) if packet.size}
+    assert len(sizes) > 3, "of one bit rate, frames differ by one byte at most"
     samples = _read(path)
     assert len(samples) / SAMPLE_RATE_HZ == pytest.approx(7.0, abs=0.12)
     _assert_is_tone(samples[: 3 * SAMPLE_RATE_HZ])

@@ -22,7 +22,8 @@ from triforce.ingest.corpus import Corpus, Recording
 
 corpus = Corpus(sys.argv[1])
 for name in ("short", "long"):
-    recording = Recording(name, "bench", "files", name, "file:" + name, media_path=corpus.media_path("bench", name, "mp3"))
+    media_path = corpus.media_path("bench", name, "mp3")
+    recording = Recording(name, "bench", "files", name, "file:" + name, media_path=media_path)
     summary = clip_recording(recording, corpus, ClipConfig(), None)
     print(summary.num_clips, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
