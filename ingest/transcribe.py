@@ -70,7 +70,11 @@ class TranscribeConfig(BaseModel):
     cpu_threads: int = Field(1, ge=0, description="Threads of one transcriber on the CPU; 0: CTranslate2's choice.")
     pack: bool = Field(True, description="Whether neighbouring clips share a window.")
     window_s: float = Field(
-        15.0, gt=0, le=30, description="Clips are packed into a window up to this length; the encoder hears no more."
+        28.0,
+        gt=0,
+        le=30,
+        description="Clips are packed into a window up to this length; the encoder hears no more. 15 is quicker by a "
+        "tenth, but of speech in two voices it makes a third more word errors, whole phrases among them.",
     )
     pack_gap_s: float = Field(0.4, ge=0.0, le=2.0, description="Silence between clips that share a window, seconds.")
     seed: int = Field(0, ge=0, description="Of the sampling at temperatures over zero.")
