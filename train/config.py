@@ -87,8 +87,8 @@ class TrainConfig(BaseModel):
         0.0,
         ge=0,
         le=0.3,
-        description="Each crop of sound is played faster or slower, pitch and all, by up to this share (dvae, "
-        "diffusion, vocoder): more voices out of few.",
+        description="Half of the crops of sound are played faster or slower, pitch and all, by up to this share "
+        "(dvae, diffusion, vocoder): more voices out of few.",
     )
     context: int = Field(512, ge=32, le=65_536, description="Tokens of a packed row (gpt).")
     layouts: dict[str, float] = Field(

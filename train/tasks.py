@@ -39,9 +39,21 @@ SILENCE_WEIGHT = 0.1
 """Of silent frames in the dVAE's loss: a fifth of a talk is pauses, and codes spent on them are lost to speech."""
 
 
+JITTERED_SHARE = 0.5
+"""Of crops, where `speed_jitter` is set: the others stay as they are, with the band and the noise that clips have."""
+
+
 def is_audible(mel: torch.Tensor, config: MelConfig) -> torch.Tensor:
     """Frames of log-mels ``(..., num_mels, T)`` that are no silence, ``(..., 1, T)`` bool."""
     return mel.amax(-2, keepdim=True) > config.log_floor + AUDIBLE_NATS
+
+
+def _resampled(samples: np.ndarray, speed: float) -> np.ndarray:
+    """``(N,)`` int16 played ``speed`` times as fast. Through floats: soxr dithers integers, and that noise would lie
+    above the mel's floor where a clip has none.
+    """
+    played = soxr.resample(samples.astype(np.float32), speed, 1.0, quality="HQ")
+    return np.clip(np.rint(played), -INT16_SCALE, INT16_SCALE - 1).astype(np.int16)
 
 
 class ClipCrops:
@@ -82,11 +94,11 @@ class ClipCrops:
         hop, frames = self.mel_config.hop_length, self.config.crop_frames
         wanted = (frames - 1) * hop
         generator = np.random.default_rng([self.config.seed, position])
-        if jitter := self.config.speed_jitter:
+        if (jitter := self.config.speed_jitter) and generator.random() < JITTERED_SHARE:
             speed = 1 + jitter * generator.uniform(-1, 1)
             heard = math.ceil(wanted * speed) + 1
             start = int(generator.integers(max(0, len(waveform) - heard) + 1))
-            waveform = soxr.resample(waveform[start : start + heard], speed, 1.0, quality="MQ")
+            waveform = _resampled(waveform[start : start + heard], speed)
         if len(waveform) > wanted:
             start = int(generator.integers(len(waveform) - wanted + 1))
             return waveform[start : start + wanted], frames
