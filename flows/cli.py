@@ -107,15 +107,16 @@ def tokenize(corpus: CorpusUri, release: ReleaseUri, tokens: TokensUri, settings
     )
 
 
+Modality = Annotated[str | None, typer.Option(help="Which of the corpus's clips: speech, music, image or video.")]
+
+
 @train_app.command()
 def dvae(
     corpus: CorpusUri,
     release: ReleaseUri,
     runs: RunsUri = "runs",
     size: Annotated[str, typer.Option(help="Recipe; `triforce train sizes` lists them.")] = "tiny",
-    modality: Annotated[
-        str | None, typer.Option(help="Which of the corpus's clips: speech, music, image or video.")
-    ] = None,
+    modality: Modality = None,
     settings: Settings = None,
 ) -> None:
     """The discrete VAE: sound, images or films to codes and back, learnt from the corpus."""
@@ -145,9 +146,16 @@ def gpt(tokens: TokensUri, release: ReleaseUri, runs: RunsUri = "runs", settings
 
 
 @train_app.command()
-def diffusion(corpus: CorpusUri, release: ReleaseUri, runs: RunsUri = "runs", settings: Settings = None) -> None:
+def diffusion(
+    corpus: CorpusUri,
+    release: ReleaseUri,
+    runs: RunsUri = "runs",
+    modality: Modality = None,
+    settings: Settings = None,
+) -> None:
     """The diffusion network: what the dVAE blurs, made sharp again; learnt from the corpus."""
-    _train({"stage": "diffusion", "corpus": corpus, "release": release, "runs": runs}, settings)
+    fields = {"stage": "diffusion", "corpus": corpus, "release": release, "runs": runs}
+    _train(fields | ({"modality": modality} if modality else {}), settings)
 
 
 @train_app.command()
@@ -188,6 +196,20 @@ def evaluate(
 
     config = EvaluateConfig.model_validate(merged({}, settings))
     typer.echo(run_evaluation(release, heldout, out, corpus_uri=corpus, config=config, force=force).table())
+
+
+@app.command("evaluate-pictures")
+def evaluate_pictures(
+    release: ReleaseUri,
+    corpus: CorpusUri,
+    out: Annotated[str, typer.Option("--out", "-o", help="The folder for the figures and the sheet.")] = "evaluation",
+    settings: Settings = None,
+) -> None:
+    """Pictures that no network trained on: original, dVAE and diffusion, by their pixels and by a classifier."""
+    from triforce.train import pictures
+
+    config = pictures.PictureConfig.model_validate(merged({}, settings))
+    typer.echo(pictures.evaluate_pictures(release, corpus, out, config))
 
 
 @app.command()

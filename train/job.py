@@ -98,7 +98,13 @@ def input_hashes(config: TrainConfig) -> dict[str, str]:
     """Hashes of what a stage reads: its data, and the dVAE it stands on."""
     hashes = {}
     if config.stage in ("gpt", "diffusion"):
-        hashes["dvae"] = require_dvae(config.release).hash
+        dvae = require_dvae(config.release)
+        hashes["dvae"] = dvae.hash
+        coded = dvae.card.get("modality", "speech")
+        if config.stage == "diffusion" and coded != config.modality:
+            raise ValueError(
+                f"modality {config.modality!r}: the dVAE in {config.release} codes {coded}; give modality={coded}"
+            )
     if config.stage == "gpt":
         index_uri = storage.join(config.tokens, "index.json")
         if not storage.exists(index_uri):
@@ -156,7 +162,8 @@ def _make_task(config: TrainConfig, place: Place, device: torch.device) -> Any:
         card = load_card(config.release, "dvae")  # the features of the release, where it has some already
         return VocoderTask(config, place, device, MelConfig.model_validate(card["mel"]) if card else None)
     dvae = require_dvae(config.release, device)
-    return DiffusionTask(config, place, device, dvae.model, MelConfig.model_validate(dvae.card["mel"]))
+    mel = dvae.card.get("mel")
+    return DiffusionTask(config, place, device, dvae.model, MelConfig.model_validate(mel) if mel else None)
 
 
 def _worker(settings: dict[str, Any]) -> None:

@@ -208,62 +208,61 @@ class DVAETask:
 
 
 class DiffusionTask:
-    """Trains on clips and on what a frozen dVAE makes of them, run on the fly."""
+    """Trains on clips and on what a frozen dVAE makes of them, run on the fly. ``mel_config`` is None for pixels."""
 
     def __init__(
-        self, config: TrainConfig, place: Place, device: torch.device, dvae: DVAE, mel_config: MelConfig
+        self, config: TrainConfig, place: Place, device: torch.device, dvae: DVAE, mel_config: MelConfig | None
     ) -> None:
         self.config, self.place, self.dvae = config, place, dvae
-        self.crops = ClipCrops(config, mel_config, device)
-        self.model = Diffusion(DiffusionConfig.model_validate({"channels": mel_config.num_mels} | config.model)).to(
-            device
-        )
-        self._evaluation = [
-            (mel, self._prior(mel[None], torch.tensor([[mel.shape[1]]], device=device))[0])
-            for mel in self.crops.evaluation()
-        ]
-        residual = torch.cat([mel - prior for mel, prior in self._evaluation], dim=1)
+        self.crops = ClipCrops(config, mel_config, device) if mel_config else PixelCrops(config, device)
+        medium = {"channels": dvae.config.channels, "num_dims": dvae.config.num_dims}
+        self.model = Diffusion(DiffusionConfig.model_validate(medium | config.model)).to(device)
+        self._evaluation = [(x, self._prior(x[None], true_size(x))[0]) for x in self.crops.evaluation()]
+        residual = torch.cat([(x - prior).flatten(1) for x, prior in self._evaluation], dim=1)
         self.model.set_statistics(dvae.mean, dvae.std, residual.std(1))
 
     @torch.no_grad()
-    def _prior(self, mel: torch.Tensor, sizes: torch.Tensor) -> torch.Tensor:
-        return (
-            self.dvae.decode(self.dvae.encode(mel, sizes), sizes)
-            if mel.shape[2] == int(sizes.max())
-            else self.dvae(mel, sizes).reconstruction
-        )
+    def _prior(self, x: torch.Tensor, sizes: torch.Tensor) -> torch.Tensor:
+        if tuple(x.shape[2:]) == tuple(sizes.amax(0).tolist()):
+            return self.dvae.decode(self.dvae.encode(x, sizes), sizes)
+        return self.dvae(x, sizes).reconstruction
 
     def next_batch(self) -> Any:
-        mel, sizes = self.crops.batch(self.place, self.config.batch_per_worker // self.config.accumulation)
-        return mel, self._prior(mel, sizes), sizes
+        x, sizes = self.crops.batch(self.place, self.config.batch_per_worker // self.config.accumulation)
+        return x, self._prior(x, sizes), sizes
 
     def loss(self, batch: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        mel, prior, sizes = batch
-        return self.model.loss(mel, prior, sizes), {}
+        x, prior, sizes = batch
+        return self.model.loss(x, prior, sizes), {}
 
     def anneal(self, progress: float) -> None:
         pass
 
     @torch.inference_mode()
     def evaluate(self, model: nn.Module) -> dict[str, float]:
-        """The loss with fixed noise and times, and L1 and sharpness of samples beside those of the prior."""
+        """The loss with fixed noise and times, L1 and sharpness of samples beside those of the prior, and L1 of the
+        mean.
+        """
         device = self._evaluation[0][0].device
         generator = torch.Generator(device).manual_seed(0)
         model = model.train(False)
         rows = []
-        for mel, prior in self._evaluation[:16]:
-            sizes = torch.tensor([[mel.shape[1]]], device=device)
-            loss = float(model.loss(mel[None], prior[None], sizes, generator))
+        for x, prior in self._evaluation[:16]:
+            sizes = true_size(x)
+            loss = float(model.loss(x[None], prior[None], sizes, generator))
             restored = model.sample(prior[None], sizes, SamplerConfig(num_steps=4))[0]
-            rows.append(
-                [
-                    loss,
-                    *(float((x - mel).abs().mean()) for x in (restored, prior)),
-                    *(sharpness(x) for x in (restored, prior, mel)),
-                ]
-            )
-        names = ("loss", "l1_nats", "l1_prior_nats", "sharpness", "sharpness_prior", "sharpness_truth")
+            mean = model.sample(prior[None], sizes, SamplerConfig(method="mean", num_steps=1))[0]
+            errors = [float((guess - x).abs().mean()) * self.crops.scale for guess in (restored, mean, prior)]
+            rows.append([loss, *errors, *(sharpness(guess) for guess in (restored, prior, x))])
+        unit = self.crops.unit
+        names = ["loss", f"l1_{unit}", f"l1_mean_{unit}", f"l1_prior_{unit}"]
+        names += ["sharpness", "sharpness_prior", "sharpness_truth"]
         return dict(zip(names, np.mean(rows, axis=0).tolist(), strict=True))
+
+
+def true_size(x: torch.Tensor) -> torch.Tensor:
+    """``(1, D)``: all of the one sample ``x`` ``(C, *size)``."""
+    return torch.tensor([x.shape[1:]], device=x.device)
 
 
 def perplexity(counts: torch.Tensor) -> float:
@@ -272,7 +271,10 @@ def perplexity(counts: torch.Tensor) -> float:
     return float(torch.exp(-(share * share.log()).sum()))
 
 
-def sharpness(mel: torch.Tensor) -> float:
-    """Variance of a mel's Laplacian ``(num_mels, T)``: blur lowers it."""
-    kernel = torch.tensor([[0.0, 1.0, 0.0], [1.0, -4.0, 1.0], [0.0, 1.0, 0.0]], device=mel.device, dtype=mel.dtype)
-    return float(nn.functional.conv2d(mel[None, None], kernel[None, None]).var())
+def sharpness(x: torch.Tensor) -> float:
+    """Variance of the Laplacian of a mel ``(num_mels, T)`` or of an image's or film's planes ``(3, *size)``: blur
+    lowers it.
+    """
+    kernel = torch.tensor([[0.0, 1.0, 0.0], [1.0, -4.0, 1.0], [0.0, 1.0, 0.0]], device=x.device, dtype=x.dtype)
+    planes = x.reshape(-1, 1, *x.shape[-2:])
+    return float(nn.functional.conv2d(planes, kernel[None, None]).var())

@@ -8,13 +8,15 @@ import torch
 
 from triforce.ingest.corpus import Corpus
 from triforce.ingest.local import ImportConfig, import_folder, import_images
-from triforce.ingest.pixels import encode_video
+from triforce.ingest.pixels import decode_png, encode_video
 from triforce.models.release import load_card, require_dvae
+from triforce.train.classifier import PictureClassifier
 from triforce.train.config import TrainConfig
 from triforce.train.data import Place
-from triforce.train.job import _write_release
+from triforce.train.job import _write_release, input_hashes
 from triforce.train.loop import Trainer
-from triforce.train.tasks import DVAETask
+from triforce.train.pictures import PictureConfig, evaluate_pictures
+from triforce.train.tasks import DiffusionTask, DVAETask
 
 
 def stripes(seed: int, height: int = 24, width: int = 20) -> np.ndarray:
@@ -30,7 +32,7 @@ def stripes(seed: int, height: int = 24, width: int = 20) -> np.ndarray:
 def corpus(tmp_path_factory) -> Corpus:
     folder = tmp_path_factory.mktemp("pixels")
     corpus = Corpus(str(folder / "corpus"))
-    import_images(corpus, "stripes", ((f"{i}", stripes(i), "bars") for i in range(60)))
+    import_images(corpus, "stripes", ((f"{i}", stripes(i), "bars") for i in range(300)))
     (folder / "films").mkdir()
     film = np.stack([np.roll(stripes(3), 2 * i, axis=0) for i in range(16)])
     (folder / "films/a.mkv").write_bytes(encode_video(film, 10))
@@ -96,3 +98,50 @@ def test_films_are_learnt_in_three_dimensions(corpus, tmp_path):
     assert trainer.ema.encode(film[None]).shape == (1, 4, 6, 5)
     guess = 255 * float((film - film.mean((1, 2, 3), keepdim=True)).abs().mean())
     assert trainer.progress.history[-1]["eval/l1_levels"] < 0.8 * guess
+
+
+def test_diffusion_sharpens_pictures_and_the_judge_says_what_it_won(corpus, tmp_path):
+    settings = {"modality": "image", "crop": (16, 16)}
+    model = {"compression": [4, 4], "folded": True}
+    trainer, config = train(corpus, tmp_path, max_steps=100, model=model, **settings)
+    _write_release(trainer, trainer.task, config, {"run_name": "test", "inputs": {}})
+    with pytest.raises(ValueError, match=r"modality 'speech': the dVAE in .* codes image"):
+        input_hashes(config.model_copy(update={"stage": "diffusion", "modality": "speech"}))
+    dvae = require_dvae(config.release)
+    wanted = config.model_dump(exclude={"stage", "model"}) | {"stage": "diffusion", "max_steps": 250}
+    wanted = TrainConfig.model_validate(
+        wanted | {"model": {"hidden": 64, "num_blocks": 4, "fold": 2, "dilation_cycle": [1, 2]}}
+    )
+    learner = Trainer(DiffusionTask(wanted, Place(0, 1), torch.device("cpu"), dvae.model, None), wanted)
+    learner.fit(lambda trainer, metrics, save: None, lambda history: None)
+    losses = [entry["train/loss"] for entry in learner.progress.history]
+    assert losses[-1] < 0.6 * losses[0]
+    _write_release(learner, learner.task, wanted, {"run_name": "test", "inputs": {"dvae": dvae.hash}})
+
+    told = evaluate_pictures(config.release, corpus.uri, str(tmp_path / "out"), PictureConfig(classifier_steps=5))
+    record = json.loads((tmp_path / "out/pictures.json").read_text())
+    rows = record["systems"]
+    assert told.startswith(f"{record['num_pictures']} unseen pictures")
+    assert rows["original"]["ssim"] == pytest.approx(1)
+    assert rows["dvae"]["sharpness"] < rows["diffusion"]["sharpness"] < 1.3 * rows["original"]["sharpness"]
+    assert rows["mean"]["psnr_db"] > rows["diffusion"]["psnr_db"] > 8
+    assert rows["original"]["accuracy"] is None  # all stripes have the same text
+    assert decode_png((tmp_path / "out/pictures.png").read_bytes()).shape[2] == 3
+
+
+def test_the_classifier_learns_real_pictures_and_notices_others():
+    generator = np.random.default_rng(0)
+    bars = np.zeros((200, 3, 12, 12), np.float32)
+    words = ["across" if i % 2 else "down" for i in range(200)]
+    for picture, word in zip(bars, words, strict=True):
+        place = generator.integers(2, 10)
+        picture[(slice(None), place) if word == "across" else (slice(None), slice(None), place)] = 1.0
+    pictures = [torch.from_numpy(picture + 0.1 * generator.random(picture.shape, np.float32)) for picture in bars]
+    classifier = PictureClassifier(["across", "down"])
+    classifier.fit(pictures[:150], words[:150], 60)
+    assert np.mean([a == b for a, b in zip(classifier(pictures[150:]), words[150:], strict=True)]) > 0.9
+    blurred = torch.nn.functional.avg_pool2d(pictures[0][None], 3, 1, 1)[0]
+    assert classifier.distance(pictures[0], pictures[0]) == 0
+    assert classifier.distance(pictures[0], blurred) > classifier.distance(pictures[0], pictures[0] + 0.01)
+    with pytest.raises(ValueError, match="2 sizes"):
+        classifier.fit([pictures[0], pictures[0][:, :5]], ["down", "down"], 1)
