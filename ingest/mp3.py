@@ -16,6 +16,9 @@ _KBPS_MPEG2 = (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
 _RATES_HZ = {3: (44_100, 48_000, 32_000), 2: (22_050, 24_000, 16_000), 0: (11_025, 12_000, 8_000)}
 """By the two version bits: 3 is MPEG-1, 2 is MPEG-2, 0 is MPEG-2.5."""
 
+FRAMES_HELD = 16_384
+"""Frames walked before their pages are let go, some 10 MB: a mapped file counts as memory where a limit is set."""
+
 
 @dataclass(frozen=True)
 class PlainMp3:
@@ -53,6 +56,8 @@ def _walk(data: mmap.mmap) -> PlainMp3 | None:
             return None
         at += length
         num_frames += 1
+        if num_frames % FRAMES_HELD == 0:
+            data.madvise(mmap.MADV_DONTNEED)
     return PlainMp3(num_frames, 1152 if version == 3 else 576) if at == end else None
 
 
