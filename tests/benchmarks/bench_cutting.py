@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import soundfile
+from long_mp3 import repeated_mp3
 
 from triforce.ingest.clips import ClipConfig, clip_recording
 from triforce.ingest.corpus import Corpus, Recording
@@ -31,14 +32,12 @@ PIECE_S = 1800.0
 
 
 def write_recording(path: Path, seconds: float) -> None:
-    """A piece over and over, without its first frame: that only states the piece's length."""
+    """A piece over and over."""
     piece_s = min(seconds, PIECE_S)
     write_piece(path, piece_s)
     data = path.read_bytes()
-    frames = data[data.index(data[:2], 4) :]
     with path.open("wb") as file:
-        for _ in range(round(seconds / piece_s)):
-            file.write(frames)
+        file.writelines(repeated_mp3(data, round(seconds / piece_s)))
 
 
 def write_piece(path: Path, seconds: float) -> None:
