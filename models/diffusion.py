@@ -51,6 +51,12 @@ class DiffusionConfig(BaseModel):
     flows: Literal["residual", "medium"] = Field(
         "residual", description="What flows: truth minus prior, or the truth itself, in units of its spread."
     )
+    skip: bool = Field(
+        False,
+        description="Add to the network's answer what of the direction follows from the noisy input alone, as Karras "
+        "et al. 2022 (arXiv 2206.00364, table 1) do: noise need not find its way through the network, and at time 0 "
+        "it answers the truth itself.",
+    )
     prior_dropout: float = Field(
         0.1,
         ge=0,
@@ -223,7 +229,11 @@ class Diffusion(nn.Module):
         embedded = self.time(time_features(time).to(h.dtype))
         for block in self.blocks:
             h = block(h, embedded, mask)
-        return unfold(self.head(F.silu(self.norm(h)) * mask), cell)[(..., *(slice(n) for n in size))]
+        answer = unfold(self.head(F.silu(self.norm(h)) * mask), cell)[(..., *(slice(n) for n in size))]
+        if not self.config.skip:
+            return answer
+        at = self.path.at(time.view(-1, 1, *([1] * self.config.num_dims)).to(x.dtype))
+        return at.skip * x + at.scale * answer
 
     def _filled(self, x: torch.Tensor) -> torch.Tensor:
         """``x`` with zeros up to whole cells."""

@@ -70,6 +70,18 @@ class Coefficients(NamedTuple):
     signal_slope: torch.Tensor | float
     noise_slope: torch.Tensor | float
 
+    @property
+    def skip(self) -> torch.Tensor | float:
+        """``u`` for each unit of ``x``, as far as ``x`` tells it, where truth and noise have spread 1."""
+        variance = self.signal * self.signal + self.noise * self.noise
+        return (self.signal * self.signal_slope + self.noise * self.noise_slope) / variance
+
+    @property
+    def scale(self) -> torch.Tensor | float:
+        """Spread of what ``skip * x`` leaves of ``u``."""
+        determinant = self.signal_slope * self.noise - self.noise_slope * self.signal
+        return determinant / (self.signal * self.signal + self.noise * self.noise) ** 0.5
+
 
 @dataclass(frozen=True)
 class Path:

@@ -96,7 +96,14 @@ def _train(model: Diffusion, truth: torch.Tensor, prior: torch.Tensor, num_steps
 
 @pytest.mark.parametrize(
     ("num_dims", "settings"),
-    [(1, {}), (2, {}), (2, {"fold": 2}), (1, {"path": "cosine"}), (2, {"flows": "medium", "attention_every": 2})],
+    [
+        (1, {}),
+        (2, {}),
+        (2, {"fold": 2}),
+        (1, {"skip": True}),
+        (1, {"path": "cosine"}),
+        (2, {"flows": "medium", "attention_every": 2}),
+    ],
 )
 def test_it_learns_what_the_prior_lacks(num_dims, settings):
     torch.manual_seed(0)

@@ -71,6 +71,20 @@ def test_truth_is_where_the_direction_points():
         torch.testing.assert_close(slope, torch.tensor(path.at(0.3)[2:]), atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("name", ["linear", "cosine"])
+def test_the_skip_leaves_the_least_of_the_direction(name):
+    torch.manual_seed(0)
+    truth, noise = torch.randn(2, 200_000, dtype=torch.float64)
+    for time in (0.0, 0.3, 0.8, 1.0):
+        at = Path(name).at(torch.tensor(time, dtype=torch.float64))
+        x, u = at.signal * truth + at.noise * noise, at.signal_slope * truth + at.noise_slope * noise
+        rest = u - at.skip * x
+        assert float((rest * x).mean()) == pytest.approx(0, abs=0.02)
+        assert float(rest.std()) == pytest.approx(float(at.scale), rel=0.02)
+    at = Path("linear").at(0.0)
+    assert (at.skip, at.scale) == (-1.0, 1.0)  # x is the noise: what is left of u is the truth
+
+
 @pytest.mark.parametrize("cell", [1, 4])
 @pytest.mark.parametrize(("length", "window", "overlap"), [(100, 40, 10), (41, 40, 20), (1000, 64, 16), (30, 40, 10)])
 def test_windows_cover_and_weights_sum_to_one(length, window, overlap, cell):
