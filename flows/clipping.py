@@ -6,6 +6,7 @@ Only this step fans out. Fetching stays with the flow, as the limits a host is p
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import threading
 from collections.abc import Iterator
@@ -17,6 +18,11 @@ from triforce.ingest import storage
 from triforce.ingest.clips import ClipConfig, ClipSummary, clip_recording
 from triforce.ingest.corpus import Corpus, Recording
 from triforce.ingest.transcribe import TranscribeConfig, Transcriber
+
+logger = logging.getLogger(__name__)
+
+ATTEMPTS = 3
+"""Tries to join a cluster that answers. Assumed."""
 
 MAX_THREADS = 256
 """Recordings that one flow has in hand at a time, each in a thread that mostly waits. Assumed."""
@@ -78,6 +84,22 @@ def _with_absolute_model(config: ClipConfig) -> ClipConfig:
     )
 
 
+def _join(ray_address: str) -> None:
+    """``ray.init``, tried again where a busy cluster does not start the server behind ``ray://`` in Ray's 30 s."""
+    import ray
+    from ray.util.client import ray as client
+
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            ray.init(ray_address, log_to_driver=False)
+            return
+        except ConnectionAbortedError as error:
+            client.disconnect()  # else every later ray.init of this process believes in that connection
+            if attempt == ATTEMPTS or "Starting Ray client server failed" not in str(error):
+                raise
+            logger.warning("%s did not let us in, attempt %d of %d", ray_address, attempt, ATTEMPTS)
+
+
 @contextlib.contextmanager
 def connected(ray_address: str | None, config: ClipConfig) -> Iterator[int]:
     """How many tasks a flow should run at a time, while there is a connection to the cluster, if one is named.
@@ -94,7 +116,7 @@ def connected(ray_address: str | None, config: ClipConfig) -> Iterator[int]:
 
     if ray.is_initialized():
         raise RuntimeError(f"ray_address={ray_address!r}: this process is connected to Ray already; shut that down")
-    ray.init(ray_address, log_to_driver=False)
+    _join(ray_address)
     try:
         cores, cards = _needs(config)
         there = ray.cluster_resources()
