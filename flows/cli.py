@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from triforce.flows import cli_speech, environment
-from triforce.flows.settings import merged
+from triforce.flows.settings import each_set, merged
 
 app = typer.Typer(
     name="triforce",
@@ -38,7 +38,7 @@ RunsUri = Annotated[str, typer.Option("--runs", help="The folder for checkpoints
 Settings = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", metavar="NAME=VALUE", help="Any other setting, as in optimizer.learning_rate=3e-4; repeatable."
+        "--set", metavar="NAME=VALUE ...", help="Any other settings, as in max_steps=2000 optimizer.learning_rate=3e-4."
     ),
 ]
 
@@ -311,7 +311,8 @@ def _add_sub_apps() -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command and exit: 0 well, 2 bad input, 130 interrupted, 1 anything else; one line says what was wrong."""
     _add_sub_apps()
-    sys.exit(run(lambda: app(args=arguments, standalone_mode=False)))
+    given = each_set(sys.argv[1:] if arguments is None else arguments)
+    sys.exit(run(lambda: app(args=given, standalone_mode=False)))
 
 
 def run(command: Callable[[], Any]) -> int:

@@ -20,7 +20,7 @@ Vocoder = Annotated[
 ]
 Settings = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="NAME=VALUE", help="Any other setting, as in sampling.temperature=0.7; repeatable."),
+    typer.Option("--set", metavar="NAME=VALUE", help="Any other setting, as in sampling.temperature=0.7 seed=1."),
 ]
 
 

@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
+
+
+def each_set(arguments: list[str]) -> list[str]:
+    """Command-line arguments with ``--set`` before each setting of a row of them: ``--set a=1 b=2`` may be written."""
+    spelt: list[str] = []
+    in_row = False
+    for argument in arguments:
+        in_row = argument == "--set" or (in_row and re.match(r"[a-z]\w*([.-]\w+)*=", argument) is not None)
+        if in_row and argument != "--set" and spelt[-1] != "--set":
+            spelt.append("--set")
+        spelt.append(argument)
+    return spelt
 
 
 def merged(fields: dict[str, Any], settings: list[str] | None) -> dict[str, Any]:

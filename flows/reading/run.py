@@ -18,6 +18,10 @@ from triforce.ingest import storage
 from triforce.ingest.corpus import Corpus
 
 
+NUM_CODES = 1024
+"""Of the dVAE: enough for one clean voice, and each code is met often enough in a few hours to be learnt."""
+
+
 class ReadingConfig(BaseModel):
     """How much is read and for how long each network learns."""
 
@@ -30,6 +34,7 @@ class ReadingConfig(BaseModel):
     num_unseen: int = Field(40, ge=1, le=1000, description="Sentences that nobody trained on, to be read.")
     candidates: int = Field(4, ge=2, le=64, description="Readings of each, of which Whisper's best counts.")
     judge: str = Field("base", description="Whisper model that listens.")
+    threads: int | None = Field(None, ge=1, description="CPU threads of the training; none: all cores.")
     seed: int = Field(0, ge=0, description="Of texts and weights.")
 
 
@@ -74,14 +79,21 @@ class Reading:
 
     def _train_dvae(self) -> str:
         minutes = self.config.dvae_minutes * self.config.share
-        return self._train(stage="dvae", corpus=self._uri("corpus"), max_steps=20_000, max_minutes=minutes)
+        return self._train(
+            stage="dvae",
+            corpus=self._uri("corpus"),
+            model={"codebook_size": NUM_CODES},
+            max_steps=20_000,
+            max_minutes=minutes,
+        )
 
     def _tokenize(self) -> str:
+        from triforce.models.text import NUM_BYTES
         from triforce.tokenize.config import TokenizeConfig
         from triforce.tokenize.job import tokenize_corpus
 
         places = {"corpus": self._uri("corpus"), "release": self._uri("release"), "tokens": self._uri("tokens")}
-        total = tokenize_corpus(TokenizeConfig(**places))
+        total = tokenize_corpus(TokenizeConfig(**places, text_vocabulary_size=NUM_BYTES))
         return f"{total.num_clips} clips, {total.num_codes} codes"
 
     def _train_gpt(self) -> str:
@@ -102,7 +114,7 @@ class Reading:
         from triforce.train.job import train
 
         places = {"release": self._uri("release"), "runs": self._uri("runs"), "seed": self.config.seed}
-        summary = train(TrainConfig(**places, **settings))
+        summary = train(TrainConfig(**places, threads_per_worker=self.config.threads, **settings))
         shown = {name: value for name, value in sorted(summary.metrics.items()) if "eval/" in name}
         return f"{summary.steps} steps; " + ", ".join(f"{name} {value:.3g}" for name, value in shown.items())
 

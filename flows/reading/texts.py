@@ -11,8 +11,8 @@ from triforce.flows.demo import debian
 
 PACKAGES = ["bible-kjv", "bible-kjv-text", "fortunes", "fortunes-min"]
 FORTUNES = ("education", "fortunes", "law", "literature", "love", "people", "politics", "science", "wisdom", "work")
-MIN_WORDS, MAX_WORDS = 4, 22
-"""2 to 9 s of speech."""
+MIN_WORDS, MAX_WORDS = 4, 15
+"""2 to 6 s of speech; which sound belongs to which letter is soonest learnt from short sentences."""
 TIMEOUT_S = 120.0
 
 

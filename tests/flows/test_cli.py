@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from triforce.flows import cli
+from triforce.flows.settings import each_set
 
 COMMAND = str(Path(sys.executable).with_name("triforce"))
 STAGES = ("ingest", "tokenize", "train", "speak", "evaluate", "report", "demo", "corpus")
@@ -33,6 +34,7 @@ def test_help_names_every_stage_and_loads_none_of_them():
         (["demo", "{tmp}", "--speech", "{tmp}/nothing"], "no such folder"),
         (["demo", "{tmp}", "--set", "minutes=0"], "minutes = 0"),
         (["demo", "{tmp}", "--set", "nonsense"], "--set max_steps=2000"),
+        (["demo", "{tmp}", "--set", "max_steps=1", "minutes=0"], "minutes = 0"),
         (["speak", "hello", "--release", "{tmp}"], "no dvae/config.json"),
         (["speak", "hello", "--release", "{tmp}", "-o", "x.exe"], "use .wav"),
         (["train", "dvae", "--corpus", "{tmp}", "--release", "{tmp}/r"], "triforce ingest"),
@@ -50,6 +52,12 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, words, tmp_path, monke
     assert exit_.value.code == 2
     assert words in lines[-1]
     assert not any("Traceback" in line for line in lines)
+
+
+def test_a_row_of_settings_is_each_of_them():
+    assert each_set(["x", "--set", "a=1", "b.c=[2]", "-o", "d=3"]) == [
+        *("x", "--set", "a=1", "--set", "b.c=[2]", "-o", "d=3")
+    ]
 
 
 def test_settings_are_typed_and_nested():
