@@ -17,7 +17,6 @@ from triforce.flows.demo.stages import Stage, run_stages
 from triforce.ingest import storage
 from triforce.ingest.corpus import Corpus
 
-
 NUM_CODES = 1024
 """Of the dVAE: enough for one clean voice, and each code is met often enough in a few hours to be learnt."""
 
