@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import nn
@@ -14,7 +16,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from triforce.models.fused import qk_norm_rotate, rms_norm
-from triforce.models.vocabulary import Modality, Vocabulary
+from triforce.models.vocabulary import Modality, Segment, Vocabulary
 
 
 class GPTConfig(BaseModel):
@@ -260,6 +262,19 @@ class GPT(nn.Module):
 
     def num_parameters(self) -> int:
         return sum(p.numel() for p in self.parameters())
+
+
+@torch.no_grad()
+def hidden_states(gpt: GPT, prompt: Sequence[Segment], segment: Segment) -> torch.Tensor | None:
+    """The hidden state ``(width, L)`` at each code of ``segment`` behind ``prompt``: what the transformer makes of that
+    code, of all before it and of the prompt. None where together they are longer than it reads.
+    """
+    before = [gpt.config.vocabulary.segment_ids(part) for part in prompt]
+    ids = np.concatenate([*before, gpt.config.vocabulary.segment_ids(segment)[:-1]])
+    if len(ids) > gpt.config.max_positions:
+        return None
+    hidden = gpt(torch.from_numpy(ids)[None].to(gpt.embedding.weight.device))[0]
+    return hidden[sum(map(len, before)) + 1 :].T
 
 
 def rotary_frequencies(config: GPTConfig) -> torch.Tensor:

@@ -24,7 +24,7 @@ from torch import nn
 
 from triforce.models.diffusion import Diffusion, DiffusionConfig
 from triforce.models.dvae import DVAE, DVAEConfig
-from triforce.models.gpt import GPT, GPTConfig
+from triforce.models.gpt import GPT, GPTConfig, hidden_states
 from triforce.models.mel import MelConfig, log_mel
 from triforce.models.samplers import SamplerConfig
 from triforce.models.sampling import Candidate, SamplingConfig, sample_segment
@@ -200,7 +200,18 @@ class Release:
 
     @cached_property
     def _diffusion(self) -> Stage | None:
-        return self._load("diffusion")
+        loaded = self._load("diffusion")
+        return self._same_gpt(loaded) if loaded else None
+
+    def _same_gpt(self, diffusion: Stage) -> Stage:
+        known = diffusion.card.get("gpt_hash")
+        if diffusion.model.config.latent_channels and (self._gpt is None or self._gpt.hash != known):
+            found = f"this release holds {self._gpt.hash[:12]}" if self._gpt else "this release holds none"
+            raise ValueError(
+                f"{self.uri}: the diffusion network listens to gpt {str(known)[:12]}, {found}; "
+                "train the diffusion again or put the other gpt back"
+            )
+        return diffusion
 
     @property
     def dvae(self) -> DVAE:
@@ -289,13 +300,30 @@ class Release:
         sizes = None if num_frames is None else torch.tensor([[num_frames]], device=self.device)
         return self.dvae.decode(codes, sizes)[0]
 
-    def restore(self, mel: torch.Tensor, *, seed: int = 0, config: SamplerConfig | None = None) -> torch.Tensor:
-        """The diffusion network's reading of a dVAE mel ``(num_mels, T)``; the mel itself where no diffusion is
-        trained.
+    def latents(self, text: str | None, codes: np.ndarray | torch.Tensor) -> torch.Tensor | None:
+        """The transformer's hidden states ``(width, K)`` at codes ``(K,)`` that say ``text``, for `restore`; None where
+        the diffusion network was not trained to listen to them, or text and codes are more than the transformer reads.
+        """
+        if self.diffusion is None or not self.diffusion.config.latent_channels or not text or self.gpt is None:
+            return None
+        prompt = [Segment("text", self.tokenizer.encode(clean_text(text)))]
+        return hidden_states(self.gpt, prompt, Segment("speech", torch.as_tensor(codes).cpu().numpy()))
+
+    def restore(
+        self,
+        mel: torch.Tensor,
+        *,
+        seed: int = 0,
+        config: SamplerConfig | None = None,
+        latents: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """The diffusion network's reading of a dVAE mel ``(num_mels, T)``, with `latents` where they are given; the mel
+        itself where no diffusion is trained.
         """
         if self.diffusion is None:
             return mel
-        return self.diffusion.sample(mel[None], config=config, seed=seed)[0]
+        states = None if latents is None else latents[None]
+        return self.diffusion.sample(mel[None], config=config, seed=seed, latents=states)[0]
 
     def vocode(self, mel: torch.Tensor, *, seed: int = 0) -> np.ndarray:
         """Log-mel ``(num_mels, T)`` to samples ``((T - 1) * hop_length,)`` float32."""
@@ -316,7 +344,7 @@ class Release:
         """
         started = time.monotonic()
         best = self.draw(text, voice=voice, seed=seed, sampling=sampling)[0]
-        waveform, mel = self.render(best.codes, seed=seed, sampler=sampler, speed=speed)
+        waveform, mel = self.render(best.codes, text=text, seed=seed, sampler=sampler, speed=speed)
         return Speech(waveform, best.codes, mel, text, best.reached_end, time.monotonic() - started)
 
     def draw(
@@ -339,14 +367,22 @@ class Release:
         return sample_segment(self.gpt, prompt, "speech", sampling or SamplingConfig(), seed=seed)
 
     def render(
-        self, codes: np.ndarray, *, seed: int = 0, sampler: SamplerConfig | None = None, speed: float = 1.0
+        self,
+        codes: np.ndarray,
+        *,
+        text: str | None = None,
+        seed: int = 0,
+        sampler: SamplerConfig | None = None,
+        speed: float = 1.0,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Codes ``(K,)`` to samples ``(N,)`` float32 and the mel ``(num_mels, T)`` that the vocoder got."""
+        """Codes ``(K,)``, and the text that they say where it is known, to samples ``(N,)`` float32 and the mel
+        ``(num_mels, T)`` that the vocoder got.
+        """
         if not 0.25 <= speed <= 4:
             raise ValueError(f"speed {speed}: from 0.25 to 4")
         if not codes.size:
             return np.zeros(0, np.float32), np.zeros((self.mel_config.num_mels, 0), np.float32)
-        mel = self.restore(self.decode(codes), seed=seed, config=sampler)
+        mel = self.restore(self.decode(codes), seed=seed, config=sampler, latents=self.latents(text, codes))
         if speed != 1:  # stretched between frames: pitch lies along the other axis
             frames = max(2, round(mel.shape[1] / speed))
             mel = nn.functional.interpolate(mel[None], frames, mode="linear", align_corners=True)[0]

@@ -90,6 +90,11 @@ class TrainConfig(BaseModel):
         description="Half of the crops of sound are played faster or slower, pitch and all, by up to this share "
         "(dvae, diffusion, vocoder): more voices out of few.",
     )
+    latents: bool = Field(
+        False,
+        description="Let the network listen to the hidden states of the release's transformer, which knows the text: "
+        "clips are then heard whole, and what is heard is kept in memory up to `cache_bytes` (diffusion of speech).",
+    )
     context: int = Field(512, ge=32, le=65_536, description="Tokens of a packed row (gpt).")
     layouts: dict[str, float] = Field(
         default_factory=lambda: {"text>speech": 1.0},
@@ -167,6 +172,13 @@ class TrainConfig(BaseModel):
             )
         if self.min_workers is not None and self.min_workers > self.num_workers:
             raise ValueError(f"min_workers {self.min_workers}: at most num_workers, {self.num_workers}")
+        if self.latents and (self.stage, self.modality) != ("diffusion", "speech"):
+            raise ValueError(f"latents: for diffusion of speech alone, this is {self.stage} of {self.modality}")
+        if self.latents and (self.readers_per_worker or self.speed_jitter):
+            raise ValueError(
+                f"latents with readers_per_worker {self.readers_per_worker} and speed_jitter {self.speed_jitter}: "
+                "clips are heard whole and as they are; set both to 0"
+            )
         if self.sharding == "fsdp" and self.stage != "gpt":
             raise ValueError(f"sharding fsdp: stage {self.stage} is small and trains with ddp")
         if not self.layouts or min(self.layouts.values()) < 0 or not sum(self.layouts.values()):

@@ -92,6 +92,7 @@ class _RowGroup:
     index: int
     rows: tuple[int, ...]
     clip_ids: tuple[str, ...]
+    texts: tuple[str, ...]
 
 
 class ClipStore:
@@ -129,6 +130,9 @@ class ClipStore:
         """``(N,)`` int16."""
         return self._cache[group][row]
 
+    def text(self, group: int, row: int) -> str:
+        return self.groups[group].texts[row]
+
     def pixels(self, group: int, row: int) -> np.ndarray:
         """``(*size, 3)`` uint8 of an image or a film."""
         return self._cache[group][row]
@@ -154,9 +158,9 @@ def _row_groups(uri: str, keep: Callable[[str], bool], modality: str) -> list[_R
     with fs.open(path, "rb") as file:
         parquet = pq.ParquetFile(file)
         for index in range(parquet.num_row_groups):
-            columns = parquet.read_row_group(index, columns=["clip_id", "drop_reason", "modality"]).to_pylist()
+            columns = parquet.read_row_group(index, columns=["clip_id", "drop_reason", "modality", "text"]).to_pylist()
             kept = [
-                (i, row["clip_id"])
+                (i, row["clip_id"], row["text"] or "")
                 for i, row in enumerate(columns)
                 if row["drop_reason"] is None and (row.get("modality") or "speech") == modality and keep(row["clip_id"])
             ]

@@ -217,7 +217,8 @@ def _run_systems(
 ) -> dict[str, Output]:
     seed, output = clip_seed(config.seed, clip.clip_id), {}
     if split == "heldout":
-        output, codes = resynthesize(release, decode_flac(clip.flac, SAMPLE_RATE_HZ), seed=seed, sampler=config.sampler)
+        waveform = decode_flac(clip.flac, SAMPLE_RATE_HZ)
+        output, codes = resynthesize(release, waveform, clip.text, seed=seed, sampler=config.sampler)
         run.codes.append(codes)
     read = split == "training" or config.num_unseen_texts is None or number < config.num_unseen_texts
     if config.tts and read and release.gpt is not None:

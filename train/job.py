@@ -26,7 +26,7 @@ from tqdm import tqdm
 from triforce.ingest import storage
 from triforce.ingest.corpus import Corpus
 from triforce.models.mel import MelConfig
-from triforce.models.release import load_card, require_dvae, stage_files
+from triforce.models.release import load_card, load_stage, load_tokenizer_of, require_dvae, stage_files
 from triforce.tokenize.cluster import connect
 from triforce.train.config import TrainConfig
 from triforce.train.curves import Curves, as_lines
@@ -105,6 +105,8 @@ def input_hashes(config: TrainConfig) -> dict[str, str]:
             raise ValueError(
                 f"modality {config.modality!r}: the dVAE in {config.release} codes {coded}; give modality={coded}"
             )
+    if config.latents:
+        hashes["gpt"] = _require_gpt(config.release)["hash"]
     if config.stage == "gpt":
         index_uri = storage.join(config.tokens, "index.json")
         if not storage.exists(index_uri):
@@ -120,16 +122,20 @@ def input_hashes(config: TrainConfig) -> dict[str, str]:
             index += storage.read_bytes(storage.join(uri, "index.json"))
         hashes["tokens"] = hashlib.sha256(index).hexdigest()
         if config.init_from is not None:
-            card = load_card(config.init_from, "gpt")
-            if card is None:
-                raise FileNotFoundError(f"init_from {config.init_from}: no gpt/config.json here; train one first")
-            hashes["init_from"] = card["hash"]
+            hashes["init_from"] = _require_gpt(config.init_from)["hash"]
     else:
         clip_ids = sorted(Corpus(config.corpus).clips(["clip_id"], kept_only=True)["clip_id"].to_pylist())
         if not clip_ids:
             raise ValueError(f"{config.corpus}: no clip to keep; run `triforce ingest`, or loosen the filters")
         hashes["corpus"] = hashlib.sha256("\n".join(clip_ids).encode()).hexdigest()
     return hashes
+
+
+def _require_gpt(uri: str) -> dict[str, Any]:
+    card = load_card(uri, "gpt")
+    if card is None:
+        raise FileNotFoundError(f"{uri}: no gpt/config.json here; train one first with `triforce train gpt`")
+    return card
 
 
 def _num_workers(config: TrainConfig) -> int | tuple[int, int]:
@@ -162,8 +168,12 @@ def _make_task(config: TrainConfig, place: Place, device: torch.device) -> Any:
         card = load_card(config.release, "dvae")  # the features of the release, where it has some already
         return VocoderTask(config, place, device, MelConfig.model_validate(card["mel"]) if card else None)
     dvae = require_dvae(config.release, device)
-    mel = dvae.card.get("mel")
-    return DiffusionTask(config, place, device, dvae.model, MelConfig.model_validate(mel) if mel else None)
+    mel, reader = dvae.card.get("mel"), None
+    if config.latents:
+        gpt = load_stage(config.release, "gpt", device)
+        assert gpt is not None, "input_hashes looked"
+        reader = (gpt.model, load_tokenizer_of(config.release))
+    return DiffusionTask(config, place, device, dvae.model, MelConfig.model_validate(mel) if mel else None, reader)
 
 
 def _worker(settings: dict[str, Any]) -> None:
@@ -218,6 +228,8 @@ def _write_release(
             card["mel"] = json.loads(task.mel_config.model_dump_json())
     else:
         card["dvae_hash"] = settings["inputs"]["dvae"]
+    if config.latents:
+        card["gpt_hash"] = settings["inputs"]["gpt"]
     if len(getattr(task, "dvae_hashes", {})) > 1:
         card["dvae_hashes"] = task.dvae_hashes
     if hasattr(task, "characters"):

@@ -76,6 +76,7 @@ class _Held:
     waveform: np.ndarray
     mel: torch.Tensor
     coarse: torch.Tensor
+    latents: torch.Tensor | None
 
 
 def sweep(release_uri: str, heldout_uri: str, out_uri: str, config: SweepConfig | None = None) -> str:
@@ -103,7 +104,8 @@ def sweep(release_uri: str, heldout_uri: str, out_uri: str, config: SweepConfig 
 def _prepare(release: Release, clip: Clip) -> _Held:
     waveform = decode_flac(clip.flac, SAMPLE_RATE_HZ)
     mel = release.log_mel(waveform)
-    return _Held(clip, waveform, mel, release.decode(release.encode(waveform), mel.shape[-1]))
+    codes = release.encode(waveform)
+    return _Held(clip, waveform, mel, release.decode(codes, mel.shape[-1]), release.latents(clip.text, codes))
 
 
 def _stored(out_uri: str, key: str) -> dict[str, dict[str, Any]]:
@@ -144,7 +146,7 @@ class _Measure:
         """What the vocoder gets."""
         if name in BASELINES:
             return one.coarse if name == "dvae" else one.mel
-        return self.release.restore(one.coarse, seed=self._seed(one), config=sampler)
+        return self.release.restore(one.coarse, seed=self._seed(one), config=sampler, latents=one.latents)
 
     def _figures(self, mels: list[torch.Tensor], sounds: list[np.ndarray], heard: list[str]) -> dict[str, Any]:
         language = self.config.judge.language

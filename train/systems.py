@@ -36,11 +36,12 @@ def clip_seed(seed: int, clip_id: str) -> int:
 
 @torch.inference_mode()
 def resynthesize(
-    release: Release, waveform: np.ndarray, *, seed: int, sampler: SamplerConfig
+    release: Release, waveform: np.ndarray, text: str | None = None, *, seed: int, sampler: SamplerConfig
 ) -> tuple[dict[str, Output], np.ndarray]:
     """A clip by the systems ``original``, ``vocoder``, ``dvae`` and, where it is trained, ``diffusion``; and its codes.
 
-    The mel of ``vocoder`` is taken again from its sound, since what it was given is the true mel.
+    The mel of ``vocoder`` is taken again from its sound, since what it was given is the true mel. A diffusion network
+    that listens to the transformer's hidden states is told the ``text``, as it is when a text is read aloud.
     """
     started = time.perf_counter()
     true_mel = release.log_mel(waveform)
@@ -59,7 +60,7 @@ def resynthesize(
 
     if release.diffusion is not None:
         started = time.perf_counter()
-        fine = release.restore(coarse, seed=seed, config=sampler)
+        fine = release.restore(coarse, seed=seed, config=sampler, latents=release.latents(text, codes))
         diffusion_s = time.perf_counter() - started
         rebuilt, vocoder_s = _vocode(release, fine, seed)
         outputs["diffusion"] = Output(rebuilt, _array(fine), dvae_s + diffusion_s + vocoder_s)

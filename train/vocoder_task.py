@@ -15,8 +15,8 @@ from torch.nn import functional as F
 from triforce.models.mel import MelConfig, log_mel
 from triforce.models.vocos import Vocos, VocosConfig
 from triforce.train.config import TrainConfig
+from triforce.train.crops import INT16_SCALE, ClipCrops
 from triforce.train.data import Place
-from triforce.train.tasks import INT16_SCALE, ClipCrops
 
 RESOLUTIONS = ((512, 128), (1024, 256), (2048, 512))
 """FFT length and hop of the losses, samples: short ones see onsets, long ones pitch (Yamamoto et al. 2020)."""

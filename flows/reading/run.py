@@ -100,12 +100,12 @@ class Reading:
             stage="gpt",
             tokens=self._uri("tokens"),
             layouts={"text>speech": 1.0},
-            model={"num_layers": 8, "width": 256, "num_heads": 4, "dropout": 0.1},
-            batch_size=4,
+            model={"num_layers": 6, "width": 192, "num_heads": 3, "dropout": 0.1},
+            batch_size=3,
             context=512,
-            max_steps=20_000,
+            max_steps=40_000,
             max_minutes=self.config.gpt_minutes * self.config.share,
-            optimizer={"learning_rate": 1e-3, "warmup_steps": 100},
+            optimizer={"learning_rate": 1.5e-3, "warmup_steps": 200},
         )
 
     def _train(self, **settings) -> str:

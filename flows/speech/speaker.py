@@ -147,7 +147,9 @@ class Speaker:
 
     def _render(self, text: str, candidate: Candidate, seed: int, attempt: int) -> Reading:
         config = self.config
-        waveform, _ = self.release.render(candidate.codes, seed=seed, sampler=config.sampler, speed=config.speed)
+        waveform, _ = self.release.render(
+            candidate.codes, text=text, seed=seed, sampler=config.sampler, speed=config.speed
+        )
         if config.level_db is not None:
             waveform = level(waveform, self.release.sample_rate_hz, config.level_db)
         return Reading(text, waveform, seed, attempt + 1, candidate.reached_end)

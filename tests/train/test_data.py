@@ -7,10 +7,10 @@ from triforce.ingest.corpus import Corpus
 from triforce.models.mel import MelConfig
 from triforce.models.vocabulary import Segment
 from triforce.train.config import TrainConfig
+from triforce.train.crops import ClipCrops
 from triforce.train.data import ClipStore, GroupCache, Place, ShuffledOrder, is_validation
 from triforce.train.documents import parse_layout, stack
 from triforce.train.gpt_task import speech_vocabulary
-from triforce.train.tasks import ClipCrops
 
 
 @pytest.mark.parametrize("num_workers", [1, 3])

@@ -4,14 +4,17 @@ import shutil
 import struct
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from corpora import add_recording
 from tensorboardX.proto import event_pb2
 
 from triforce.ingest.corpus import Corpus
+from triforce.models.gpt import hidden_states
 from triforce.models.release import Release, require_dvae
 from triforce.models.sampling import SamplingConfig
+from triforce.models.vocabulary import Segment
 from triforce.tokenize.config import TokenizeConfig
 from triforce.tokenize.job import write_index
 from triforce.tokenize.plan import extend_plan, load_tokenizer, open_tokens
@@ -264,3 +267,87 @@ def test_curves_are_events_too_and_a_resumed_run_takes_back_what_it_repeats(tmp_
     assert found[4, "train/loss"] == 9.0
     assert found[2, "train/loss"] == 0.5
     assert purged[-1] == 4  # TensorBoard hides everything from here on that was written before
+
+
+@pytest.fixture
+def read(trained, tmp_path) -> Path:
+    """A folder whose release has a dVAE and a transformer of a few steps."""
+    shutil.copytree(trained / "release/dvae", tmp_path / "release/dvae")
+    write_gpt(trained, tmp_path, seed=0)
+    return tmp_path
+
+
+def write_gpt(trained: Path, folder: Path, seed: int) -> None:
+    config = make_config(trained, "gpt", max_steps=2, seed=seed, release=str(folder / "release"))
+    trainer = fit(make_trainer(config))
+    _write_release(trainer, trainer.task, config, {"run_name": "gpt", "inputs": input_hashes(config)})
+
+
+def listening(trained: Path, folder: Path, **settings) -> TrainConfig:
+    places = {"release": str(folder / "release"), "latents": True}
+    return make_config(trained, "diffusion", **(places | {"max_steps": 6, "crop_frames": 50} | settings))
+
+
+def test_a_crop_is_cut_from_what_was_heard_whole(trained, read):
+    task = _make_task(listening(trained, read), Place(0, 1), torch.device("cpu"))
+    mels, priors, sizes, states = task.spoken.batch(Place(0, 1), 3)
+    assert mels.shape == priors.shape == (3, 100, 50)
+    assert states.shape == (3, 32, 13)
+    for position in range(3):
+        whole = task.spoken.hear(task.crops.store, *task.crops.order(position))
+        frames = int(sizes[position])
+        starts = [
+            first
+            for first in range(0, whole.mel.shape[1] - frames + 1, 4)
+            if torch.equal(whole.mel[:, first : first + frames], mels[position, :, :frames])
+        ]
+        assert starts, position
+        assert torch.equal(whole.prior[:, starts[0] : starts[0] + frames], priors[position, :, :frames])
+        count = -(-frames // 4)
+        assert torch.equal(whole.states[:, starts[0] // 4 :][:, :count], states[position, :, :count])
+
+
+def test_hidden_states_are_those_at_the_codes_and_know_the_text(read):
+    release = Release.load(str(read / "release"))
+    gpt, codes = release.gpt, np.arange(9) % 7
+    one, other = (Segment("text", release.tokenizer.encode(text)) for text in ("one two", "six ten"))
+    states = hidden_states(gpt, [one], Segment("speech", codes))
+    ids = torch.from_numpy(gpt.config.vocabulary.document_ids([one, Segment("speech", codes)]))[None]
+    torch.testing.assert_close(states, gpt(ids)[0, len(one.codes) + 3 :][:9].T)
+    assert not torch.equal(states, hidden_states(gpt, [other], Segment("speech", codes)))
+    assert hidden_states(gpt, [one], Segment("speech", np.zeros(gpt.config.max_positions))) is None
+
+
+def test_diffusion_that_listens_to_the_transformer(trained, read, tmp_path):
+    config = listening(trained, read, checkpoint_every_s=1e-6)
+    straight = fit(make_trainer(config))
+    (tmp_path / "stop").mkdir()
+    fit(make_trainer(config), tmp_path / "stop", stop_after=3)
+    resumed = make_trainer(config)
+    resumed.load(tmp_path / "stop")
+    fit(resumed)
+    for name, tensor in straight.ema.state_dict().items():
+        assert torch.equal(tensor, resumed.ema.state_dict()[name]), name
+    _write_release(straight, straight.task, config, {"run_name": "d", "inputs": input_hashes(config)})
+
+    release = Release.load(str(read / "release"))
+    codes = np.arange(30) % 50
+    with_text, without = (release.render(codes, text=text)[1] for text in ("one two", None))
+    assert with_text.shape == without.shape
+    assert not np.array_equal(with_text, without)
+    assert release.latents("one two", np.zeros(release.gpt.config.max_positions)) is None
+    assert release.speak("one two", sampling=SamplingConfig(max_codes=20)).mel.shape[0] == 100
+
+    write_gpt(trained, read, seed=1)
+    with pytest.raises(ValueError, match="train the diffusion again"):
+        Release.load(str(read / "release")).diffusion  # noqa: B018
+
+
+def test_latents_where_there_can_be_none_are_refused(trained, tmp_path):
+    shutil.copytree(trained / "release/dvae", tmp_path / "release/dvae")
+    with pytest.raises(FileNotFoundError, match="triforce train gpt"):
+        input_hashes(listening(trained, tmp_path))
+    with pytest.raises(ValueError, match="diffusion of speech alone"):
+        make_config(trained, "dvae", latents=True)
+    with pytest.raises(ValueError, match="set both to 0"):
+        listening(trained, tmp_path, speed_jitter=0.1)

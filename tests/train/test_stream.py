@@ -17,9 +17,9 @@ from triforce.models.mel import MelConfig
 from triforce.tokenize.cluster import connect
 from triforce.train import stream
 from triforce.train.config import TrainConfig
+from triforce.train.crops import ClipCrops
 from triforce.train.data import Place
 from triforce.train.stream import CropStream
-from triforce.train.tasks import ClipCrops
 
 COUNT, NUM_BATCHES = 4, 60
 
