@@ -10,6 +10,8 @@ SETTINGS = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     # 20 s by default; on a busy machine with two cores the start took 18.
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+    # In memory by default: a flow whose deployment runs one at a time would crash when the server is restarted.
+    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
     # With a token file that an earlier ray.init() left behind, a cluster without tokens fails: never leave it open.
     "RAY_AUTH_MODE": "disabled",
     "RAY_USAGE_STATS_ENABLED": "0",

@@ -1,0 +1,271 @@
+"""The whole system on many hosts of one machine, with hosts lost and servers restarted under way.
+
+    pip install 'triforce[demo,cluster]' 'moto[server]'; apt-get install postgresql iproute2; as root:
+    python tests/cluster/run.py cluster-run
+
+Hosts are network namespaces with addresses of their own; on them run the services of ``infra/docker/compose.yaml`` as
+processes: PostgreSQL, Prefect's server and worker, a Ray head, two Ray workers, an S3-compatible store. A pipeline is
+started as a user would, by `prefect deployment run`, and while it runs
+
+1. a Ray worker's cable is pulled in the middle of `tokenize`, and plugged in again later;
+2. the same in the middle of training on both workers;
+3. PostgreSQL and Prefect's server are stopped and started.
+
+It must end well, from feed to GPT: every kept clip in the shards once, every step of the training taken, no secret in
+any log or artifact. Then the same pipeline runs on the object store alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import re
+import shlex
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+
+from compose_hosts import ROOT, Cluster
+from hosts import wait_for
+
+TRIFORCE = [sys.executable, "-m", "triforce.flows.cli"]
+GPT_STEPS = 300
+OUT_S = 45.0
+"""How long a host stays cut off: longer than Ray takes to give it up, 15 to 30 s."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--store", default="moto_server -H 0.0.0.0 -p 8333", help="an S3-compatible server's command")
+    parser.add_argument("--site", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))  # and not without taking the hosts down
+    folder = arguments.folder.absolute()
+    if arguments.site:
+        serve_site(folder)
+        return
+    say("speech and a podcast of it")
+    make_site(folder / "site")
+    cluster = Cluster(folder, shlex.split(arguments.store))
+    with cluster.network:
+        say("services")
+        cluster.up()
+        web = cluster.host("web")
+        command = [sys.executable, __file__, str(folder / "site"), "--site"]
+        web.start("site", command, cluster.user_environment(), ROOT)
+        with_faults(cluster, folder)
+        on_the_store(cluster, folder)
+        check_secrets(cluster)
+        cluster.down()
+    shutil.rmtree(cluster.database)
+    say("all well")
+
+
+def say(line: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {line}", flush=True)
+
+
+def make_site(folder: Path) -> None:
+    from triforce.flows.demo.sites import lay_out_sites
+    from triforce.flows.demo.speech import obtain_speech
+
+    lay_out_sites(obtain_speech(folder.parent / "speech"), folder)
+
+
+def serve_site(folder: Path) -> None:
+    import uvicorn
+
+    from triforce.flows.demo.serve import _render, make_app
+
+    _render(folder, "http://web:8000")
+    uvicorn.run(make_app(folder), host="0.0.0.0", port=8000, log_level="warning")
+
+
+def pipeline_config(cluster: Cluster, where: str, sources: Path, gpt_steps: int) -> dict:
+    """Small networks, but a dVAE that takes its time to encode: a fault must find it at work."""
+    dvae = {"folded": False, "hidden": 384, "stem": 192, "num_blocks": 10}
+    return {
+        "folder": where,
+        "sources": str(sources),
+        "stages": ["ingest", "dvae", "tokenize", "gpt"],
+        "clips": {"transcribe": {"model": "tiny.en", "language": "en", "beam_size": 1}},
+        "dvae": {"max_steps": 5, "batch_size": 2, "threads_per_worker": 1, "model": dvae},
+        "tokenize": {"num_workers": 2, "clips_per_shard": 4},
+        "gpt": {
+            **{"num_workers": 2, "threads_per_worker": 1, "max_steps": gpt_steps, "batch_size": 2, "context": 512},
+            **{"checkpoint_every_s": 5, "eval_every": 50},
+        },
+    }
+
+
+def start_flow(cluster: Cluster, config: dict) -> str:
+    """`prefect deployment run pipeline/full`, typed on the host `user`; the flow run's id."""
+    parameters = json.dumps({"config": config})
+    words = ["prefect", "--no-prompt", "deployment", "run", "pipeline/full", "--params", parameters]
+    printed = typed(cluster, words)
+    return next(word for word in printed.split() if len(word) == 36 and word.count("-") == 4)
+
+
+def typed(cluster: Cluster, words: list[str]) -> str:
+    entrypoint = str(ROOT / "infra/docker/entrypoint.sh")
+    return cluster.host("user").run([entrypoint, *words], cluster.user_environment(), ROOT)
+
+
+def api(cluster: Cluster, path: str, body: dict | None = None):
+    """Prefect's answer to the host `user`."""
+    secret = base64.b64encode(cluster.secret_values()["prefect-auth"].encode()).decode()
+    program = (
+        "import sys, urllib.request as u; path, body, key = sys.argv[1:]; "
+        "head = {'Authorization': 'Basic ' + key, 'Content-Type': 'application/json'}; "
+        "asked = u.Request('http://prefect:4200/api/' + path, body.encode() or None, head); "
+        "print(u.urlopen(asked, timeout=20).read().decode())"
+    )
+    text = json.dumps(body) if body is not None else ""
+    return json.loads(
+        cluster.host("user").run([sys.executable, "-c", program, path, text, secret], cluster.user_environment(), ROOT)
+    )
+
+
+def wait_for_end(cluster: Cluster, flow: str, timeout_s: float) -> None:
+    states = []
+
+    def ended() -> bool:
+        try:
+            states.append(api(cluster, f"flow_runs/{flow}")["state_type"])
+        except RuntimeError:  # its server is being restarted
+            return False
+        return states[-1] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+
+    wait_for("the pipeline", ended, timeout_s, every_s=2)
+    if states[-1] != "COMPLETED":
+        logs = api(cluster, "logs/filter", {"limit": 200, "sort": "TIMESTAMP_DESC"})
+        raise SystemExit(f"the pipeline {states[-1]}: " + "\n".join(log["message"] for log in logs[:30]))
+
+
+def with_faults(cluster: Cluster, folder: Path) -> None:
+    data = folder / "data"
+    sources = folder / "sources.yaml"
+    sources.write_text(
+        "contact: cluster@example.org\nallow_private_hosts: true\nrequests_per_s: 50\nsources:\n"
+        "  - {name: prompts, kind: podcast, feeds: ['http://web:8000/podcast/feed.xml'], language: en}\n"
+    )
+    config = pipeline_config(cluster, str(data), sources, GPT_STEPS)
+    lost = cluster.host("ray-worker-2")
+    flow = start_flow(cluster, config)
+    say(f"pipeline {flow}: feed, clips, dVAE")
+    seen: set[str] = set()
+    seconds = wait_for("a first shard", lambda: bool(list(data.glob("tokens/*/shard-*.tar"))), 900)
+    seen |= metric_names(cluster)
+    lost.cut()
+    done = len(list(data.glob("tokens/*/shard-*.tar")))
+    say(f"tokenize: {done} shards after {seconds:.0f} s; {lost.name}'s cable is pulled")
+    time.sleep(OUT_S)
+    lost.mend()
+    say("plugged in again")
+    wait_for("a checkpoint", lambda: checkpoints(data) > 0, 900)
+    seen |= metric_names(cluster)
+    lost.cut()
+    before = last_step(data)
+    say(f"train gpt: step {before}, {checkpoints(data)} checkpoints; the cable is pulled")
+    time.sleep(OUT_S)
+    lost.mend()
+    say("plugged in again")
+    wait_for("the training's going on", lambda: last_step(data) > before + 10, 600)
+    for name in ("prefect", "postgres"):
+        cluster.kill(name)
+    say(f"train gpt: step {last_step(data)}; PostgreSQL and Prefect's server are killed")
+    time.sleep(10)
+    for name in ("postgres", "prefect"):
+        cluster.start(name)
+        cluster.wait_until_healthy(name)
+    say("both are there again")
+    wait_for_end(cluster, flow, 1800)
+    restarts = cluster.restarts.count(lost.name)
+    if restarts < 2:
+        raise SystemExit(f"{restarts} restarts of {lost.name}: a cut cable was never noticed")
+    say(f"pipeline: COMPLETED; {lost.name} restarted {restarts} times")
+    check_dashboard(seen)
+    check_outcome(cluster, str(data), GPT_STEPS)
+
+
+def metric_names(cluster: Cluster) -> set[str]:
+    """What Ray's hosts offer to Prometheus at this moment."""
+    program = (
+        "import urllib.request as u; names = ('ray-head', 'ray-worker-1', 'ray-worker-2'); "
+        "pages = [u.urlopen(f'http://{name}:8090/metrics', timeout=20).read().decode() for name in names]; "
+        "print('\\n'.join(pages))"
+    )
+    lines = typed(cluster, [sys.executable, "-c", program]).splitlines()
+    return {re.split(r"[{ ]", line)[0] for line in lines if line and not line.startswith("#")}
+
+
+def check_dashboard(seen: set[str]) -> None:
+    """Everything that the Grafana dashboard draws was there; GPUs aside, which these hosts have not."""
+    text = (ROOT / "infra/monitoring/grafana-dashboard.json").read_text()
+    drawn = {name for name in re.findall(r"\bray_[a-z_]+", text) if "gpu" not in name}
+    if missing := drawn - seen:
+        raise SystemExit(f"the dashboard draws what Ray does not offer: {sorted(missing)}")
+    say(f"dashboard: all {len(drawn)} metrics were there")
+
+
+def checkpoints(data: Path) -> int:
+    return len(list(data.glob("runs/gpt-*/checkpoint_*")))
+
+
+def last_step(data: Path) -> int:
+    steps = [json.loads(line).get("step", 0) for file in data.glob("runs/gpt-*/metrics.jsonl") for line in file.open()]
+    return max(steps, default=0)
+
+
+def check_outcome(cluster: Cluster, where: str, steps: int) -> None:
+    """Nothing lost, nothing twice."""
+    corpus, release = f"{where}/corpus", f"{where}/release"
+    program = (
+        "import json, sys; from triforce.ingest import storage; from triforce.models.release import load_card; "
+        "where = sys.argv[1]; gpt = load_card(where + '/release', 'gpt'); "
+        "rows = storage.read_bytes(where + '/runs/' + gpt['run_name'] + '/metrics.jsonl').decode().splitlines(); "
+        "print(json.dumps({'steps': gpt['steps'], 'curve': [json.loads(row)['step'] for row in rows], "
+        "'tokens': storage.list_folders(where + '/tokens')}))"
+    )
+    found = json.loads(typed(cluster, [sys.executable, "-c", program, where]).splitlines()[-1])
+    if found["steps"] != steps or len(found["tokens"]) != 1:
+        raise SystemExit(f"{found['steps']} steps of {steps}; token folders: {found['tokens']}")
+    tokens = f"{where}/tokens/{found['tokens'][0]}"
+    verified = ["tokens", "verify", tokens, "--corpus", corpus, "--release", release, "--recompute", "20"]
+    say("verify: " + typed(cluster, [*TRIFORCE, *verified]).strip().splitlines()[-1])
+    say("corpus: " + typed(cluster, [*TRIFORCE, "corpus", "verify", corpus]).strip().splitlines()[-1])
+    say(f"train gpt: {found['steps']} steps, {len(set(found['curve']))} points of the curve")
+
+
+def on_the_store(cluster: Cluster, folder: Path) -> None:
+    typed(cluster, [sys.executable, "-c", "import s3fs; s3fs.S3FileSystem().mkdir('triforce')"])
+    config = pipeline_config(cluster, "s3://triforce/data", folder / "sources.yaml", 20)
+    say("the same on s3://triforce/data")
+    wait_for_end(cluster, start_flow(cluster, config), 1800)
+    check_outcome(cluster, "s3://triforce/data", 20)
+
+
+def check_secrets(cluster: Cluster) -> None:
+    """In no log of any host, no log or artifact of Prefect."""
+    texts = {str(path): path.read_text(errors="replace") for path in cluster.folder.glob("hosts/**/*.log")}
+    texts |= {str(path): path.read_text(errors="replace") for path in cluster.folder.glob("hosts/*/ray/**/*.out")}
+    texts |= {str(path): path.read_text(errors="replace") for path in cluster.folder.glob("hosts/*/ray/**/*.err")}
+    for what in ("logs", "artifacts", "flow_runs"):
+        texts[what] = json.dumps(api(cluster, f"{what}/filter", {"limit": 200}))
+    found = [
+        f"{name} in {place}"
+        for name, value in cluster.secret_values().items()
+        for place, text in texts.items()
+        if value.removeprefix("triforce:") in text
+    ]
+    if found:
+        raise SystemExit(f"secrets in the open: {found}")
+    say(f"no secret in {len(texts)} logs")
+
+
+if __name__ == "__main__":
+    main()
