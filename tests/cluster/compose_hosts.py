@@ -85,8 +85,10 @@ class Cluster:
         self.host(name).stop(name, signal.SIGKILL)
 
     def down(self) -> None:
+        """Let what ends from now on stay ended."""
         self._over.set()
-        self._supervisor.join()
+        if self._supervisor.is_alive():
+            self._supervisor.join()
 
     def _supervise(self) -> None:
         while not self._over.wait(1):

@@ -52,15 +52,16 @@ def main() -> None:
     make_site(folder / "site")
     cluster = Cluster(folder, shlex.split(arguments.store))
     with cluster.network:
-        say("services")
-        cluster.up()
-        web = cluster.host("web")
-        command = [sys.executable, __file__, str(folder / "site"), "--site"]
-        web.start("site", command, cluster.user_environment(), ROOT)
-        with_faults(cluster, folder)
-        on_the_store(cluster, folder)
-        check_secrets(cluster)
-        cluster.down()
+        try:
+            say("services")
+            cluster.up()
+            command = [sys.executable, __file__, str(folder / "site"), "--site"]
+            cluster.host("web").start("site", command, cluster.user_environment(), ROOT)
+            with_faults(cluster, folder)
+            on_the_store(cluster, folder)
+            check_secrets(cluster)
+        finally:
+            cluster.down()
     shutil.rmtree(cluster.database)
     say("all well")
 
