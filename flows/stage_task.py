@@ -25,6 +25,6 @@ def is_worth_another_try(task: Any, task_run: Any, state: Any) -> bool:
         state.result()
     except (ValueError, FileNotFoundError, ImportError):
         return False
-    except Exception:
+    except Exception:  # whatever ended the task: only what is known to stay bad is not tried again
         return True
     return False

@@ -105,13 +105,16 @@ class ClipCrops:
         """Mels ``(num_mels, T)`` of the validation clips, or where there are none of training clips, at most 8 s
         each.
         """
-        store = self.validation if len(self.validation) else self.store
-        places = [(group, row) for group, size in enumerate(store.group_sizes) for row in range(size)][
-            : self.config.eval_clips
-        ]
+        store, places = self.evaluation_places()
         longest = int(EVAL_CROP_S * self.mel_config.sample_rate_hz)
         waveforms = [torch.from_numpy(store.waveform(*place)[:longest].copy()) for place in places]
         return [log_mel(waveform.to(self.device).float() / INT16_SCALE, self.mel_config) for waveform in waveforms]
+
+    def evaluation_places(self) -> tuple[ClipStore, list[tuple[int, int]]]:
+        """The clips of `evaluation`: where they are, and the group and row of each."""
+        store = self.validation if len(self.validation) else self.store
+        places = [(group, row) for group, size in enumerate(store.group_sizes) for row in range(size)]
+        return store, places[: self.config.eval_clips]
 
     def statistics(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and spread of each mel bin, ``(num_mels,)``, over what can be heard of the order's first clips."""

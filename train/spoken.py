@@ -84,6 +84,5 @@ class SpokenClips:
 
     def evaluation(self) -> list[Spoken]:
         """The validation clips, or where there are none training clips, whole."""
-        store = self.crops.validation if len(self.crops.validation) else self.crops.store
-        places = [(group, row) for group, size in enumerate(store.group_sizes) for row in range(size)]
-        return [self.hear(store, *place) for place in places[: self.crops.config.eval_clips]]
+        store, places = self.crops.evaluation_places()
+        return [self.hear(store, *place) for place in places]

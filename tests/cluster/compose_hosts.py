@@ -39,7 +39,6 @@ class Placed:
     """A service and the host that it runs on."""
 
     host: Host
-    name: str
     command: list[str]
     environment: dict[str, str]
     health: list[str] | None
@@ -52,7 +51,7 @@ class Cluster:
         self.folder, self.store_command = folder, store_command
         self.compose = yaml.safe_load(COMPOSE.read_text())
         self.secrets = self._make_secrets()
-        names = [*(name for name in self.compose["services"] if name != "ray-worker")]
+        names = [name for name in self.compose["services"] if name != "ray-worker"]
         self.network = Network(folder, [*names, "ray-worker-1", "ray-worker-2", "web", "user"])
         self.placed: dict[str, Placed] = {}
         self.restarts: list[str] = []
@@ -128,7 +127,7 @@ class Cluster:
             words = [str(ROOT / "infra/docker/entrypoint.sh"), *words]
         if name.startswith("ray-worker"):
             words = [*words, "--num-cpus", "1"]  # hosts with one core: work has to spread
-        return Placed(host, name, [str(word) for word in words], environment, health)
+        return Placed(host, [str(word) for word in words], environment, health)
 
     def _environment(self, host: Host, named: dict[str, Any]) -> dict[str, str]:
         path = os.pathsep.join([str(Path(sys.executable).parent), *map(str, self._postgres_bins()), os.environ["PATH"]])

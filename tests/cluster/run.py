@@ -33,6 +33,7 @@ from hosts import wait_for
 
 TRIFORCE = [sys.executable, "-m", "triforce.flows.cli"]
 GPT_STEPS = 300
+LOGS = ("hosts/**/*.log", "hosts/*/ray/**/*.out", "hosts/*/ray/**/*.err")
 OUT_S = 45.0
 """How long a host stays cut off: longer than Ray takes to give it up, 15 to 30 s."""
 
@@ -86,7 +87,7 @@ def serve_site(folder: Path) -> None:
     uvicorn.run(make_app(folder), host="0.0.0.0", port=8000, log_level="warning")
 
 
-def pipeline_config(cluster: Cluster, where: str, sources: Path, gpt_steps: int) -> dict:
+def pipeline_config(where: str, sources: Path, gpt_steps: int) -> dict:
     """Small networks, but a dVAE that takes its time to encode: a fault must find it at work."""
     dvae = {"folded": False, "hidden": 384, "stem": 192, "num_blocks": 10}
     return {
@@ -154,7 +155,7 @@ def with_faults(cluster: Cluster, folder: Path) -> None:
         "contact: cluster@example.org\nallow_private_hosts: true\nrequests_per_s: 50\nsources:\n"
         "  - {name: prompts, kind: podcast, feeds: ['http://web:8000/podcast/feed.xml'], language: en}\n"
     )
-    config = pipeline_config(cluster, str(data), sources, GPT_STEPS)
+    config = pipeline_config(str(data), sources, GPT_STEPS)
     lost = cluster.host("ray-worker-2")
     flow = start_flow(cluster, config)
     say(f"pipeline {flow}: feed, clips, dVAE")
@@ -244,7 +245,7 @@ def check_outcome(cluster: Cluster, where: str, steps: int) -> None:
 
 def on_the_store(cluster: Cluster, folder: Path) -> None:
     typed(cluster, [sys.executable, "-c", "import s3fs; s3fs.S3FileSystem().mkdir('triforce')"])
-    config = pipeline_config(cluster, "s3://triforce/data", folder / "sources.yaml", 20)
+    config = pipeline_config("s3://triforce/data", folder / "sources.yaml", 20)
     say("the same on s3://triforce/data")
     wait_for_end(cluster, start_flow(cluster, config), 1800)
     check_outcome(cluster, "s3://triforce/data", 20)
@@ -252,9 +253,8 @@ def on_the_store(cluster: Cluster, folder: Path) -> None:
 
 def check_secrets(cluster: Cluster) -> None:
     """In no log of any host, no log or artifact of Prefect."""
-    texts = {str(path): path.read_text(errors="replace") for path in cluster.folder.glob("hosts/**/*.log")}
-    texts |= {str(path): path.read_text(errors="replace") for path in cluster.folder.glob("hosts/*/ray/**/*.out")}
-    texts |= {str(path): path.read_text(errors="replace") for path in cluster.folder.glob("hosts/*/ray/**/*.err")}
+    logs = [path for pattern in LOGS for path in cluster.folder.glob(pattern)]
+    texts = {str(path): path.read_text(errors="replace") for path in logs}
     for what in ("logs", "artifacts", "flow_runs"):
         texts[what] = json.dumps(api(cluster, f"{what}/filter", {"limit": 200}))
     found = [

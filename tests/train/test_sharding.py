@@ -99,7 +99,8 @@ def two_workers(rank: int, folder: Path, port: int) -> None:
 
 def result(folder: Path) -> tuple[dict[str, torch.Tensor], list[dict]]:
     """The averaged weights and the history that a run left."""
-    return torch.load(folder / "averaged.pt"), json.loads((folder / "state.json").read_text())["history"]
+    state = json.loads((folder / "state.json").read_text())
+    return torch.load(folder / "averaged.pt", weights_only=True), state["history"]
 
 
 def free_port() -> int:
