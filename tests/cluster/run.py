@@ -177,6 +177,7 @@ def with_faults(cluster: Cluster, folder: Path) -> None:
     lost.mend()
     say("plugged in again")
     wait_for("the training's going on", lambda: last_step(data) > before + 10, 600)
+    seen |= metric_names(cluster)
     for name in ("prefect", "postgres"):
         cluster.kill(name)
     say(f"train gpt: step {last_step(data)}; PostgreSQL and Prefect's server are killed")
