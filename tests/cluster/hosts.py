@@ -5,6 +5,7 @@ Needs root and Linux's ``ip``. Nothing of the machine's own network is touched.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -129,10 +130,12 @@ class Host:
         child = self._running[service]
         family = [psutil.Process(child.pid), *psutil.Process(child.pid).children(recursive=True)]
         for process in family[:1] if number == signal.SIGTERM else family:
-            process.send_signal(number)
+            with contextlib.suppress(psutil.NoSuchProcess):  # a parent's end may have ended it already
+                process.send_signal(number)
         _, alive = psutil.wait_procs(family, timeout=20)
         for process in alive:
-            process.kill()
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
         child.wait()
 
     def end(self) -> None:
