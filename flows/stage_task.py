@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from triforce.ingest import storage
@@ -13,7 +12,7 @@ FOLDERS = ("corpus", "release", "tokens", "runs")
 def everywhere(fields: dict[str, Any]) -> dict[str, Any]:
     """The fields of a config that are set, as a job on another machine must get them: with absolute local folders."""
     return {
-        name: os.path.abspath(storage.resolve(value)[1]) if name in FOLDERS and storage.is_local(value) else value
+        name: storage.absolute(value) if name in FOLDERS else value
         for name, value in fields.items()
         if value is not None
     }

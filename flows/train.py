@@ -33,6 +33,7 @@ def fit(config: TrainConfig, ray_address: str | None, timeout_minutes: float | N
     environment.prepare()
     from triforce.train import job  # Ray and torch
 
+    config = config.anywhere()
     metrics_uri = storage.join(config.runs, config.run_name(job.input_hashes(config)), "metrics.jsonl")
     with stage_progress.shown(
         f"train-{config.stage}", lambda: stage_progress.of_training(metrics_uri, config.max_steps)

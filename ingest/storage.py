@@ -37,6 +37,11 @@ def is_local(uri: str | os.PathLike) -> bool:
     return fsspec.core.split_protocol(os.fspath(uri))[0] in (None, *LocalFileSystem.protocol)
 
 
+def absolute(uri: str) -> str:
+    """An address that means the same in another process's folder; one of a store does already."""
+    return os.path.abspath(resolve(uri)[1]) if is_local(uri) else uri
+
+
 def join(uri: str | os.PathLike, *parts: str) -> str:
     return "/".join([os.fspath(uri).rstrip("/"), *(part.strip("/") for part in parts)])
 

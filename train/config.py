@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from triforce.ingest import storage
+
 StageName = Literal["dvae", "gpt", "diffusion", "vocoder"]
 ModalityName = Literal["speech", "music", "image", "video"]
 CROP_AXES = {"image": 2, "video": 3}
@@ -188,6 +190,13 @@ class TrainConfig(BaseModel):
     @property
     def batch_per_worker(self) -> int:
         return self.batch_size // self.num_workers
+
+    def anywhere(self) -> TrainConfig:
+        """The same with absolute folders, for workers and jobs that have a working folder of their own."""
+        places = {name: getattr(self, name) for name in ("corpus", "release", "runs", "tokens", "init_from")}
+        found: dict[str, Any] = {name: storage.absolute(uri) for name, uri in places.items() if uri is not None}
+        found["more_tokens"] = tuple(storage.absolute(uri) for uri in self.more_tokens)
+        return self.model_copy(update=found)
 
     def run_name(self, inputs: dict[str, str]) -> str:
         """The stage and a hash of what decides the result: a run with the same name continues, another begins anew.

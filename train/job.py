@@ -58,6 +58,7 @@ class TrainSummary:
 def train(config: TrainConfig, *, progress: bool = True) -> TrainSummary:
     """Fit a stage, or continue where an earlier call of the same config was stopped, and write it into the release."""
     started = time.monotonic()
+    config = config.anywhere()  # Ray puts workers into a folder of theirs
     inputs = input_hashes(config)
     run_name = config.run_name(inputs)
     card = _finished(config, run_name)
@@ -78,7 +79,7 @@ def train(config: TrainConfig, *, progress: bool = True) -> TrainSummary:
         scaling_config=ScalingConfig(num_workers=_num_workers(config), use_gpu=config.use_gpu),
         run_config=RunConfig(
             name=run_name,
-            storage_path=_storage_path(config.runs),
+            storage_path=storage.absolute(config.runs),
             failure_config=FailureConfig(max_failures=config.max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
         ),
@@ -141,11 +142,6 @@ def _require_gpt(uri: str) -> dict[str, Any]:
 def _num_workers(config: TrainConfig) -> int | tuple[int, int]:
     """A number, or the range within which Ray goes on with the workers that it can get."""
     return config.num_workers if config.min_workers is None else (config.min_workers, config.num_workers)
-
-
-def _storage_path(uri: str) -> str:
-    """Ray wants absolute paths."""
-    return os.path.abspath(storage.resolve(uri)[1]) if storage.is_local(uri) else uri
 
 
 def _finished(config: TrainConfig, run_name: str) -> dict[str, Any] | None:
