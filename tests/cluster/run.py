@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import contextlib
 import json
 import re
 import shlex
@@ -169,7 +170,6 @@ def with_faults(cluster: Cluster, folder: Path) -> None:
     lost.mend()
     say("plugged in again")
     wait_for("a checkpoint", lambda: checkpoints(data) > 0, 900)
-    seen |= metric_names(cluster)
     lost.cut()
     before = last_step(data)
     say(f"train gpt: step {before}, {checkpoints(data)} checkpoints; the cable is pulled")
@@ -177,7 +177,7 @@ def with_faults(cluster: Cluster, folder: Path) -> None:
     lost.mend()
     say("plugged in again")
     wait_for("the training's going on", lambda: last_step(data) > before + 10, 600)
-    seen |= metric_names(cluster)
+    check_dashboard(cluster, seen)
     for name in ("prefect", "postgres"):
         cluster.kill(name)
     say(f"train gpt: step {last_step(data)}; PostgreSQL and Prefect's server are killed")
@@ -191,7 +191,6 @@ def with_faults(cluster: Cluster, folder: Path) -> None:
     if restarts < 2:
         raise SystemExit(f"{restarts} restarts of {lost.name}: a cut cable was never noticed")
     say(f"pipeline: COMPLETED; {lost.name} restarted {restarts} times")
-    check_dashboard(seen)
     check_outcome(cluster, str(data), GPT_STEPS)
 
 
@@ -206,13 +205,23 @@ def metric_names(cluster: Cluster) -> set[str]:
     return {re.split(r"[{ ]", line)[0] for line in lines if line and not line.startswith("#")}
 
 
-def check_dashboard(seen: set[str]) -> None:
-    """Everything that the Grafana dashboard draws was there; GPUs aside, which these hosts have not."""
+def check_dashboard(cluster: Cluster, seen: set[str]) -> None:
+    """Everything that the Grafana dashboard draws is there, or was among ``seen``; GPUs aside, which these hosts have
+    not. Ray tells Prometheus of a checkpoint some time after it.
+    """
     text = (ROOT / "infra/monitoring/grafana-dashboard.json").read_text()
     drawn = {name for name in re.findall(r"\bray_[a-z_]+", text) if "gpu" not in name}
-    if missing := drawn - seen:
-        raise SystemExit(f"the dashboard draws what Ray does not offer: {sorted(missing)}")
-    say(f"dashboard: all {len(drawn)} metrics were there")
+
+    def all_there() -> bool:
+        with contextlib.suppress(RuntimeError):  # a host that came back a moment ago may not answer yet
+            seen.update(metric_names(cluster))
+        return drawn <= seen
+
+    try:
+        wait_for("the dashboard's metrics", all_there, 90, every_s=3)
+    except TimeoutError:
+        raise SystemExit(f"the dashboard draws what Ray does not offer: {sorted(drawn - seen)}") from None
+    say(f"dashboard: all {len(drawn)} metrics are there")
 
 
 def checkpoints(data: Path) -> int:
