@@ -107,6 +107,13 @@ class TrainConfig(BaseModel):
         description="Weight of a modality's tokens in the loss; 1 unless named (gpt). Of `mel`, `stft` and "
         "`adversarial` (vocoder; over 0, the last brings discriminators).",
     )
+    code_noise: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Share of the codes of media, not of text, that the transformer is shown wrong as it learns what "
+        "comes next: it leans on the rest of the document more, and knows a small corpus by heart later (gpt).",
+    )
     validation_share: float = Field(
         0.02, ge=0, lt=0.5, description="Share of the clips kept for validation, by a hash of their id."
     )

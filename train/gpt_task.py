@@ -146,6 +146,9 @@ class GPTTask:
         self._batches.close()
 
     def loss(self, batch: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        if self.config.code_noise:
+            vocabulary = self.model.config.vocabulary
+            batch = batch._replace(ids=with_wrong_codes(batch.ids, vocabulary, self.config.code_noise))
         losses, weights = token_losses(self.model, batch)
         loss = (losses * weights).sum() / weights.sum().clamp_min(1e-6)
         return loss, {"tokens": (batch.documents > 0).sum().float()}
@@ -179,6 +182,18 @@ class GPTTask:
                 entry[1] += int(inside.sum())
         bits = {f"{name}_bits": nats / count / math.log(2) for name, (nats, count) in sums.items() if count}
         return {"loss": total[0] / max(total[1], 1e-6)} | bits
+
+
+def with_wrong_codes(ids: torch.Tensor, vocabulary: Vocabulary, share: float) -> torch.Tensor:
+    """``ids`` with a share of the codes of each medium, text aside, replaced by any of that medium."""
+    chosen = torch.rand(ids.shape, device=ids.device) < share
+    for modality in vocabulary.modalities:
+        if modality.name == "text" or modality.shares:
+            continue
+        first = vocabulary.offset(modality.name)
+        inside = (ids >= first) & (ids < first + modality.num_codes)
+        ids = torch.where(chosen & inside, torch.randint_like(ids, first, first + modality.num_codes), ids)
+    return ids
 
 
 def token_losses(model: GPT, batch: PackedBatch) -> tuple[torch.Tensor, torch.Tensor]:

@@ -14,7 +14,7 @@ from triforce.tokenize.shards import TokenSample, write_shard
 from triforce.train.config import TrainConfig
 from triforce.train.data import Place
 from triforce.train.documents import overlap
-from triforce.train.gpt_task import GPTTask, token_losses
+from triforce.train.gpt_task import GPTTask, speech_vocabulary, token_losses, with_wrong_codes
 from triforce.train.prefetch import Prefetcher
 
 WORDS = ("one", "two", "three", "four")
@@ -152,6 +152,19 @@ def rows_of(task: GPTTask, count: int) -> list[torch.Tensor]:
     batches = [task.next_batch().ids for _ in range(count)]
     task.close()
     return batches
+
+
+def test_codes_are_shown_wrong_and_text_and_marks_never():
+    vocabulary = speech_vocabulary(text_size=50, num_codes=100)
+    ids = torch.arange(vocabulary.size).repeat(50, 1)
+    shown = with_wrong_codes(ids, vocabulary, 0.3)
+    first = vocabulary.offset("speech")
+    codes = (ids >= first) & (ids < first + 100)
+    assert torch.equal(shown[~codes], ids[~codes])
+    assert shown[codes].min() >= first
+    assert shown[codes].max() < first + 100
+    # One in a hundred is drawn as it was.
+    assert 0.25 < float((shown != ids)[codes].float().mean()) < 0.35
 
 
 def test_reading_ahead_changes_no_batch_and_resumes_at_the_very_document(sets):

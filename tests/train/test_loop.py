@@ -35,7 +35,7 @@ MODELS = {
 
 def make_config(folder: Path, stage: str, **settings) -> TrainConfig:
     places = {name: str(folder / name) for name in ("release", "runs", "corpus", "tokens")}
-    fast = {"context": 192} if stage == "gpt" else {}
+    fast = {"context": 192, "code_noise": 0.1} if stage == "gpt" else {}
     fast |= {
         "batch_size": 2,
         "crop_frames": 48,
