@@ -19,8 +19,10 @@ TEMPORARY_PREFIX = ".tmp-"
 
 
 def resolve(uri: str | os.PathLike) -> tuple[fsspec.AbstractFileSystem, str]:
-    """The filesystem of ``uri`` and the path inside it."""
-    return fsspec.core.url_to_fs(os.fspath(uri))
+    """The filesystem of ``uri`` and the path inside it. No listing is remembered: others write there too, and what they
+    wrote since would be missing to us for as long as this process lives.
+    """
+    return fsspec.core.url_to_fs(os.fspath(uri), use_listings_cache=False)
 
 
 def arrow_filesystem(uri: str | os.PathLike) -> tuple[pafs.FileSystem, str]:

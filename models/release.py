@@ -119,7 +119,7 @@ def load_unique(model: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
 
 def load_card(uri: str, stage: str) -> dict[str, Any] | None:
     """What ``config.json`` of a stage says, without its weights; None where the stage is not trained yet."""
-    fs, root = fsspec.core.url_to_fs(uri)
+    fs, root = fsspec.core.url_to_fs(uri, use_listings_cache=False)
     path = f"{root.rstrip('/')}/{stage}/config.json"
     if not fs.exists(path):
         return None
@@ -137,7 +137,7 @@ def load_stage(uri: str, stage: str, device: str | torch.device = "cpu") -> Stag
     card = load_card(uri, stage)
     if card is None:
         return None
-    fs, root = fsspec.core.url_to_fs(uri)
+    fs, root = fsspec.core.url_to_fs(uri, use_listings_cache=False)
     model_class, config_class = MODELS[stage]
     model = model_class(config_class.model_validate(card["model"]))
     load_unique(model, load_tensors(fs.cat_file(f"{root.rstrip('/')}/{stage}/model.safetensors")))
@@ -156,7 +156,7 @@ def require_dvae(uri: str, device: str | torch.device = "cpu") -> Stage:
 
 def load_tokenizer_of(uri: str) -> TextTokenizer:
     """The text tokenizer of a release's GPT."""
-    fs, root = fsspec.core.url_to_fs(uri)
+    fs, root = fsspec.core.url_to_fs(uri, use_listings_cache=False)
     path = f"{root.rstrip('/')}/gpt/tokenizer.json"
     if not fs.exists(path):
         raise FileNotFoundError(f"{uri}: no gpt/tokenizer.json here; train one with `triforce train gpt`")

@@ -34,6 +34,13 @@ from hosts import wait_for
 
 TRIFORCE = [sys.executable, "-m", "triforce.flows.cli"]
 GPT_STEPS = 300
+SOURCES = """\
+contact: cluster@example.org
+allow_private_hosts: true
+requests_per_s: 50
+sources:
+  - {name: prompts, kind: podcast, feeds: ['http://web:8000/podcast/feed.xml'], language: en}
+"""
 LOGS = ("hosts/**/*.log", "hosts/*/ray/**/*.out", "hosts/*/ray/**/*.err")
 OUT_S = 45.0
 """How long a host stays cut off: longer than Ray takes to give it up, 15 to 30 s."""
@@ -43,6 +50,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--store", default="moto_server -H 0.0.0.0 -p 8333", help="an S3-compatible server's command")
+    parser.add_argument(
+        "--no-faults", action="store_true", help="the object store alone, a third of the time"
+    )
     parser.add_argument("--site", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))  # and not without taking the hosts down
@@ -59,8 +69,11 @@ def main() -> None:
             cluster.up()
             command = [sys.executable, __file__, str(folder / "site"), "--site"]
             cluster.host("web").start("site", command, cluster.user_environment(), ROOT)
-            with_faults(cluster, folder)
-            on_the_store(cluster, folder)
+            sources = folder / "sources.yaml"
+            sources.write_text(SOURCES)
+            if not arguments.no_faults:
+                with_faults(cluster, folder / "data", sources)
+            on_the_store(cluster, sources)
             check_secrets(cluster)
         finally:
             cluster.down()
@@ -149,13 +162,7 @@ def wait_for_end(cluster: Cluster, flow: str, timeout_s: float) -> None:
         raise SystemExit(f"the pipeline {states[-1]}: " + "\n".join(log["message"] for log in logs[:30]))
 
 
-def with_faults(cluster: Cluster, folder: Path) -> None:
-    data = folder / "data"
-    sources = folder / "sources.yaml"
-    sources.write_text(
-        "contact: cluster@example.org\nallow_private_hosts: true\nrequests_per_s: 50\nsources:\n"
-        "  - {name: prompts, kind: podcast, feeds: ['http://web:8000/podcast/feed.xml'], language: en}\n"
-    )
+def with_faults(cluster: Cluster, data: Path, sources: Path) -> None:
     config = pipeline_config(str(data), sources, GPT_STEPS)
     lost = cluster.host("ray-worker-2")
     flow = start_flow(cluster, config)
@@ -253,9 +260,9 @@ def check_outcome(cluster: Cluster, where: str, steps: int) -> None:
     say(f"train gpt: {found['steps']} steps, {len(set(found['curve']))} points of the curve")
 
 
-def on_the_store(cluster: Cluster, folder: Path) -> None:
+def on_the_store(cluster: Cluster, sources: Path) -> None:
     typed(cluster, [sys.executable, "-c", "import s3fs; s3fs.S3FileSystem().mkdir('triforce')"])
-    config = pipeline_config("s3://triforce/data", folder / "sources.yaml", 20)
+    config = pipeline_config("s3://triforce/data", sources, 20)
     say("the same on s3://triforce/data")
     wait_for_end(cluster, start_flow(cluster, config), 1800)
     check_outcome(cluster, "s3://triforce/data", 20)

@@ -1,0 +1,19 @@
+"""Files by URI."""
+
+import pytest
+
+from triforce.ingest import storage
+
+
+def test_what_others_wrote_meanwhile_is_seen():
+    """A job on another machine writes where this process has looked before: a remembered listing would hide it."""
+    fs, _ = storage.resolve("memory://bucket/folder")
+    fs.dircache["bucket/folder"] = []
+    with pytest.raises(KeyError):
+        fs.dircache["bucket/folder"]
+
+
+def test_a_local_folder_becomes_absolute_and_a_stores_address_stays(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert storage.absolute("data/corpus") == str(tmp_path / "data/corpus")
+    assert storage.absolute("s3://bucket/corpus") == "s3://bucket/corpus"
