@@ -50,9 +50,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--store", default="moto_server -H 0.0.0.0 -p 8333", help="an S3-compatible server's command")
-    parser.add_argument(
-        "--no-faults", action="store_true", help="the object store alone, a third of the time"
-    )
+    parser.add_argument("--no-faults", action="store_true", help="the object store alone, a third of the time")
     parser.add_argument("--site", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))  # and not without taking the hosts down
@@ -101,7 +99,7 @@ def serve_site(folder: Path) -> None:
     uvicorn.run(make_app(folder), host="0.0.0.0", port=8000, log_level="warning")
 
 
-def pipeline_config(where: str, sources: Path, gpt_steps: int) -> dict:
+def pipeline_config(where: str, sources: Path, gpt_steps: int, checkpoint_every_s: float) -> dict:
     """Small networks, but a dVAE that takes its time to encode: a fault must find it at work."""
     dvae = {"folded": False, "hidden": 384, "stem": 192, "num_blocks": 10}
     return {
@@ -113,7 +111,7 @@ def pipeline_config(where: str, sources: Path, gpt_steps: int) -> dict:
         "tokenize": {"num_workers": 2, "clips_per_shard": 4},
         "gpt": {
             **{"num_workers": 2, "threads_per_worker": 1, "max_steps": gpt_steps, "batch_size": 2, "context": 512},
-            **{"checkpoint_every_s": 5, "eval_every": 50},
+            **{"checkpoint_every_s": checkpoint_every_s, "eval_every": 50},
         },
     }
 
@@ -163,7 +161,7 @@ def wait_for_end(cluster: Cluster, flow: str, timeout_s: float) -> None:
 
 
 def with_faults(cluster: Cluster, data: Path, sources: Path) -> None:
-    config = pipeline_config(str(data), sources, GPT_STEPS)
+    config = pipeline_config(str(data), sources, GPT_STEPS, checkpoint_every_s=5)
     lost = cluster.host("ray-worker-2")
     flow = start_flow(cluster, config)
     say(f"pipeline {flow}: feed, clips, dVAE")
@@ -262,7 +260,7 @@ def check_outcome(cluster: Cluster, where: str, steps: int) -> None:
 
 def on_the_store(cluster: Cluster, sources: Path) -> None:
     typed(cluster, [sys.executable, "-c", "import s3fs; s3fs.S3FileSystem().mkdir('triforce')"])
-    config = pipeline_config("s3://triforce/data", sources, 20)
+    config = pipeline_config("s3://triforce/data", sources, 20, checkpoint_every_s=60)
     say("the same on s3://triforce/data")
     wait_for_end(cluster, start_flow(cluster, config), 1800)
     check_outcome(cluster, "s3://triforce/data", 20)
