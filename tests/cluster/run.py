@@ -34,6 +34,8 @@ from hosts import wait_for
 
 TRIFORCE = [sys.executable, "-m", "triforce.flows.cli"]
 GPT_STEPS = 300
+SLOW_DVAE = {"folded": False, "hidden": 384, "stem": 192, "num_blocks": 10}
+"""It takes its time to encode: a fault must find it at work."""
 SOURCES = """\
 contact: cluster@example.org
 allow_private_hosts: true
@@ -99,9 +101,8 @@ def serve_site(folder: Path) -> None:
     uvicorn.run(make_app(folder), host="0.0.0.0", port=8000, log_level="warning")
 
 
-def pipeline_config(where: str, sources: Path, gpt_steps: int, checkpoint_every_s: float) -> dict:
-    """Small networks, but a dVAE that takes its time to encode: a fault must find it at work."""
-    dvae = {"folded": False, "hidden": 384, "stem": 192, "num_blocks": 10}
+def pipeline_config(where: str, sources: Path, gpt_steps: int, checkpoint_every_s: float, dvae: dict) -> dict:
+    """From feed to GPT with small networks."""
     return {
         "folder": where,
         "sources": str(sources),
@@ -161,7 +162,7 @@ def wait_for_end(cluster: Cluster, flow: str, timeout_s: float) -> None:
 
 
 def with_faults(cluster: Cluster, data: Path, sources: Path) -> None:
-    config = pipeline_config(str(data), sources, GPT_STEPS, checkpoint_every_s=5)
+    config = pipeline_config(str(data), sources, GPT_STEPS, checkpoint_every_s=5, dvae=SLOW_DVAE)
     lost = cluster.host("ray-worker-2")
     flow = start_flow(cluster, config)
     say(f"pipeline {flow}: feed, clips, dVAE")
@@ -260,7 +261,7 @@ def check_outcome(cluster: Cluster, where: str, steps: int) -> None:
 
 def on_the_store(cluster: Cluster, sources: Path) -> None:
     typed(cluster, [sys.executable, "-c", "import s3fs; s3fs.S3FileSystem().mkdir('triforce')"])
-    config = pipeline_config("s3://triforce/data", sources, 20, checkpoint_every_s=60)
+    config = pipeline_config("s3://triforce/data", sources, 20, checkpoint_every_s=60, dvae={})
     say("the same on s3://triforce/data")
     wait_for_end(cluster, start_flow(cluster, config), 1800)
     check_outcome(cluster, "s3://triforce/data", 20)
