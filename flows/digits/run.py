@@ -23,7 +23,7 @@ class DigitsConfig(BaseModel):
 
     speech_steps: int = Field(1000, ge=1, description="Steps of the dVAE of spoken digits.")
     image_steps: int = Field(1000, ge=1, description="Steps of the dVAE of handwritten digits.")
-    gpt_steps: int = Field(1200, ge=1, description="Steps of the transformer.")
+    gpt_steps: int = Field(2000, ge=1, description="Steps of the transformer.")
     validation_share: float = Field(0.15, gt=0, lt=0.5, description="Clips that no network trains on: the prompts.")
     num_each: int = Field(10, ge=1, le=1000, description="Answers for each digit in each direction.")
     temperature: float = Field(0.6, ge=0, le=2, description="Of the answers.")
@@ -118,7 +118,7 @@ class Digits:
         return "; ".join(lines)
 
     def _train_gpt(self) -> str:
-        from triforce.flows.digits.crossing import LAYOUTS
+        from triforce.flows.digits.crossing import LAYOUTS, UNSPOKEN_LAYOUTS, UNSPOKEN_WEIGHT
 
         return self._train(
             stage="gpt",
@@ -126,7 +126,7 @@ class Digits:
             more_tokens=(self._uri("images-tokens"),),
             join_on="text",
             release=self._uri("release"),
-            layouts=dict.fromkeys(LAYOUTS, 1.0),
+            layouts=dict.fromkeys(LAYOUTS, 1.0) | dict.fromkeys(UNSPOKEN_LAYOUTS, UNSPOKEN_WEIGHT),
             # A word is three tokens among dozens of codes, and the one thing that all directions must know.
             loss_weights={"text": 4.0},
             model={"num_layers": 4, "width": 128, "num_heads": 4, "dropout": 0.15},

@@ -5,7 +5,7 @@ from models.qwen import as_qwen3
 from torch.utils.flop_counter import FlopCounterMode
 
 from triforce.models.footprint import footprint, num_parameters
-from triforce.models.gpt import GPT, GPTConfig, KVCache
+from triforce.models.gpt import GPT, PARTS, GPTConfig, KVCache, segment_positions
 from triforce.models.sampling import SamplingConfig, is_loop, sample_segment, stream_segment
 from triforce.models.vocabulary import Modality, Segment, Vocabulary
 
@@ -21,9 +21,13 @@ def make_gpt(**settings) -> GPT:
     return model
 
 
+PACES = {"text": 1.9, "speech": 0.7}
+
+
+@pytest.mark.parametrize("paces", [{}, PACES])
 @pytest.mark.parametrize("pieces", [[12], [1] * 12, [5, 7], [5, 1, 1, 5]])
-def test_cached_is_uncached(pieces):
-    model = make_gpt()
+def test_cached_is_uncached(pieces, paces):
+    model = make_gpt(paces=paces)
     ids = torch.randint(0, VOCABULARY.size, (2, 12))
     whole = model(ids)
     cache = KVCache.empty(model.config, 2, 12, model.embedding.weight)
@@ -33,8 +37,9 @@ def test_cached_is_uncached(pieces):
         model(ids[:, :1], cache=cache)
 
 
-def test_fanned_out_cache_is_each_continuation_alone():
-    model = make_gpt()
+@pytest.mark.parametrize("paces", [{}, PACES])
+def test_fanned_out_cache_is_each_continuation_alone(paces):
+    model = make_gpt(paces=paces)
     prompt, tails = torch.randint(0, VOCABULARY.size, (1, 6)), torch.randint(0, VOCABULARY.size, (3, 4))
     cache = KVCache.empty(model.config, 1, 10, model.embedding.weight)
     model(prompt, cache=cache)
@@ -42,6 +47,22 @@ def test_fanned_out_cache_is_each_continuation_alone():
     for row in range(3):
         alone = model(torch.cat([prompt, tails[row : row + 1]], 1))[:, 6:]
         torch.testing.assert_close(found[row : row + 1], alone, atol=2e-5, rtol=1e-4)
+
+
+def test_segments_that_run_in_parallel_lie_side_by_side():
+    """Text at two positions a token before speech: code 2 n and token n are at the same place, so a query of the one
+    meets a key of the other as it would its own, and how much text lies between them does not matter.
+    """
+    model = make_gpt(paces={"text": 2.0})
+    text, speech = (VOCABULARY.segment_ids(Segment(n, np.arange(6))) for n in ("text", "speech"))
+    ids = torch.from_numpy(np.concatenate([text, speech]))[None]
+    found = segment_positions(ids, model.paces, model.begins, None) / PARTS
+    assert found[0].tolist() == [0, 2, 4, 6, 8, 10, 12, 13, 0, 1, 2, 3, 4, 5, 6, 7]
+    assert not torch.allclose(model(ids), make_gpt()(ids), atol=1e-2)
+    with pytest.raises(ValueError, match=r"'smell'.*text, speech"):
+        make_gpt(paces={"smell": 1.0})
+    with pytest.raises(ValueError, match=r"text 0\.0: must be at least"):
+        make_gpt(paces={"text": 0.0})
 
 
 def test_the_future_changes_nothing():
@@ -53,9 +74,11 @@ def test_the_future_changes_nothing():
     assert (model(ids)[:, 8:] - model(changed)[:, 8:]).abs().max() > 0.1
 
 
-def test_packed_documents_do_not_see_each_other():
-    model = make_gpt()
+@pytest.mark.parametrize("paces", [{}, PACES])
+def test_packed_documents_do_not_see_each_other(paces):
+    model = make_gpt(paces=paces)
     first, second = torch.randint(0, VOCABULARY.size, (1, 5)), torch.randint(0, VOCABULARY.size, (1, 9))
+    first[:, 0] = second[:, 0] = VOCABULARY.begin("text")
     packed = torch.cat([first, second, torch.zeros(1, 2, dtype=torch.long)], 1)
     documents = torch.tensor([[1] * 5 + [2] * 9 + [0] * 2])
     positions = torch.cat([torch.arange(5), torch.arange(9), torch.zeros(2, dtype=torch.long)])[None]
