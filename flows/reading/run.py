@@ -1,7 +1,7 @@
 """``triforce reading``: one synthetic voice reads for hours, the networks learn it, and Whisper hears unseen sentences.
 
-The proof that the recipe learns to speak when it has data. The defaults are for two hours on two cores; ``--set
-share=0.05`` is the same at a twentieth, to try it.
+The proof that the recipe learns to speak, and to give back what the dVAE lost, when it has data. ``--set share=0.05``
+is the same at a twentieth, to try it.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ class ReadingConfig(BaseModel):
     hours: float = Field(4.0, gt=0, description="Of speech.")
     dvae_minutes: float = Field(25.0, gt=0, description="Training time of the dVAE.")
     gpt_minutes: float = Field(75.0, gt=0, description="Training time of the transformer.")
+    diffusion_minutes: float = Field(40.0, gt=0, description="Training time of the diffusion network.")
     num_unseen: int = Field(40, ge=1, le=1000, description="Sentences that nobody trained on, to be read.")
     candidates: int = Field(4, ge=2, le=64, description="Readings of each, of which Whisper's best counts.")
     judge: str = Field("base", description="Whisper model that listens.")
@@ -49,11 +50,15 @@ class Reading:
     def stages(self) -> list[Stage]:
         config = self.config.model_dump(mode="json")
         return [
-            Stage("speech", self._write_speech, {k: config[k] for k in ("share", "hours", "seed")}, ("corpus",)),
+            Stage(
+                "speech", self._write_speech, {k: config[k] for k in ("share", "hours", "seed")}, ("corpus", "unseen")
+            ),
             Stage("train-dvae", self._train_dvae, config["dvae_minutes"], ("release/dvae",)),
             Stage("tokenize", self._tokenize, artifacts=("tokens",)),
             Stage("train-gpt", self._train_gpt, config["gpt_minutes"], ("release/gpt",)),
             Stage("listen", self._listen, config, ("reading.json",)),
+            Stage("train-diffusion", self._train_diffusion, config["diffusion_minutes"], ("release/diffusion",)),
+            Stage("evaluate", self._evaluate, config["judge"], ("evaluation/evaluation.json",)),
         ]
 
     def _texts(self) -> tuple[list[str], list[str]]:
@@ -72,8 +77,9 @@ class Reading:
     def _write_speech(self) -> str:
         from triforce.flows.reading.speech import write_reading
 
-        texts, _ = self._texts()
+        texts, unseen = self._texts()
         seconds = write_reading(Corpus(self._uri("corpus")), texts)
+        write_reading(Corpus(self._uri("unseen")), unseen, source="unseen")
         return f"{len(texts)} sentences, {seconds / 3600:.2f} h"
 
     def _train_dvae(self) -> str:
@@ -112,6 +118,29 @@ class Reading:
             max_minutes=self.config.gpt_minutes * self.config.share,
             optimizer={"learning_rate": 1.5e-3, "warmup_steps": 200},
         )
+
+    def _train_diffusion(self) -> str:
+        return self._train(
+            stage="diffusion",
+            corpus=self._uri("corpus"),
+            latents=True,
+            model={"fold": 4, "hidden": 192, "num_blocks": 8, "attention_every": 4, "dropout": 0.1, "skip": True},
+            max_steps=40_000,
+            max_minutes=self.config.diffusion_minutes * self.config.share,
+        )
+
+    def _evaluate(self) -> str:
+        from triforce.train.evaluate import EvaluateConfig, evaluate
+        from triforce.train.judge import JudgeConfig
+
+        evaluation = evaluate(
+            self._uri("release"),
+            self._uri("unseen"),
+            self._uri("evaluation"),
+            corpus_uri=self._uri("corpus"),
+            config=EvaluateConfig(judge=JudgeConfig(model=self.config.judge)),
+        )
+        return evaluation.table()
 
     def _train(self, **settings) -> str:
         from triforce.train.config import TrainConfig

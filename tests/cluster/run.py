@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import base64
 import contextlib
+import importlib.util
 import json
 import re
 import shlex
@@ -60,6 +61,7 @@ def main() -> None:
     if arguments.site:
         serve_site(folder)
         return
+    require(shlex.split(arguments.store)[0])
     say("speech and a podcast of it")
     make_site(folder / "site")
     cluster = Cluster(folder, shlex.split(arguments.store))
@@ -79,6 +81,14 @@ def main() -> None:
             cluster.down()
     shutil.rmtree(cluster.database)
     say("all well")
+
+
+def require(store: str) -> None:
+    """Refuse to start what would fail half-way for want of something installed."""
+    missing = [module for module in ("s3fs", "asyncpg", "piper") if importlib.util.find_spec(module) is None]
+    missing += [program for program in (store, "ip") if shutil.which(program) is None]
+    if missing:
+        sys.exit(f"not installed: {', '.join(missing)}; `{Path(__file__).name} --help` says how")
 
 
 def say(line: str) -> None:
