@@ -114,6 +114,11 @@ class TrainConfig(BaseModel):
         description="Share of the codes of media, not of text, that the transformer is shown wrong as it learns what "
         "comes next: it leans on the rest of the document more, and knows a small corpus by heart later (gpt).",
     )
+    side_by_side: bool = Field(
+        False,
+        description="Position text beside the codes of `tokens`, at as many codes a text piece as these shards have on "
+        "average: the network soon finds what it is just now saying. As model.paces does with a number of yours (gpt).",
+    )
     validation_share: float = Field(
         0.02, ge=0, lt=0.5, description="Share of the clips kept for validation, by a hash of their id."
     )
@@ -181,6 +186,8 @@ class TrainConfig(BaseModel):
             )
         if self.min_workers is not None and self.min_workers > self.num_workers:
             raise ValueError(f"min_workers {self.min_workers}: at most num_workers, {self.num_workers}")
+        if self.side_by_side and self.init_from is not None:
+            raise ValueError("side_by_side: positions are those of init_from's network; leave it out")
         if self.latents and (self.stage, self.modality) != ("diffusion", "speech"):
             raise ValueError(f"latents: for diffusion of speech alone, this is {self.stage} of {self.modality}")
         if self.latents and (self.readers_per_worker or self.speed_jitter):

@@ -93,6 +93,8 @@ class GPTTask:
         vocabulary = media_vocabulary(self.tokenizer.size, sizes)
         if config.init_from is None:
             settings = {"vocabulary": vocabulary, "max_positions": config.context} | config.model
+            if config.side_by_side:
+                settings = {"paces": {"text": store.codes_per_piece()}} | settings
             return GPT(GPTConfig.model_validate(settings))
         stage = load_stage(config.init_from, "gpt")
         if stage is None:

@@ -39,8 +39,9 @@ class TokenStore:
             raise ValueError(f"shard sets of {', '.join(self.modalities)}: give one set a medium")
         self._groups: list[_Group] = []
         self.group_sizes: list[int] = []
+        self._indices = [_read_json(uri, "index.json")["shards"] for uri in uris]
         for set_index, uri in enumerate(uris):
-            counts = {shard["shard"]: shard["num_clips"] for shard in _read_json(uri, "index.json")["shards"]}
+            counts = {shard["shard"]: shard["num_clips"] for shard in self._indices[set_index]}
             for shard in list_shards(uri):
                 name = shard.rsplit("/", 1)[-1]
                 if name not in counts:
@@ -65,6 +66,13 @@ class TokenStore:
         first = next((i for i, group in enumerate(self._groups) if group.set_index == set_index), None)
         shapes = {sample.codes.shape for sample in self._cache[first]} if first is not None else set()
         return next(iter(shapes)) if len(shapes) == 1 and len(next(iter(shapes))) > 1 else None
+
+    def codes_per_piece(self) -> float:
+        """Codes of the first medium for each text piece beside them. Raises ValueError where there is no text."""
+        num_codes, num_text = (sum(shard[key] for shard in self._indices[0]) for key in ("num_codes", "num_text"))
+        if not num_text:
+            raise ValueError(f"side_by_side: the {self.modalities[0]} shards have no text; leave it out")
+        return num_codes / num_text
 
     def characters(self) -> str:
         """The characters of the texts, sorted. Of each shard's first samples: what is rarer, nobody learns to say."""

@@ -102,15 +102,12 @@ class Reading:
         return f"{total.num_clips} clips, {total.num_codes} codes"
 
     def _train_gpt(self) -> str:
-        from triforce.tokenize.statistics import token_statistics
-
-        known = token_statistics(self._uri("tokens"))
-        pace = round(known.num_codes / known.num_text_pieces, 3)
         return self._train(
             stage="gpt",
             tokens=self._uri("tokens"),
             layouts={"text>speech": 1.0},
-            model={"num_layers": 6, "width": 192, "num_heads": 3, "dropout": 0.2, "paces": {"text": pace}},
+            model={"num_layers": 6, "width": 192, "num_heads": 3, "dropout": 0.2},
+            side_by_side=True,
             code_noise=0.15,
             batch_size=3,
             context=512,

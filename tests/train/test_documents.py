@@ -27,7 +27,8 @@ def write_set(folder: Path, modality: str, samples: list[TokenSample], num_codes
     for index, start in enumerate(range(0, len(samples), per_shard)):
         part = samples[start : start + per_shard]
         write_shard(str(folder / f"shard-{index:06d}.tar"), part, {"num_clips": len(part)})
-        shards.append({"shard": f"shard-{index:06d}.tar", "num_clips": len(part)})
+        counts = {"num_codes": sum(s.codes.size for s in part), "num_text": sum(s.text.size for s in part)}
+        shards.append({"shard": f"shard-{index:06d}.tar", "num_clips": len(part)} | counts)
     meta = {"modality": modality, "num_codes": num_codes, "dvae_hash": modality}
     storage.write_bytes(folder / "meta.json", json.dumps(meta).encode())
     storage.write_bytes(folder / "index.json", json.dumps({"shards": shards, "dvae_hash": modality}).encode())
@@ -131,8 +132,9 @@ def test_a_voice_is_the_speakers_and_never_of_the_same_moment(sets):
     assert not overlap(a, speech(1, 0.5, "two", "s", "other"))
 
 
-def test_packed_loss_is_the_loss_of_each_document_alone(sets):
-    task = make_task(sets, {"text>speech": 1, "speech+text>image": 1})
+@pytest.mark.parametrize("side_by_side", [False, True])
+def test_packed_loss_is_the_loss_of_each_document_alone(sets, side_by_side):
+    task = make_task(sets, {"text>speech": 1, "speech+text>image": 1}, side_by_side=side_by_side)
     task.model.eval()
     batch = task.next_batch()
     losses, weights = token_losses(task.model, batch)
@@ -146,6 +148,18 @@ def test_packed_loss_is_the_loss_of_each_document_alone(sets):
     torch.testing.assert_close(losses, torch.cat(alone), atol=1e-5, rtol=1e-4)
     assert len(weights) == len(losses)
     task.close()
+
+
+def test_text_is_paced_as_the_shards_are(sets):
+    tokenizer = TextTokenizer.train(WORDS, 256)
+    pieces = sum(len(tokenizer.encode(WORDS[n % 4])) for n in range(40))
+    layouts = {"text>speech": 1.0}
+    assert make_task(sets[:1], layouts, side_by_side=True).model.config.paces == {"text": 40 * 8 / pieces}
+    assert make_task(sets[:1], layouts).model.config.paces == {}
+    with pytest.raises(ValueError, match="image shards have no text"):
+        make_task(sets[1:], {"image": 1.0}, side_by_side=True)
+    with pytest.raises(ValueError, match="positions are those of init_from"):
+        make_task(sets[:1], layouts, side_by_side=True, init_from="r")
 
 
 def rows_of(task: GPTTask, count: int) -> list[torch.Tensor]:
