@@ -2,9 +2,11 @@
 
     python tests/benchmarks/bench_tokenize.py --size small --minutes 20
 
-One run measures, over the same shards and batches with the same model: a bare loop over mels that lie in memory, and
-the pipeline in steady state with one worker, which reads, decodes, computes mels, encodes and commits tar files. Steady
-state is from the first shard committed to the last. Corpus and weights are made up; neither matters for speed.
+One run measures, over the same shards and batches with the same model: a bare loop over mels that lie in memory, alone
+and while another core reads the same shards, and the pipeline in steady state with one worker, which reads, decodes,
+computes mels, encodes and commits tar files. Cores that share their units slow each other: what the loop loses to a
+reader beside it is the machine's. Steady state is from the first shard committed to the last. Corpus and weights are
+made up; neither matters for speed.
 
 With ``--scale``: one worker on one core against two on two, one thread each, readers and writers sharing those cores.
 """
@@ -82,20 +84,41 @@ def make_release(folder: Path, size: str) -> str:
     return str(folder / "release")
 
 
-def bare_loop(config: TokenizeConfig, shards: list[PlannedShard]) -> float:
-    """Seconds for mels in memory to codes, on one thread, in a process of Ray's as the pipeline's: the model and
-    nothing else.
-    """
-    torch.set_num_threads(1)
-    stage = require_dvae(config.release)
-    tokenizer: TextTokenizer = load_tokenizer(config.tokens)
-    wall_s = 0.0
-    for number, shard in enumerate([shards[0], *shards]):  # the first goes twice: once to warm up
-        media = prepare_shard(Corpus(config.corpus), shard, stage.card, tokenizer).media
+class BareLoop:
+    """Mels in memory to codes, on one thread, in a process of Ray's as the pipeline's: the model and nothing else."""
+
+    def __init__(self, config: TokenizeConfig, shards: list[PlannedShard]) -> None:
+        torch.set_num_threads(1)
+        self.config, self.stage = config, require_dvae(config.release)
+        tokenizer: TextTokenizer = load_tokenizer(config.tokens)
+        corpus = Corpus(config.corpus)
+        self.media = [prepare_shard(corpus, shard, self.stage.card, tokenizer).media for shard in shards]
+
+    def encode(self) -> float:
+        """Seconds for all shards, once warm."""
+        self._encode(self.media[0])
         started = time.perf_counter()
-        encode_media(stage.model, media, config.batch_positions, torch.device("cpu"))
-        wall_s += (time.perf_counter() - started) * (number > 0)
-    return wall_s
+        for media in self.media:
+            self._encode(media)
+        return time.perf_counter() - started
+
+    def _encode(self, media: list[np.ndarray]) -> None:
+        encode_media(self.stage.model, media, self.config.batch_positions, torch.device("cpu"))
+
+
+class Reader:
+    """What the pipeline's readers do, beside a model."""
+
+    def __init__(self, config: TokenizeConfig) -> None:
+        torch.set_num_threads(1)
+        self.corpus, self.card = Corpus(config.corpus), require_dvae(config.release).card
+        self.tokenizer: TextTokenizer = load_tokenizer(config.tokens)
+
+    def read(self, shards: list[PlannedShard]) -> float:
+        started = time.perf_counter()
+        for shard in shards:
+            prepare_shard(self.corpus, shard, self.card, self.tokenizer)
+        return time.perf_counter() - started
 
 
 def pipeline(config: TokenizeConfig, shards: list[PlannedShard], out: Path) -> tuple[float, float]:
@@ -117,20 +140,38 @@ def shard_lengths(config: TokenizeConfig, shards: list[PlannedShard]) -> dict[in
 
 
 def measure_overhead(config: TokenizeConfig, shards: list[PlannedShard], folder: Path, repeats: int) -> None:
-    ratios = []
+    ratios, ratios_beside = [], []
     part = shards[:6]
     part_s = sum(shard_lengths(config, part).values())
     for repeat in range(repeats):
-        before = ray.get(ray.remote(bare_loop).remote(config, part))
+        before, beside, reading = bare_loops(config, part)
         first, steady = pipeline(config, shards, folder / f"overhead-{repeat}")
-        after = ray.get(ray.remote(bare_loop).remote(config, part))
+        after, _, _ = bare_loops(config, part)
         bare = part_s / statistics.mean([before, after])
         ratios.append(steady / bare)
+        ratios_beside.append(steady / (part_s / beside))
         print(
-            f"bare loop {bare:.0f}x real time (before {part_s / before:.0f}x, after {part_s / after:.0f}x), pipeline "
-            f"{steady:.0f}x: {steady / bare:.1%}; first shard after {first:.1f} s"
+            f"bare loop {bare:.0f}x real time (before {part_s / before:.0f}x, after {part_s / after:.0f}x; "
+            f"{part_s / beside:.0f}x with a reader at work beside it, which reads at {part_s / reading:.0f}x), "
+            f"pipeline {steady:.0f}x: {ratios[-1]:.1%}, and {ratios_beside[-1]:.1%} of the loop beside a reader; "
+            f"first shard after {first:.1f} s"
         )
-    print(f"median: the pipeline runs at {statistics.median(ratios):.1%} of the bare loop")
+    print(
+        f"median: the pipeline runs at {statistics.median(ratios):.1%} of the bare loop, "
+        f"{statistics.median(ratios_beside):.1%} of it beside a reader"
+    )
+
+
+def bare_loops(config: TokenizeConfig, shards: list[PlannedShard]) -> tuple[float, float, float]:
+    """Seconds of the loop alone, seconds of it while the same shards are read on another core, and of that reading."""
+    loop, reader = (ray.remote(kind) for kind in (BareLoop, Reader))
+    bare, beside = loop.remote(config, shards), reader.remote(config)
+    ray.get(beside.read.remote(shards[:1]))  # warm
+    alone = ray.get(bare.encode.remote())
+    together, reading = ray.get([bare.encode.remote(), beside.read.remote(shards)])
+    for actor in (bare, beside):
+        ray.kill(actor)
+    return alone, together, reading
 
 
 def scaled_run(folder: Path, num_workers: int, size: str) -> float:
