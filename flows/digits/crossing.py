@@ -26,9 +26,8 @@ Content: TypeAlias = Any
 """What a clip holds, by its modality: `str` for text, an array for the others."""
 
 PAIRS = tuple(f"{a}>{b}" for a in ("text", "image", "speech") for b in ("text", "image", "speech") if a != b)
-UNSPOKEN_LAYOUTS = ("image>speech", "speech>image")
-UNSPOKEN_WEIGHT = 4.0
-"""Of the layouts without the word in text: there nothing names the digit, and no loss counts it by itself."""
+WITHOUT_TEXT = {"image>speech": 4.0, "speech>image": 4.0}
+"""How often these are drawn, against once for others: where no text names the digit, no loss counts it by itself."""
 LAYOUTS = (*PAIRS, "text+speech>image", "text+image>speech", "image+speech>text")
 
 
