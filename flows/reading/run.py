@@ -28,11 +28,12 @@ class ReadingConfig(BaseModel):
 
     share: float = Field(1.0, gt=0, le=100, description="Of the hours and minutes below.")
     hours: float = Field(4.0, gt=0, description="Of speech.")
-    dvae_minutes: float = Field(25.0, gt=0, description="Training time of the dVAE.")
-    gpt_minutes: float = Field(75.0, gt=0, description="Training time of the transformer.")
+    dvae_minutes: float = Field(18.0, gt=0, description="Training time of the dVAE.")
+    gpt_minutes: float = Field(70.0, gt=0, description="Training time of the transformer.")
     diffusion_minutes: float = Field(40.0, gt=0, description="Training time of the diffusion network.")
     num_unseen: int = Field(40, ge=1, le=1000, description="Sentences that nobody trained on, to be read.")
-    candidates: int = Field(4, ge=2, le=64, description="Readings of each, of which Whisper's best counts.")
+    candidates: int = Field(16, ge=2, le=64, description="Readings of each, of which Whisper's best counts.")
+    temperature: float = Field(0.5, gt=0, le=2, description="Of the readings.")
     judge: str = Field("base", description="Whisper model that listens.")
     threads: int | None = Field(None, ge=1, description="CPU threads of the training; none: all cores.")
     seed: int = Field(0, ge=0, description="Of texts and weights.")
@@ -159,7 +160,7 @@ class Reading:
         from triforce.train.metrics import normalize_text
 
         _, unseen = self._texts()
-        sampling = SamplingConfig(num_candidates=self.config.candidates)
+        sampling = SamplingConfig(num_candidates=self.config.candidates, temperature=self.config.temperature)
         config = SpeakConfig(
             sampling=sampling, unknown="drop", tries=1, judge=JudgeConfig(model=self.config.judge, packed=False)
         )
