@@ -50,10 +50,10 @@ class GPTConfig(BaseModel):
     def _check(self) -> GPTConfig:
         if self.width % (2 * self.num_heads):
             raise ValueError(f"width {self.width}: must be a multiple of twice num_heads, {2 * self.num_heads}")
-        names = [modality.name for modality in self.vocabulary.modalities]
+        names = [modality.name for modality in self.vocabulary.modalities if not modality.shares]
         for name, pace in self.paces.items():
             if name not in names:
-                raise ValueError(f"paces: modality {name!r}: this vocabulary has {', '.join(names)}")
+                raise ValueError(f"paces: modality {name!r}: codes of this vocabulary are of {', '.join(names)}")
             if not 1 / PARTS <= pace <= 1000:
                 raise ValueError(f"paces: {name} {pace}: must be at least 1/{PARTS} and at most 1000")
         return self
