@@ -227,8 +227,8 @@ class GPT(nn.Module):
         """Hidden states ``(B, T, width)`` of ids ``(B, T)``; `logits` makes scores of them.
 
         ``positions`` ``(B, T)``, by default from 0 or from the cache's end; with ``paces`` the ids tell them.
-        ``documents`` ``(B, T)`` numbers the
-        documents of a packed row: a token attends to its own document alone. With a ``cache``, ids are what comes next.
+        ``documents`` ``(B, T)`` numbers the documents of a packed row: a token attends to its own document alone. With
+        a ``cache``, ids are what comes next.
         """
         past = cache.length if cache is not None else 0
         if positions is None:

@@ -1,4 +1,4 @@
-"""`triforce reading` as a whole, at a thousandth of its size: every stage meets the real thing."""
+"""`triforce reading` as a whole, at three thousandths of its size: every stage meets the real thing."""
 
 import json
 
