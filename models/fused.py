@@ -28,6 +28,8 @@ def qk_norm_rotate(
     ``qkv`` ``(N, 3, H, D)``; ``weight`` ``(2, D)`` of the two norms; ``cos`` and ``sin`` ``(N, D / 2)``. The pairs that
     are turned are (i, i + D / 2) (Su et al. 2021, arXiv 2104.09864).
     """
+    if qkv.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+        qkv = qkv.float()  # matrix products alone pay in half precision there
     if _pays(qkv):
         return _QKNormRotate.apply(qkv, weight, cos, sin)
     qk = qkv[:, :2]

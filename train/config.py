@@ -138,7 +138,12 @@ class TrainConfig(BaseModel):
         False, description="Recompute blocks in the backward pass: less memory, a third more work (gpt)."
     )
     prefetch: int = Field(2, ge=0, le=64, description="Batches read ahead beside the training step (gpt).")
-    use_gpu: bool = Field(False, description="One GPU a worker, with bfloat16.")
+    use_gpu: bool = Field(False, description="One GPU a worker.")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto",
+        description="Of matrix products and convolutions in training; auto: bfloat16 on GPUs and on CPUs with matrix "
+        "units for it (Intel's AMX), float32 elsewhere. Weights and averages are float32.",
+    )
     threads_per_worker: int | None = Field(
         None, ge=1, description="CPU threads of a worker; none: the cores shared out evenly."
     )

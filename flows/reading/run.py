@@ -28,10 +28,11 @@ class ReadingConfig(BaseModel):
 
     share: float = Field(1.0, gt=0, le=100, description="Of the hours and minutes below.")
     hours: float = Field(4.0, gt=0, description="Of speech.")
-    dvae_minutes: float = Field(18.0, gt=0, description="Training time of the dVAE.")
+    dvae_minutes: float = Field(15.0, gt=0, description="Training time of the dVAE.")
     gpt_minutes: float = Field(70.0, gt=0, description="Training time of the transformer.")
     diffusion_minutes: float = Field(40.0, gt=0, description="Training time of the diffusion network.")
-    num_unseen: int = Field(40, ge=1, le=1000, description="Sentences that nobody trained on, to be read.")
+    num_unseen: int = Field(200, ge=1, le=1000, description="Sentences that nobody trains on, to be judged by.")
+    num_read: int = Field(40, ge=1, le=1000, description="Of those, how many the transformer reads.")
     candidates: int = Field(16, ge=2, le=64, description="Readings of each, of which Whisper's best counts.")
     temperature: float = Field(0.5, gt=0, le=2, description="Of the readings.")
     judge: str = Field("base", description="Whisper model that listens.")
@@ -52,7 +53,10 @@ class Reading:
         config = self.config.model_dump(mode="json")
         return [
             Stage(
-                "speech", self._write_speech, {k: config[k] for k in ("share", "hours", "seed")}, ("corpus", "unseen")
+                "speech",
+                self._write_speech,
+                {name: config[name] for name in ("share", "hours", "num_unseen", "seed")},
+                ("corpus", "unseen"),
             ),
             Stage("train-dvae", self._train_dvae, config["dvae_minutes"], ("release/dvae",)),
             Stage("tokenize", self._tokenize, artifacts=("tokens",)),
@@ -107,7 +111,7 @@ class Reading:
             stage="gpt",
             tokens=self._uri("tokens"),
             layouts={"text>speech": 1.0},
-            model={"num_layers": 6, "width": 192, "num_heads": 3, "dropout": 0.2},
+            model={"num_layers": 6, "width": 256, "num_heads": 4, "dropout": 0.2},
             side_by_side=True,
             code_noise=0.15,
             batch_size=3,
@@ -136,7 +140,7 @@ class Reading:
             self._uri("unseen"),
             self._uri("evaluation"),
             corpus_uri=self._uri("corpus"),
-            config=EvaluateConfig(judge=JudgeConfig(model=self.config.judge)),
+            config=EvaluateConfig(judge=JudgeConfig(model=self.config.judge), num_unseen_texts=self.config.num_read),
         )
         return evaluation.table()
 
@@ -159,7 +163,7 @@ class Reading:
         from triforce.train.judge import JudgeConfig
         from triforce.train.metrics import normalize_text
 
-        _, unseen = self._texts()
+        unseen = self._texts()[1][: self.config.num_read]
         sampling = SamplingConfig(num_candidates=self.config.candidates, temperature=self.config.temperature)
         config = SpeakConfig(
             sampling=sampling, unknown="drop", tries=1, judge=JudgeConfig(model=self.config.judge, packed=False)

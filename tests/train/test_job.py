@@ -39,7 +39,15 @@ def make_config(folder: Path, corpus: Corpus, **settings) -> TrainConfig:
         corpus=corpus.uri,
         model={"hidden": 16, "num_blocks": 1, "quantizer": "fsq"},
         **(
-            {"batch_size": 4, "crop_frames": 32, "threads_per_worker": 1, "eval_every": 1000, "log_every": 1} | settings
+            {
+                "batch_size": 4,
+                "crop_frames": 32,
+                "threads_per_worker": 1,
+                "precision": "float32",
+                "eval_every": 1000,
+                "log_every": 1,
+            }
+            | settings
         ),
     )
 

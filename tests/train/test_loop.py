@@ -23,7 +23,7 @@ from triforce.train.config import RECIPES, OptimizerConfig, TrainConfig
 from triforce.train.curves import Curves
 from triforce.train.data import Place
 from triforce.train.job import _make_task, _write_release, input_hashes
-from triforce.train.loop import NonFiniteLossError, Trainer, learning_rate, update_ema
+from triforce.train.loop import NonFiniteLossError, Trainer, in_bfloat16, learning_rate, update_ema
 
 MODELS = {
     "dvae": {"hidden": 32, "num_blocks": 1, "quantizer": "fsq"},
@@ -96,11 +96,12 @@ SETTLING = {"quantizer": "ema-vq", "codebook_size": 64, "refresh_share": 0.5}
 """A codebook that is drawn anew before the stop and settles behind it."""
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize(
     ("stage", "model"), [("dvae", {}), ("dvae", SETTLING), ("gpt", {}), ("diffusion", {}), ("vocoder", {})]
 )
-def test_a_resumed_run_is_the_straight_run(trained, tmp_path, stage, model):
-    config = make_config(trained, stage, checkpoint_every_s=1e-6)
+def test_a_resumed_run_is_the_straight_run(trained, tmp_path, stage, model, precision):
+    config = make_config(trained, stage, checkpoint_every_s=1e-6, precision=precision)
     config = config.model_copy(update={"model": config.model | model})
     straight = fit(make_trainer(config))
     stopped = fit(make_trainer(config), tmp_path, stop_after=3)
@@ -127,8 +128,32 @@ def test_training_lowers_the_loss(trained, stage):
     assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
 
 
+@pytest.mark.parametrize("stage", ["dvae", "gpt", "diffusion", "vocoder"])
+def test_half_precision_takes_nearly_the_same_steps_with_weights_that_stay_whole(trained, stage):
+    first, last = {}, {}
+    for precision in ("float32", "bfloat16"):
+        trainer = make_trainer(make_config(trained, stage, precision=precision))
+        metrics = [trainer.step(0.0) for _ in range(3)]
+        first[precision], last[precision] = metrics[0]["train/loss"], metrics[-1]["train/loss"]
+        assert {p.dtype for p in trainer.task.model.parameters()} == {torch.float32}
+    assert first["bfloat16"] == pytest.approx(first["float32"], rel=0.02)
+    assert last["bfloat16"] == pytest.approx(last["float32"], rel=0.05)
+    assert last["bfloat16"] != last["float32"]  # or it was never switched on
+
+
+def test_precision_by_itself_is_what_the_device_is_fast_at(monkeypatch):
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    for units in (False, True):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda units=units: {"amx_bf16": units})
+        assert in_bfloat16("auto", cpu) is units
+        assert in_bfloat16("auto", gpu)
+        assert in_bfloat16("bfloat16", cpu)
+        assert not in_bfloat16("float32", gpu)
+
+
 def test_two_accumulated_halves_are_one_batch(trained):
-    whole, halves = (make_trainer(make_config(trained, "dvae", batch_size=4, accumulation=parts)) for parts in (1, 2))
+    configs = (make_config(trained, "dvae", batch_size=4, accumulation=n, precision="float32") for n in (1, 2))
+    whole, halves = (make_trainer(config) for config in configs)
     # Halves are averaged with equal weight, so only full crops compare.
     for trainer in (whole, halves):
         trainer.task.crops.config = trainer.config.model_copy(update={"crop_frames": 32})
