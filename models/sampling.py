@@ -20,6 +20,9 @@ NOTHING = -1
 LOOK_EVERY = 16
 """Steps between looks at whether all have ended or loop: a look costs more than a step's bookkeeping."""
 
+MAX_REDRAWS = 8
+"""Draws of a nucleus before it is sorted after all: with ``top_p`` of 0.9 a row in 10^8 comes that far."""
+
 
 class SamplingConfig(BaseModel):
     """How codes are drawn."""
@@ -192,11 +195,18 @@ def _draw(logits: torch.Tensor, config: SamplingConfig, generator: torch.Generat
 
 
 def _draw_nucleus(probability: torch.Tensor, top_p: float, generator: torch.Generator) -> torch.Tensor:
-    """From the likeliest ids that hold ``top_p``; of a large vocabulary only as many are sorted as can matter."""
-    count = min(256, probability.shape[1])
-    kept, order = probability.topk(count, dim=-1)
-    if count < probability.shape[1] and bool((kept.sum(-1) < top_p).any()):
-        kept, order = probability.sort(-1, descending=True)
+    """From the likeliest ids that hold ``top_p``: from all, and once more in rows whose draw lay outside, for to know
+    whether it did nothing has to be sorted.
+    """
+    total = probability.cumsum(-1)
+    choice = _pick(total, generator)
+    for _ in range(MAX_REDRAWS):
+        likelier = probability > probability.gather(1, choice[:, None])
+        outside = torch.where(likelier, probability, 0).sum(-1) >= top_p
+        if not outside.any():
+            return choice
+        choice = torch.where(outside, _pick(total, generator), choice)
+    kept, order = probability.sort(-1, descending=True)
     return order.gather(1, _choose(_nucleus(kept, top_p), generator)[:, None])[:, 0]
 
 
@@ -207,7 +217,11 @@ def _nucleus(probability: torch.Tensor, top_p: float) -> torch.Tensor:
 
 
 def _choose(weights: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """An index a row, as likely as its weight: by one uniform number, which costs less than torch.multinomial."""
-    total = weights.cumsum(-1)
-    draw = torch.rand(weights.shape[0], 1, generator=generator, device=weights.device) * total[:, -1:]
-    return torch.searchsorted(total, draw, right=True)[:, 0].clamp_max(weights.shape[1] - 1)
+    """An index a row, as likely as its weight."""
+    return _pick(weights.cumsum(-1), generator)
+
+
+def _pick(total: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """The same from running sums ``(B, V)``: by one uniform number, which costs less than torch.multinomial."""
+    draw = torch.rand(total.shape[0], 1, generator=generator, device=total.device) * total[:, -1:]
+    return torch.searchsorted(total, draw, right=True)[:, 0].clamp_max(total.shape[1] - 1)

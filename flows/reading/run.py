@@ -29,8 +29,8 @@ class ReadingConfig(BaseModel):
     share: float = Field(1.0, gt=0, le=100, description="Of the hours and minutes below.")
     hours: float = Field(4.0, gt=0, description="Of speech.")
     dvae_minutes: float = Field(15.0, gt=0, description="Training time of the dVAE.")
-    gpt_minutes: float = Field(70.0, gt=0, description="Training time of the transformer.")
-    diffusion_minutes: float = Field(40.0, gt=0, description="Training time of the diffusion network.")
+    gpt_minutes: float = Field(65.0, gt=0, description="Training time of the transformer.")
+    diffusion_minutes: float = Field(30.0, gt=0, description="Training time of the diffusion network.")
     num_unseen: int = Field(200, ge=1, le=1000, description="Sentences that nobody trains on, to be judged by.")
     num_read: int = Field(40, ge=1, le=1000, description="Of those, how many the transformer reads.")
     candidates: int = Field(16, ge=2, le=64, description="Readings of each, of which Whisper's best counts.")
@@ -61,8 +61,8 @@ class Reading:
             Stage("train-dvae", self._train_dvae, config["dvae_minutes"], ("release/dvae",)),
             Stage("tokenize", self._tokenize, artifacts=("tokens",)),
             Stage("train-gpt", self._train_gpt, config["gpt_minutes"], ("release/gpt",)),
-            Stage("listen", self._listen, config, ("reading.json",)),
             Stage("train-diffusion", self._train_diffusion, config["diffusion_minutes"], ("release/diffusion",)),
+            Stage("listen", self._listen, config, ("reading.json",)),
             Stage("evaluate", self._evaluate, config["judge"], ("evaluation/evaluation.json",)),
         ]
 
@@ -126,7 +126,7 @@ class Reading:
             stage="diffusion",
             corpus=self._uri("corpus"),
             latents=True,
-            model={"fold": 4, "hidden": 192, "num_blocks": 8, "attention_every": 4, "dropout": 0.1, "skip": True},
+            model={"fold": 4, "hidden": 320, "num_blocks": 8, "attention_every": 4, "dropout": 0.1, "skip": True},
             max_steps=40_000,
             max_minutes=self.config.diffusion_minutes * self.config.share,
         )

@@ -2,7 +2,8 @@
 
 ``python tests/benchmarks/bench_gpt.py``: tokens a second of both, side by side and in turns, and the median of their
 ratios. The other side is `Qwen3ForCausalLM` (the same blocks) with SDPA, its own loss, and `generate` with a static or
-a dynamic cache, whichever is faster; same batch, dtype, optimizer, threads.
+a dynamic cache, whichever is faster; same batch, dtype, optimizer, threads. ``--dtype bfloat16``: both train under
+autocast and sample with weights in bfloat16.
 """
 
 from __future__ import annotations
@@ -61,12 +62,17 @@ def documents(model: GPT, context: int, num_rows: int, per_row: int) -> PackedBa
     return stack(rows, context)
 
 
-def our_step(model: GPT, batch: PackedBatch) -> Callable[[], float]:
+def autocast(dtype: torch.dtype) -> torch.autocast:
+    return torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16)
+
+
+def our_step(model: GPT, batch: PackedBatch, dtype: torch.dtype) -> Callable[[], float]:
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
 
     def step() -> float:
-        losses, weights = token_losses(model, batch)
-        loss = (losses * weights).sum() / weights.sum()
+        with autocast(dtype):
+            losses, weights = token_losses(model, batch)
+            loss = (losses * weights).sum() / weights.sum()
         loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -75,12 +81,13 @@ def our_step(model: GPT, batch: PackedBatch) -> Callable[[], float]:
     return step
 
 
-def their_step(model: nn.Module, batch: PackedBatch) -> Callable[[], float]:
+def their_step(model: nn.Module, batch: PackedBatch, dtype: torch.dtype) -> Callable[[], float]:
     """One document a row: the task that both do without a mask. Labels are shifted inside the model."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
 
     def step() -> float:
-        loss = model(input_ids=batch.ids, labels=batch.ids, use_cache=False).loss
+        with autocast(dtype):
+            loss = model(input_ids=batch.ids, labels=batch.ids, use_cache=False).loss
         loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -89,7 +96,7 @@ def their_step(model: nn.Module, batch: PackedBatch) -> Callable[[], float]:
     return step
 
 
-def their_packed_step(model: nn.Module, batch: PackedBatch) -> Callable[[], float]:
+def their_packed_step(model: nn.Module, batch: PackedBatch, dtype: torch.dtype) -> Callable[[], float]:
     """Packed documents the Hugging Face way: a padded row each would waste more; here a 4-D mask and position ids."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     same = batch.documents[:, None, :, None] == batch.documents[:, None, None, :]
@@ -97,9 +104,10 @@ def their_packed_step(model: nn.Module, batch: PackedBatch) -> Callable[[], floa
     labels = torch.where(batch.positions > 0, batch.ids, -100)
 
     def step() -> float:
-        loss = model(
-            input_ids=batch.ids, labels=labels, attention_mask=mask, position_ids=batch.positions, use_cache=False
-        ).loss
+        with autocast(dtype):
+            loss = model(
+                input_ids=batch.ids, labels=labels, attention_mask=mask, position_ids=batch.positions, use_cache=False
+            ).loss
         loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -157,7 +165,7 @@ def sampling(model: GPT, other: nn.Module, batch_size: int, num_codes: int, cach
 def matrices_alone(model: GPT, batch_size: int, rounds: int) -> float:
     """Tokens a second of nothing but the network's matrix products: what no sampler of these weights can exceed."""
     linears = [module for module in model.modules() if isinstance(module, nn.Linear)]
-    inputs = [torch.ones(batch_size, linear.in_features) for linear in linears]
+    inputs = [torch.ones(batch_size, linear.in_features, dtype=linear.weight.dtype) for linear in linears]
     found = []
     for _ in range(20 * rounds):
         started = time.perf_counter()
@@ -177,20 +185,25 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--codes", type=int, default=200)
     parser.add_argument("--only", choices=["train", "sample"])
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     arguments = parser.parse_args()
+    dtype = getattr(torch, arguments.dtype)
     model = make_gpt(arguments)
     other = as_qwen3(model)
     size = f"{arguments.layers} x {arguments.width} x {arguments.heads}"
-    print(f"{size}, {model.num_parameters() / 1e6:.1f} M parameters, float32, {torch.get_num_threads()} threads")
+    print(
+        f"{size}, {model.num_parameters() / 1e6:.1f} M parameters, {arguments.dtype}, {torch.get_num_threads()} threads"
+    )
     tokens = arguments.rows * arguments.context
     if arguments.only != "sample":
         whole = documents(model, arguments.context, arguments.rows, 1)
         packed = documents(model, arguments.context, arguments.rows, 5)
         for name, batch, theirs in (("one document a row", whole, their_step), ("packed", packed, their_packed_step)):
-            compare(f"training, {name}", tokens, our_step(model, batch), theirs(other, batch), arguments.rounds)
+            ours, others = our_step(model, batch, dtype), theirs(other, batch, dtype)
+            compare(f"training, {name}", tokens, ours, others, arguments.rounds)
     if arguments.only == "train":
         return
-    model.eval(), other.eval()
+    model.eval().to(dtype), other.eval().to(dtype)
     for batch_size in (1, 16):
         for cache in ("dynamic", "static"):
             ours, theirs = sampling(model, other, batch_size, arguments.codes, cache)

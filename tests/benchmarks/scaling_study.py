@@ -50,6 +50,7 @@ def fitted(arguments: argparse.Namespace, stage: str, release: Path, model: dict
     """Train ``stage`` into ``release`` for the budget; what it took."""
     fields: dict[str, Any] = {"stage": stage, "release": str(release), "runs": str(arguments.out / "runs")}
     fields |= {"corpus": arguments.corpus, "model": model, "batch_size": arguments.batch, "seed": arguments.seed}
+    fields |= {"threads_per_worker": arguments.threads}
     operations = step_operations(TrainConfig.model_validate(fields))
     steps = max(1, round(arguments.petaflops * 1e15 / operations))
     summary = train(TrainConfig.model_validate(fields | {"max_steps": steps, "eval_every": steps}))
@@ -98,6 +99,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="held-out clips at most")
     parser.add_argument("--judge", default="base", help="Whisper model")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, help="CPU threads of the training; none: all cores")
     arguments = parser.parse_args()
     arguments.out = arguments.out.absolute()
     arguments.out.mkdir(parents=True, exist_ok=True)

@@ -4,6 +4,7 @@ import torch
 from models.qwen import as_qwen3
 from torch.utils.flop_counter import FlopCounterMode
 
+from triforce.models import sampling
 from triforce.models.footprint import footprint, num_parameters
 from triforce.models.gpt import GPT, PARTS, GPTConfig, KVCache, segment_positions
 from triforce.models.sampling import SamplingConfig, is_loop, sample_segment, stream_segment
@@ -128,6 +129,19 @@ def test_samples_are_legal_seeded_and_capped():
     assert all(np.array_equal(a.codes, b.codes) for a, b in zip(candidates, again, strict=True))
     other = sample_segment(model, prompt, "speech", settings, seed=2)
     assert not all(np.array_equal(a.codes, b.codes) for a, b in zip(candidates, other, strict=True))
+
+
+@pytest.mark.parametrize("top_p", [0.05, 0.6, 0.9])
+def test_a_nucleus_is_drawn_from_as_its_ids_are_likely(top_p):
+    probability = torch.tensor([0.1, 0.3, 0.02, 0.25, 0.13, 0.2])
+    inside = {0.05: [1], 0.6: [1, 3, 5], 0.9: [0, 1, 3, 4, 5]}[top_p]
+    config = SamplingConfig(temperature=1.0, top_p=top_p)
+    rows = probability.log().expand(20_000, -1)
+    drawn = sampling._draw(rows, config, torch.Generator().manual_seed(0))
+    wanted = torch.zeros(6).index_copy(0, torch.tensor(inside), probability[inside])
+    shares = torch.bincount(drawn, minlength=6) / len(drawn)
+    torch.testing.assert_close(shares, wanted / wanted.sum(), atol=0.012, rtol=0)
+    assert not shares[wanted == 0].any()
 
 
 def test_top_k_of_one_is_greedy():
