@@ -337,14 +337,14 @@ class Diffusion(nn.Module):
     ) -> Direction:
         def field(span: slice) -> Direction:
             part = None if latents is None else latents[..., span]
-            return self._guided(prior[..., span], mask[..., span], config.guidance, part)
+            return self._guided(prior[..., span], mask[..., span], config, part)
 
         return over_windows(field, prior.shape[-1], config, self.config.fold)
 
     def _guided(
-        self, prior: torch.Tensor, mask: torch.Tensor, guidance: float, latents: torch.Tensor | None = None
+        self, prior: torch.Tensor, mask: torch.Tensor, config: SamplerConfig, latents: torch.Tensor | None = None
     ) -> Direction:
-        batch = prior.shape[0]
+        batch, guidance = prior.shape[0], config.guidance
         shown = prior.new_ones(batch)
 
         def plain(x: torch.Tensor, time: float) -> torch.Tensor:
@@ -352,11 +352,14 @@ class Diffusion(nn.Module):
 
         def guided(x: torch.Tensor, time: float) -> torch.Tensor:
             doubled = [torch.cat([value, value]) for value in (x, prior.new_full((batch,), time), prior, mask)]
-            both, seen = torch.cat([shown, 0 * shown]), None if latents is None else torch.cat([latents, latents])
-            known, unknown = self.direction(*doubled, both, seen, both).chunk(2)
-            return known + guidance * (known - unknown)
+            seen = None if latents is None else torch.cat([latents, latents])
+            known = torch.cat([shown, 0 * shown])
+            prior_shown = known if config.guidance_of == "all" else torch.ones_like(known)
+            with_it, without = self.direction(*doubled, prior_shown, seen, known).chunk(2)
+            return with_it + guidance * (with_it - without)
 
-        return guided if guidance else plain
+        changes = guidance and not (config.guidance_of == "latents" and latents is None)
+        return guided if changes else plain
 
 
 def time_features(time: torch.Tensor) -> torch.Tensor:

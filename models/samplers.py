@@ -32,6 +32,11 @@ class SamplerConfig(BaseModel):
     guidance: float = Field(
         0.0, ge=0, le=20, description="Push away from the network that knows no prior; 0 is the identity."
     )
+    guidance_of: Literal["all", "latents"] = Field(
+        "all",
+        description="What that network does not know: prior and hidden states, or hidden states alone, which stresses "
+        "what they say of the words.",
+    )
     temperature: float = Field(
         0.25,
         ge=0,

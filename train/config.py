@@ -129,7 +129,10 @@ class TrainConfig(BaseModel):
     seed: int = Field(0, ge=0, description="Of weights, order and noise.")
     num_workers: int = Field(1, ge=1, le=4096, description="Data-parallel workers, at most.")
     min_workers: int | None = Field(
-        None, ge=1, description="Workers that are enough to go on with when others are lost; none: all of them."
+        None,
+        ge=1,
+        description="Workers that are enough to go on with when others are lost, sharing about the same batch; none: "
+        "all of them.",
     )
     sharding: Literal["ddp", "fsdp"] = Field(
         "ddp", description="What workers share: ddp gradients; fsdp weights and the optimizer's state too."
@@ -209,6 +212,13 @@ class TrainConfig(BaseModel):
     @property
     def batch_per_worker(self) -> int:
         return self.batch_size // self.num_workers
+
+    def for_workers(self, num_workers: int) -> TrainConfig:
+        """The same for as many as are there: where workers were lost, with the nearest batch that they can share."""
+        parts = num_workers * self.accumulation
+        batch_size = parts * max(1, round(self.batch_size / parts))
+        changed = {"num_workers": num_workers, "min_workers": None, "batch_size": batch_size}
+        return TrainConfig.model_validate(self.model_dump() | changed)
 
     def anywhere(self) -> TrainConfig:
         """The same with absolute folders, for workers and jobs that have a working folder of their own."""

@@ -177,7 +177,7 @@ def _worker(settings: dict[str, Any]) -> None:
     config = TrainConfig.model_validate(settings["config"])
     context = ray.train.get_context()
     rank, num_workers = context.get_world_rank(), context.get_world_size()
-    config = TrainConfig.model_validate(config.model_dump() | {"num_workers": num_workers, "min_workers": None})
+    config = config.for_workers(num_workers)
     torch.set_num_threads(settings["num_threads"])  # Ray gives a worker one thread a core that it reserves
     device = get_device()
     task = _make_task(config, Place(rank, num_workers), device)

@@ -179,6 +179,7 @@ class Trainer:
             "train/learning_rate": rate,
             # What a step stands still for data; anything over a few per cent is a starved network.
             "data/wait_share": waited_s / (time.perf_counter() - started),
+            "data/workers": float(self.num_workers),
         }
 
     @contextlib.contextmanager

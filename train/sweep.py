@@ -47,6 +47,9 @@ class SweepConfig(BaseModel):
     start_times: tuple[float, ...] = Field((0.25, 0.5, 0.75), description="Starts from the prior, 0 being noise.")
     temperatures: tuple[float, ...] = Field((0.25, 0.5), description="Spreads of the starting noise.")
     guidance: tuple[float, ...] = Field((0.5, 1.0, 2.0), description="Guidance scales, 0 being none.")
+    text_guidance: tuple[float, ...] = Field(
+        (), description="Guidance scales of the hidden states alone, where the network listens to them."
+    )
     mean_draws: tuple[int, ...] = Field((1, 4), description="Draws of the mean prediction.")
     limit: int | None = Field(None, ge=1, description="Held-out clips at most.")
     quality: bool = Field(False, description="DNSMOS too: extra `quality`.")
@@ -65,6 +68,7 @@ class SweepConfig(BaseModel):
         tried += [(f"from the prior at {t:g}", {"start_time": t}) for t in self.start_times]
         tried += [(f"temperature {t:g}", {"temperature": t}) for t in self.temperatures]
         tried += [(f"guidance {g:g}", {"guidance": g}) for g in self.guidance]
+        tried += [(f"text guidance {g:g}", {"guidance": g, "guidance_of": "latents"}) for g in self.text_guidance]
         return {name: self.base.model_copy(update=change) for name, change in tried}
 
 

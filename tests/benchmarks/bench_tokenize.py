@@ -144,9 +144,10 @@ def measure_overhead(config: TokenizeConfig, shards: list[PlannedShard], folder:
     part = shards[:6]
     part_s = sum(shard_lengths(config, part).values())
     for repeat in range(repeats):
-        before, beside, reading = bare_loops(config, part)
+        before = bare_loop(config, part)
+        beside, reading = loop_beside_a_reader(config, part)
         first, steady = pipeline(config, shards, folder / f"overhead-{repeat}")
-        after, _, _ = bare_loops(config, part)
+        after = bare_loop(config, part)
         bare = part_s / statistics.mean([before, after])
         ratios.append(steady / bare)
         ratios_beside.append(steady / (part_s / beside))
@@ -162,16 +163,22 @@ def measure_overhead(config: TokenizeConfig, shards: list[PlannedShard], folder:
     )
 
 
-def bare_loops(config: TokenizeConfig, shards: list[PlannedShard]) -> tuple[float, float, float]:
-    """Seconds of the loop alone, seconds of it while the same shards are read on another core, and of that reading."""
-    loop, reader = (ray.remote(kind) for kind in (BareLoop, Reader))
-    bare, beside = loop.remote(config, shards), reader.remote(config)
-    ray.get(beside.read.remote(shards[:1]))  # warm
-    alone = ray.get(bare.encode.remote())
-    together, reading = ray.get([bare.encode.remote(), beside.read.remote(shards)])
-    for actor in (bare, beside):
+def bare_loop(config: TokenizeConfig, shards: list[PlannedShard]) -> float:
+    """Seconds of the loop alone."""
+    loop = ray.remote(BareLoop).remote(config, shards)
+    seconds = ray.get(loop.encode.remote())
+    ray.kill(loop)
+    return seconds
+
+
+def loop_beside_a_reader(config: TokenizeConfig, shards: list[PlannedShard]) -> tuple[float, float]:
+    """Seconds of the loop while the same shards are read on another core, and of that reading."""
+    loop, reader = ray.remote(BareLoop).remote(config, shards), ray.remote(Reader).remote(config)
+    ray.get(reader.read.remote(shards[:1]))  # warm
+    seconds = ray.get([loop.encode.remote(), reader.read.remote(shards)])
+    for actor in (loop, reader):
         ray.kill(actor)
-    return alone, together, reading
+    return tuple(seconds)
 
 
 def scaled_run(folder: Path, num_workers: int, size: str) -> float:

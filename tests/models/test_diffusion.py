@@ -19,9 +19,24 @@ def test_guidance_zero_is_the_identity_and_more_is_not():
     prior = torch.randn(2, 8, 20)
     mask = torch.ones(2, 1, 20)
     x = torch.randn(2, 8, 20)
-    plain = model._guided(prior, mask, 0.0)(x, 0.3)
-    torch.testing.assert_close(model._guided(prior, mask, 1e-9)(x, 0.3), plain, atol=1e-5, rtol=1e-5)
-    assert (model._guided(prior, mask, 2.0)(x, 0.3) - plain).abs().max() > 1e-3
+
+    def at(guidance: float) -> torch.Tensor:
+        return model._guided(prior, mask, SamplerConfig(guidance=guidance))(x, 0.3)
+
+    torch.testing.assert_close(at(1e-9), at(0.0), atol=1e-5, rtol=1e-5)
+    assert (at(2.0) - at(0.0)).abs().max() > 1e-3
+
+
+def test_guidance_of_the_hidden_states_pushes_from_the_network_that_knows_the_prior_alone():
+    model = make_diffusion(latent_channels=6)
+    x, prior, latents, mask = torch.randn(2, 8, 20), torch.randn(2, 8, 20), torch.randn(2, 6, 20), torch.ones(2, 1, 20)
+    config = SamplerConfig(guidance=2.0, guidance_of="latents")
+    time, shown = torch.full((2,), 0.3), torch.ones(2)
+    known = model.direction(x, time, prior, mask, shown, latents)
+    without = model.direction(x, time, prior, mask, shown)
+    guided = model._guided(prior, mask, config, latents)(x, 0.3)
+    torch.testing.assert_close(guided, 3 * known - 2 * without, atol=1e-4, rtol=1e-4)
+    assert torch.equal(model._guided(prior, mask, config)(x, 0.3), without)  # no text, nothing to stress
 
 
 @pytest.mark.parametrize("settings", [{}, {"attention_every": 1}, {"fold": 4}, {"path": "cosine", "flows": "medium"}])
