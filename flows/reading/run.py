@@ -160,22 +160,25 @@ class Reading:
         from triforce.flows.speech.speaker import SpeakConfig, Speaker
         from triforce.models.release import Release
         from triforce.models.sampling import SamplingConfig
-        from triforce.train.judge import JudgeConfig
+        from triforce.train.judge import Judge, JudgeConfig
         from triforce.train.metrics import normalize_text
 
         unseen = self._texts()[1][: self.config.num_read]
         sampling = SamplingConfig(num_candidates=self.config.candidates, temperature=self.config.temperature)
-        config = SpeakConfig(
-            sampling=sampling, unknown="drop", tries=1, judge=JudgeConfig(model=self.config.judge, packed=False)
-        )
+        ranker = JudgeConfig(model=self.config.judge)  # packed: several candidates are heard at once
+        config = SpeakConfig(sampling=sampling, unknown="drop", tries=1, judge=ranker)
         speaker = Speaker(Release.load(self._uri("release")), config)
-        rows: list[dict[str, Any]] = []
-        for number, text in enumerate(unseen):
-            reading = speaker.speak(text, seed=number)
-            rows.append({"text": text, "heard": reading.heard or "", "reached_end": reading.reached_end})
-            if number < 10 and reading.waveform.size:
+        readings = [speaker.speak(text, seed=number) for number, text in enumerate(unseen)]
+        for number, reading in enumerate(readings[:10]):
+            if reading.waveform.size:
                 with storage.atomic_file(self.folder / f"unseen-{number:02d}.wav") as path:
                     soundfile.write(path, reading.waveform, speaker.release.sample_rate_hz, format="WAV")
+        judge = Judge(JudgeConfig(model=self.config.judge, packed=False))
+        heard = judge([reading.waveform for reading in readings], speaker.release.sample_rate_hz, unseen)
+        rows: list[dict[str, Any]] = [
+            {"text": text, "heard": words, "reached_end": reading.reached_end}
+            for text, words, reading in zip(unseen, heard, readings, strict=True)
+        ]
         truths, heards = ([normalize_text(row[key]) for row in rows] for key in ("text", "heard"))
         figures = {"wer": jiwer.wer(truths, heards), "cer": jiwer.cer(truths, heards), "rows": rows}
         storage.write_bytes(self.folder / "reading.json", json.dumps(figures, indent=1).encode())
