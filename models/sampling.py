@@ -195,8 +195,8 @@ def _draw(logits: torch.Tensor, config: SamplingConfig, generator: torch.Generat
 
 
 def _draw_nucleus(probability: torch.Tensor, top_p: float, generator: torch.Generator) -> torch.Tensor:
-    """From the likeliest ids that hold ``top_p``: from all, and once more in rows whose draw lay outside, for to know
-    whether it did nothing has to be sorted.
+    """From the likeliest ids that hold ``top_p``: drawn from all ids, and anew in rows whose draw lies outside. That
+    takes the sum of what is likelier, where a cut would take sorting.
     """
     total = probability.cumsum(-1)
     choice = _pick(total, generator)
