@@ -88,7 +88,7 @@ def read(
     minutes = f"{summary.duration_s / 60:.1f} min"
     typer.echo(f"{summary.out}: {summary.num_chapters} chapters, {summary.num_pieces} pieces, {minutes}")
     if summary.wrong:
-        typer.echo(f"{len(summary.wrong)} pieces sound otherwise than they are written ({target}.work/report.json):")
+        typer.echo(f"{len(summary.wrong)} pieces are not heard as they are written ({target}.work/report.json):")
         for row in summary.wrong[:5]:
             typer.echo(f"  {row['chapter']}: {row['text']!r}, heard as {row['heard']!r}")
 

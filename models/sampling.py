@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from triforce.models.gpt import GPT, KVCache
 from triforce.models.vocabulary import Segment
@@ -38,6 +38,7 @@ class SamplingConfig(BaseModel):
         1.0, ge=1, le=10, description="Divides the odds of codes already drawn (Keskar et al. 2019); 1 is off."
     )
     num_candidates: int = Field(1, ge=1, le=1024, description="Continuations drawn side by side.")
+    min_codes: int = Field(1, ge=0, description="Codes before which a segment cannot end.")
     max_codes: int = Field(700, ge=1, description="Codes after which a segment is cut off; 700 is 30 s of speech.")
     stop_loops: int = Field(
         64,
@@ -45,6 +46,12 @@ class SamplingConfig(BaseModel):
         description="Codes that must repeat what stands a period before them, up to a quarter as long, for a candidate "
         "to count as looping and be ended; 64 are 2.7 s of speech; 0 is off.",
     )
+
+    @model_validator(mode="after")
+    def _room_to_end(self) -> SamplingConfig:
+        if self.min_codes > self.max_codes:
+            raise ValueError(f"min_codes {self.min_codes} is over max_codes {self.max_codes}; lower the one")
+        return self
 
 
 class Candidate(NamedTuple):
@@ -118,7 +125,7 @@ class _Drawer:
         logits = (hidden[:, -1] @ head).expand(config.num_candidates, -1)
         finished = torch.zeros(config.num_candidates, dtype=torch.bool, device=self.device)
         for step in range(self.num_steps):
-            if self.exact:
+            if self.exact or step < config.min_codes:
                 logits = logits.clone()
                 logits[:, END] = -torch.inf
             choice = _draw(_penalise(logits, self.drawn[:, :step], config.repetition_penalty), config, self.generator)

@@ -69,7 +69,8 @@ class ReadSummary:
     num_chapters: int
     duration_s: float
     wrong: list[dict[str, Any]]
-    """Pieces in which Whisper still hears other words: number, chapter, text, heard, error."""
+    """Pieces in which Whisper still hears other words, and those without a character that is known: number, chapter,
+    text, heard, error."""
 
 
 def read_book(
@@ -94,9 +95,9 @@ def read_book(
     sounds = [_path(work, number, "flac") for number in range(len(pieces))]
     duration_s = write_m4b(out, book, pieces, sounds, release.sample_rate_hz, config)
     wrong = [
-        {"piece": number, "chapter": book.chapters[piece.chapter].title} | row
+        {"piece": number, "chapter": book.chapters[piece.chapter].title} | row | {"text": row["text"] or piece.text}
         for number, (piece, row) in enumerate(zip(pieces, rows, strict=True))
-        if row["error"] is not None and row["error"] > config.speak.max_error
+        if not row["text"] or (row["error"] or 0.0) > config.speak.max_error
     ]
     summary = ReadSummary(str(out), len(pieces), len(book.chapters), round(duration_s, 2), wrong)
     storage.write_bytes(work / "report.json", json.dumps(asdict(summary), indent=1, ensure_ascii=False).encode())
@@ -165,7 +166,8 @@ def _seed(seed: int, number: int) -> int:
 def _store(work: Path, number: int, reading: Reading, sample_rate_hz: int) -> None:
     """The sound, then the row that says that it is there."""
     sound = io.BytesIO()
-    soundfile.write(sound, reading.waveform, sample_rate_hz, format="FLAC", subtype="PCM_16")
+    waveform = reading.waveform if reading.waveform.size else np.zeros(1, np.float32)  # no FLAC opens without a sample
+    soundfile.write(sound, waveform, sample_rate_hz, format="FLAC", subtype="PCM_16")
     storage.write_bytes(_path(work, number, "flac"), sound.getvalue())
     row = {"text": reading.text, "heard": reading.heard, "error": reading.error, "tries": reading.tries}
     row |= {"seed": reading.seed, "reached_end": reading.reached_end}

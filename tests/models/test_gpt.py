@@ -144,6 +144,21 @@ def test_a_nucleus_is_drawn_from_as_its_ids_are_likely(top_p):
     assert not shares[wanted == 0].any()
 
 
+def test_a_segment_does_not_end_before_its_fewest_codes():
+    model = make_gpt(tie_embeddings=False)
+    begin = torch.tensor([[VOCABULARY.begin("speech")]])
+    with torch.no_grad():  # nothing is likelier than the end
+        model.head.weight[VOCABULARY.end("speech")] = 10 * model(begin)[0, -1]
+    settings = SamplingConfig(temperature=0, max_codes=9)
+    for least, found in ((0, 0), (1, 1), (4, 4)):
+        several = settings.model_copy(update={"min_codes": least, "num_candidates": 2})
+        assert [len(c.codes) >= found for c in sample_segment(model, [], "speech", several)] == [True, True]
+        assert len(list(stream_segment(model, [], "speech", settings.model_copy(update={"min_codes": least})))) >= found
+    assert not sample_segment(model, [], "speech", settings.model_copy(update={"min_codes": 0}))[0].codes.size
+    with pytest.raises(ValueError, match=r"min_codes 10.*max_codes 9"):
+        SamplingConfig(min_codes=10, max_codes=9)
+
+
 def test_top_k_of_one_is_greedy():
     model = make_gpt()
     prompt = [Segment("text", np.array([3, 4]))]

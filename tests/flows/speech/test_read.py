@@ -8,6 +8,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import soundfile
 import tiny_run
 
 from triforce.flows import cli
@@ -92,6 +93,17 @@ def test_chapters_and_loudness_as_a_player_sees_them(release, book, tmp_path):
     first_end = waveform[int((second - 0.9) * 24_000) : int((second - 0.1) * 24_000)]
     assert np.abs(first_end).max() < 0.01  # the pause of a chapter stands before the next mark
     assert np.abs(waveform[int(second * 24_000) :][:12_000]).max() > 0.01
+
+
+def test_a_sentence_of_which_nothing_can_be_read_does_not_end_the_reading(release, book, tmp_path, monkeypatch):
+    monkeypatch.setattr(release, "characters", frozenset("AI aeflrstwy."))
+    book.write_text("A ferry left.\n\n\u65e5\u672c\u8a9e\n\nIt was late.")
+    quiet = QUICK.model_copy(update={"unknown": "drop"})
+    summary = read_book(book, tmp_path / "a.m4b", release, config=ReadConfig(speak=quiet, pauses_s={}))
+    spoken = [soundfile.info(tmp_path / f"a.m4b.work/piece-{n:06d}.flac").frames for n in range(3)]
+    assert summary.num_pieces == 3
+    assert spoken[1] == 1 < min(spoken[0], spoken[2])
+    assert [wrong["text"] for wrong in summary.wrong] == ["\u65e5\u672c\u8a9e"]
 
 
 def test_levels_are_even_and_joins_do_not_click():
