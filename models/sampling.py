@@ -160,6 +160,38 @@ class _Drawer:
         return sorted(found, key=lambda c: (not c.reached_end, c.looped, -c.log_probability))
 
 
+@torch.inference_mode()
+def log_probability(gpt: GPT, prompt: Sequence[Segment], segment: Segment) -> float:
+    """Of ``segment`` with its end behind ``prompt``, in nats, among the ids that are legal in it; minus infinity where
+    together they are longer than the network reads.
+    """
+    device = gpt.embedding.weight.device
+    vocabulary = gpt.config.vocabulary
+    codes = np.asarray(segment.codes).reshape(-1)
+    ids = np.concatenate([vocabulary.segment_ids(part) for part in (*prompt, segment)])[:-1]
+    if len(ids) > gpt.config.max_positions:
+        return -math.inf
+    hidden = gpt(torch.as_tensor(ids, device=device)[None])[0, -len(codes) - 1 :]
+    scores = (hidden @ gpt.head.weight[_legal_ids(gpt, segment.modality, device)].T).float().log_softmax(-1)
+    places = torch.as_tensor(np.append(codes + 1, END), device=device)
+    return float(scores.gather(1, places[:, None]).sum())
+
+
+def ranked_by_the_way_back(
+    gpt: GPT, prompt: Sequence[Segment], modality: str, candidates: Sequence[Candidate]
+) -> list[Candidate]:
+    """Candidates for a segment of ``modality`` behind ``prompt``, those first that explain the prompt best: by the
+    log-probability of the candidate and of each segment of the prompt behind the candidate alone, as translators rank
+    with a noisy channel (Yee et al. 2019, arXiv 1908.05731). For networks trained in both directions.
+    """
+
+    def score(candidate: Candidate) -> float:
+        made = Segment(modality, candidate.codes)
+        return log_probability(gpt, prompt, made) + sum(log_probability(gpt, [made], given) for given in prompt)
+
+    return sorted(candidates, key=lambda c: (not c.reached_end, c.looped, -score(c)))
+
+
 def is_loop(codes: Sequence[int] | np.ndarray, length: int) -> bool:
     """Whether the last ``length`` codes repeat with some period of at most a quarter of that."""
     codes = np.asarray(codes)

@@ -16,7 +16,7 @@ from triforce.ingest.corpus import Corpus
 from triforce.ingest.pixels import decode_png, from_planes, to_planes
 from triforce.models.dvae import DVAE
 from triforce.models.release import Release, require_dvae
-from triforce.models.sampling import SamplingConfig, sample_segment
+from triforce.models.sampling import SamplingConfig, ranked_by_the_way_back, sample_segment
 from triforce.models.vocabulary import Segment
 from triforce.tokenize.read import decode_flac
 from triforce.train.data import is_validation
@@ -112,8 +112,10 @@ class Translator:
     def __call__(self, layout: str, prompt: dict[str, Content], seed: int) -> Content:
         *given, wanted = parse_layout(layout)
         segments = [self.segment(name, prompt[name]) for name in given]
-        best = sample_segment(self.gpt, segments, wanted, self.sampling, seed=seed)[0]
-        return self.render(wanted, best.codes)
+        drawn = sample_segment(self.gpt, segments, wanted, self.sampling, seed=seed)
+        if len(drawn) > 1:
+            drawn = ranked_by_the_way_back(self.gpt, segments, wanted, drawn)
+        return self.render(wanted, drawn[0].codes)
 
     def round_trip(self, modality: str, content: Content) -> Content:
         """Through the dVAE alone: what the best GPT could reach."""

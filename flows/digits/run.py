@@ -27,6 +27,9 @@ class DigitsConfig(BaseModel):
     validation_share: float = Field(0.15, gt=0, lt=0.5, description="Clips that no network trains on: the prompts.")
     num_each: int = Field(10, ge=1, le=1000, description="Answers for each digit in each direction.")
     temperature: float = Field(0.3, ge=0, le=2, description="Of the answers.")
+    candidates: int = Field(
+        8, ge=1, le=64, description="Answers drawn, of which the network takes the one that explains the prompt best."
+    )
     whisper: str | None = Field("base", description="Whisper model that is asked about speech too; none: nobody.")
     seed: int = Field(0, ge=0, description="Of everything that is drawn.")
 

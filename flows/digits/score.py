@@ -30,7 +30,7 @@ def score(folder: Path, config: DigitsConfig) -> tuple[str, dict]:
     }
     images = ImageJudge(*_columns(clips["image"].training))
     speech = SpeechJudge(*_columns(clips["speech"].training))
-    sampling = SamplingConfig(temperature=config.temperature, max_codes=MAX_CODES)
+    sampling = SamplingConfig(temperature=config.temperature, max_codes=MAX_CODES, num_candidates=config.candidates)
     translator = Translator(str(folder / "release"), str(folder / "images-release"), sampling)
     directions = cross(translator, LAYOUTS, clips, config.num_each, config.seed)
     judge(directions, images, speech)
@@ -49,7 +49,7 @@ def score(folder: Path, config: DigitsConfig) -> tuple[str, dict]:
     notes = [
         f"{len(clips['speech'].training)} spoken and {len(clips['image'].training)} handwritten digits for training, "
         f"{len(clips['speech'].heldout)} and {len(clips['image'].heldout)} held out as prompts. "
-        f"Sampled at temperature {config.temperature}, one candidate. "
+        f"Sampled at temperature {config.temperature}, the best of {config.candidates} by the network's own way back. "
         "Text is right if it is the word, letter for letter."
     ]
     return write_page(directions, tables, notes), figures

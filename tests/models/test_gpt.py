@@ -7,7 +7,15 @@ from torch.utils.flop_counter import FlopCounterMode
 from triforce.models import sampling
 from triforce.models.footprint import footprint, num_parameters
 from triforce.models.gpt import GPT, PARTS, GPTConfig, KVCache, segment_positions
-from triforce.models.sampling import SamplingConfig, is_loop, sample_segment, stream_segment
+from triforce.models.sampling import (
+    Candidate,
+    SamplingConfig,
+    is_loop,
+    log_probability,
+    ranked_by_the_way_back,
+    sample_segment,
+    stream_segment,
+)
 from triforce.models.vocabulary import Modality, Segment, Vocabulary
 
 VOCABULARY = Vocabulary(modalities=(Modality(name="text", num_codes=20), Modality(name="speech", num_codes=30)))
@@ -113,6 +121,27 @@ def test_what_was_learnt_is_sampled_in_both_directions():
         np.testing.assert_array_equal(spoken.codes, speech.codes)
         assert spoken.reached_end
         np.testing.assert_array_equal(sample_segment(model, [speech], "text", greedy)[0].codes, text.codes)
+    assert log_probability(model, [pairs[0][0]], pairs[0][1]) > -1 > log_probability(model, [pairs[0][0]], pairs[1][1])
+    assert log_probability(model, [Segment("text", np.zeros(60, int))], pairs[0][1]) == -np.inf
+    several = sample_segment(
+        model, [pairs[0][0]], "speech", SamplingConfig(temperature=3.0, num_candidates=8, max_codes=8), seed=1
+    )
+    offered = [Candidate(pairs[1][1].codes, -0.1, True), *several, Candidate(pairs[0][1].codes, -9.0, True)]
+    first = ranked_by_the_way_back(model, [pairs[0][0]], "speech", offered)[0]
+    np.testing.assert_array_equal(first.codes, pairs[0][1].codes)  # it alone says "1 2 3" on the way back
+
+
+def test_the_score_of_a_segment_is_the_drawn_ones():
+    model = make_gpt()
+    prompt = [Segment("text", np.array([3, 4]))]
+    config = SamplingConfig(num_candidates=6, min_codes=0, max_codes=60)
+    for drawn in sample_segment(model, prompt, "speech", config, seed=2):
+        if drawn.reached_end and len(drawn.codes) > 1:
+            found = log_probability(model, prompt, Segment("speech", drawn.codes)) / (len(drawn.codes) + 1)
+            assert found == pytest.approx(drawn.log_probability, abs=2e-4)
+            break
+    else:
+        pytest.fail("none ended by itself")
 
 
 def test_samples_are_legal_seeded_and_capped():
