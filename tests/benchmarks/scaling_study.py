@@ -26,15 +26,15 @@ from triforce.train.judge import JudgeConfig
 
 DVAES = {
     "S": {"hidden": 96, "stem": 48, "num_blocks": 4},
-    "M": {"hidden": 192, "stem": 96, "num_blocks": 6},
-    "L": {"hidden": 384, "stem": 192, "num_blocks": 8},
+    "M": {"hidden": 144, "stem": 72, "num_blocks": 4},
+    "L": {"hidden": 216, "stem": 108, "num_blocks": 4},
 }
 DIFFUSIONS = {
     "S": {"hidden": 64, "num_blocks": 6},
-    "M": {"hidden": 128, "num_blocks": 8},
-    "L": {"hidden": 256, "num_blocks": 12},
+    "M": {"hidden": 96, "num_blocks": 6},
+    "L": {"hidden": 144, "num_blocks": 6},
 }
-"""Each size has about four times the operations of the one before."""
+"""Each size has about twice the operations of the one before."""
 
 
 def step_operations(config: TrainConfig) -> int:
