@@ -8,22 +8,25 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import os
 import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import soundfile
 import soxr
+from PIL import Image
 
 from triforce.flows.demo import audio, debian
 from triforce.ingest.clips import encode_flac
 from triforce.ingest.corpus import SAMPLE_RATE_HZ, Corpus, Recording, make_clip_id, make_recording_id
 from triforce.ingest.pixels import encode_png
+from triforce.train.data import is_validation
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +43,10 @@ MARGIN_S = 0.03
 """Silence left at both ends. Assumed."""
 LARGEST_GREY = 16
 """Of the handwriting set's grey values."""
+NUM_SLANTED = 3
+"""Copies of each image that is trained on."""
+MOST_SLANT = (12.0, 0.7, 0.4)
+"""Degrees, and pixels to the side and down, by which copies differ at most. Assumed."""
 
 
 class Voice(NamedTuple):
@@ -146,39 +153,74 @@ def _spoken_rows(recording: Recording, waveforms: Sequence[np.ndarray], speaker:
         start += len(samples)
 
 
-def write_images(corpus: Corpus) -> int:
-    """The handwritten digits, one recording a digit. How many images."""
+def write_images(corpus: Corpus, validation_share: float) -> int:
+    """The handwritten digits, one recording a digit, and beside it `NUM_SLANTED` slanted copies of each that is trained
+    on, so that it is not learnt by heart. How many images.
+    """
     from sklearn.datasets import load_digits
 
     digits = load_digits()
     grey = np.rint(digits.images * (255 / LARGEST_GREY)).astype(np.uint8)
-    known = corpus.clipped_ids("handwriting")
+    generator, count = np.random.default_rng(0), 0
     for digit, word in enumerate(WORDS):
-        recording = Recording(
-            recording_id=make_recording_id("handwriting", word),
-            source="handwriting",
-            source_kind="array",
-            source_id=word,
-            url=f"sklearn:digits/{digit}",
-            title=word,
-            licence="CC BY 4.0",
-        )
-        if recording.recording_id in known:
-            continue
-        rows = [
-            {
-                "clip_id": make_clip_id(recording.recording_id, number),
-                "start_sample": number,
-                "end_sample": number + 1,
-                "sample_rate_hz": 1,
-                "duration_s": 1.0,
-                "text": word,
-                "asr_model": "transcript",
-                "modality": "image",
-                "image": {"bytes": encode_png(image), "path": None},
-            }
-            for number, image in enumerate(grey[digits.target == digit])
+        real = list(grey[digits.target == digit])
+        recording = _handwriting(digit, word, word)
+        slanted = _handwriting(digit, f"{word}, slanted", word)
+        kept = [
+            image
+            for number, image in enumerate(real)
+            if not is_validation(make_clip_id(recording.recording_id, number), validation_share)
         ]
-        corpus.write_recording(recording)
-        corpus.write_clips(recording, rows)
-    return len(grey)
+        copies = [slant(image, generator) for image in kept for _ in range(NUM_SLANTED)]
+        rows = list(_image_rows(recording, word, real))
+        # No copy is held out: what is asked of the networks is real
+        rest = [
+            row for row in _image_rows(slanted, word, copies) if not is_validation(row["clip_id"], validation_share)
+        ]
+        for whole, clips in ((recording, rows), (slanted, rest)):
+            count += len(clips)
+            if whole.recording_id not in corpus.clipped_ids("handwriting"):
+                corpus.write_recording(whole)
+                corpus.write_clips(whole, clips)
+    return count
+
+
+def slant(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """``image`` ``(H, W)`` uint8 turned and moved a little, as the same hand would write it another time."""
+    degrees, right, down = (float(generator.uniform(-most, most)) for most in MOST_SLANT)
+    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    middle = np.array(image.shape[::-1]) / 2
+    turn = np.array([[cos, sin], [-sin, cos]])
+    start = middle - turn @ np.add(middle, (right, down))
+    where = (cos, sin, start[0], -sin, cos, start[1])  # of each new pixel, its place in the old image
+    turned = Image.fromarray(image).transform(
+        image.shape[::-1], Image.Transform.AFFINE, where, Image.Resampling.BICUBIC
+    )
+    return np.asarray(turned)
+
+
+def _handwriting(digit: int, name: str, word: str) -> Recording:
+    return Recording(
+        recording_id=make_recording_id("handwriting", name),
+        source="handwriting",
+        source_kind="array",
+        source_id=name,
+        url=f"sklearn:digits/{digit}",
+        title=word,
+        licence="CC BY 4.0",
+    )
+
+
+def _image_rows(recording: Recording, word: str, images: Sequence[np.ndarray]) -> Iterator[dict[str, Any]]:
+    for number, image in enumerate(images):
+        yield {
+            "clip_id": make_clip_id(recording.recording_id, number),
+            "start_sample": number,
+            "end_sample": number + 1,
+            "sample_rate_hz": 1,
+            "duration_s": 1.0,
+            "text": word,
+            "asr_model": "transcript",
+            "modality": "image",
+            "image": {"bytes": encode_png(image), "path": None},
+        }

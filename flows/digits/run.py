@@ -48,7 +48,7 @@ class Digits:
         share = {"validation_share": config.validation_share, "seed": config.seed}
         return [
             Stage("speech", self._write_speech, artifacts=("speech",)),
-            Stage("images", self._write_images, artifacts=("images",)),
+            Stage("images", self._write_images, config.validation_share, ("images",)),
             Stage("train-speech-dvae", self._train_speech, share | {"steps": config.speech_steps}, ("release/dvae",)),
             Stage("train-image-dvae", self._train_images, share | {"steps": config.image_steps}, ("images-release",)),
             Stage("tokenize", self._tokenize, artifacts=("speech-tokens", "images-tokens")),
@@ -65,7 +65,7 @@ class Digits:
     def _write_images(self) -> str:
         from triforce.flows.digits.data import write_images
 
-        return f"{write_images(Corpus(self._uri('images')))} handwritten digits"
+        return f"{write_images(Corpus(self._uri('images')), self.config.validation_share)} handwritten digits"
 
     def _train_speech(self) -> str:
         return self._train(

@@ -4,7 +4,7 @@
 
 Compute is counted, not timed: floating-point operations of one training step (PyTorch's counter, forward and backward)
 times steps. Every dVAE gets the whole budget. Diffusion at every size gets the same budget on top of one dVAE, the
-middle one, so a row says what another budget buys if it is spent on that network. What is done is kept: stopped, the
+``--base``, so a row says what another budget buys if it is spent on that network. What is done is kept: stopped, the
 study goes on.
 """
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +29,13 @@ DVAES = {
     "S": {"hidden": 96, "stem": 48, "num_blocks": 4},
     "M": {"hidden": 144, "stem": 72, "num_blocks": 4},
     "L": {"hidden": 216, "stem": 108, "num_blocks": 4},
+    "XL": {"hidden": 324, "stem": 162, "num_blocks": 4},
 }
 DIFFUSIONS = {
     "S": {"hidden": 64, "num_blocks": 6},
     "M": {"hidden": 96, "num_blocks": 6},
     "L": {"hidden": 144, "num_blocks": 6},
+    "XL": {"hidden": 216, "num_blocks": 6},
 }
 """Each size has about twice the operations of the one before."""
 
@@ -60,10 +63,13 @@ def fitted(arguments: argparse.Namespace, stage: str, release: Path, model: dict
 def judged(arguments: argparse.Namespace, release: Path, name: str) -> dict[str, Any]:
     """What the system called ``name`` loses on held-out clips."""
     config = EvaluateConfig(tts=False, limit=arguments.limit, num_samples=0, judge=JudgeConfig(model=arguments.judge))
-    system = evaluate(str(release), arguments.heldout, f"{release}-evaluation", config=config).system(name)
+    evaluation = evaluate(str(release), arguments.heldout, f"{release}-evaluation", config=config)
+    system = evaluation.system(name)
     assert system is not None
     figures = {"log_mel_l1": system.log_mel_l1, "sharpness": system.sharpness, "frechet": system.frechet}
-    return {"wer": list(system.wer)} | figures
+    differences = [c for c in evaluation.comparisons if (c.system, c.reference) == (name, "dvae")]
+    against = list(differences[0].wer_difference) if differences else None
+    return {"wer": list(system.wer), "against_dvae": against} | figures
 
 
 def copied_dvae(source: Path, release: Path) -> None:
@@ -75,17 +81,21 @@ def copied_dvae(source: Path, release: Path) -> None:
 
 def study(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     rows = []
-    for size in arguments.sizes:
+    for size in arguments.dvaes:
         release = arguments.out / f"dvae-{size}"
         about = fitted(arguments, "dvae", release, DVAES[size])
         rows.append({"network": "dvae", "size": size} | about | judged(arguments, release, "dvae"))
-    base = arguments.out / f"dvae-{arguments.sizes[len(arguments.sizes) // 2]}"
-    for size in arguments.sizes:
+    for size in arguments.diffusions:
         release = arguments.out / f"diffusion-{size}"
-        copied_dvae(base, release)
+        copied_dvae(arguments.out / f"dvae-{arguments.base}", release)
         about = fitted(arguments, "diffusion", release, DIFFUSIONS[size])
         rows.append({"network": "diffusion", "size": size} | about | judged(arguments, release, "diffusion"))
     return rows
+
+
+def shown(difference: Sequence[float] | None) -> str:
+    """A difference of WERs with its interval, in per cent."""
+    return "" if difference is None else "{:+.1f} ({:+.1f} to {:+.1f})".format(*(100 * value for value in difference))
 
 
 def main() -> None:
@@ -94,7 +104,11 @@ def main() -> None:
     parser.add_argument("--heldout", required=True, help="to judge by")
     parser.add_argument("--out", type=Path, default=Path("study"))
     parser.add_argument("--petaflops", type=float, default=20.0, help="10^15 operations of training for each network")
-    parser.add_argument("--sizes", nargs="+", default=list(DVAES), choices=list(DVAES))
+    parser.add_argument("--dvaes", nargs="*", default=["S", "M", "L"], choices=list(DVAES), help="sizes")
+    parser.add_argument(
+        "--diffusions", nargs="*", default=["S", "M", "L", "XL"], choices=list(DIFFUSIONS), help="sizes"
+    )
+    parser.add_argument("--base", default="M", choices=list(DVAES), help="the dVAE under every diffusion network")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--limit", type=int, help="held-out clips at most")
     parser.add_argument("--judge", default="base", help="Whisper model")
@@ -105,12 +119,12 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     rows = study(arguments)
     (arguments.out / "study.json").write_text(json.dumps({"petaflops": arguments.petaflops, "rows": rows}, indent=1))
-    print("network    size   steps  GFLOP/step   WER %  mel L1  sharp  Fréchet")
+    print("network    size   steps  GFLOP/step   WER %  against the dVAE     mel L1  sharp  Fréchet")
     for row in rows:
         print(
             f"{row['network']:<10} {row['size']:<4} {row['steps']:>7} {row['gigaflops_a_step']:>11.2f} "
-            f"{100 * row['wer'][0]:>7.1f} {row['log_mel_l1']:>7.3f} {row['sharpness']:>6.2f} "
-            f"{row['frechet'] or 0:>8.1f}"
+            f"{100 * row['wer'][0]:>7.1f}  {shown(row['against_dvae']):<18} {row['log_mel_l1']:>7.3f} "
+            f"{row['sharpness']:>6.2f} {row['frechet'] or 0:>8.1f}"
         )
 
 
