@@ -161,27 +161,27 @@ def write_images(corpus: Corpus, validation_share: float) -> int:
 
     digits = load_digits()
     grey = np.rint(digits.images * (255 / LARGEST_GREY)).astype(np.uint8)
+    known = corpus.clipped_ids("handwriting")
     generator, count = np.random.default_rng(0), 0
     for digit, word in enumerate(WORDS):
-        real = list(grey[digits.target == digit])
-        recording = _handwriting(digit, word, word)
-        slanted = _handwriting(digit, f"{word}, slanted", word)
-        kept = [
+        real, slanted = _handwriting(digit, word, word), _handwriting(digit, f"{word}, slanted", word)
+        images = list(grey[digits.target == digit])
+        rows = list(_image_rows(real, word, images))
+        trained_on = [
             image
-            for number, image in enumerate(real)
-            if not is_validation(make_clip_id(recording.recording_id, number), validation_share)
+            for row, image in zip(rows, images, strict=True)
+            if not is_validation(row["clip_id"], validation_share)
         ]
-        copies = [slant(image, generator) for image in kept for _ in range(NUM_SLANTED)]
-        rows = list(_image_rows(recording, word, real))
+        copies = [slant(image, generator) for image in trained_on for _ in range(NUM_SLANTED)]
         # No copy is held out: what is asked of the networks is real
         rest = [
             row for row in _image_rows(slanted, word, copies) if not is_validation(row["clip_id"], validation_share)
         ]
-        for whole, clips in ((recording, rows), (slanted, rest)):
+        for recording, clips in ((real, rows), (slanted, rest)):
             count += len(clips)
-            if whole.recording_id not in corpus.clipped_ids("handwriting"):
-                corpus.write_recording(whole)
-                corpus.write_clips(whole, clips)
+            if recording.recording_id not in known:
+                corpus.write_recording(recording)
+                corpus.write_clips(recording, clips)
     return count
 
 
