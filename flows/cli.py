@@ -15,6 +15,7 @@ import typer
 
 from triforce.flows import cli_speech, environment
 from triforce.flows.settings import each_set, merged
+from triforce.models.memory import reuse_freed_memory
 
 app = typer.Typer(
     name="triforce",
@@ -62,6 +63,7 @@ def _options(
     level = logging.INFO if verbose else logging.WARNING
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(message)s")
     environment.prepare()
+    reuse_freed_memory()
 
 
 @app.command()

@@ -9,6 +9,7 @@ import contextlib
 import logging
 import os
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,9 @@ logger = logging.getLogger(__name__)
 
 ATTEMPTS = 3
 """Tries to join a cluster that answers. Assumed."""
+
+PAUSE_S = 2.0
+"""Before the second of them; twice that before the third. Assumed."""
 
 MAX_THREADS = 256
 """Recordings that one flow has in hand at a time, each in a thread that mostly waits. Assumed."""
@@ -85,7 +89,10 @@ def _with_absolute_model(config: ClipConfig) -> ClipConfig:
 
 
 def _join(ray_address: str) -> None:
-    """``ray.init``, tried again where a busy cluster does not start the server behind ``ray://`` in Ray's 30 s."""
+    """``ray.init``, tried again where a busy cluster cannot start the server behind ``ray://``.
+
+    That server has 30 s to come up, and one that dies as it starts is reported in several ways, psutil's among them.
+    """
     import ray
     from ray.util.client import ray as client
 
@@ -95,9 +102,11 @@ def _join(ray_address: str) -> None:
             return
         except ConnectionAbortedError as error:
             client.disconnect()  # else every later ray.init of this process believes in that connection
-            if attempt == ATTEMPTS or "Starting Ray client server failed" not in str(error):
+            if attempt == ATTEMPTS:
                 raise
-            logger.warning("%s did not let us in, attempt %d of %d", ray_address, attempt, ATTEMPTS)
+            reason = str(error).strip().rpartition("\n")[2]
+            logger.warning("%s did not let us in, attempt %d of %d: %s", ray_address, attempt, ATTEMPTS, reason)
+            time.sleep(PAUSE_S * attempt)
 
 
 @contextlib.contextmanager

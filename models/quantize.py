@@ -19,7 +19,6 @@ from typing import NamedTuple
 import torch
 from torch import nn
 from torch.nn import functional as F
-from vector_quantize_pytorch import FSQ, SimVQ, VectorQuantize
 
 
 class Quantized(NamedTuple):
@@ -53,6 +52,8 @@ class Quantizer(nn.Module):
 class FSQQuantizer(Quantizer):
     def __init__(self, channels: int, levels: tuple[int, ...]) -> None:
         super().__init__()
+        from vector_quantize_pytorch import FSQ  # takes a second, which processes that only read or write are spared
+
         self.codebook_size = math.prod(levels)
         self.fsq = FSQ(levels=list(levels), dim=channels)
 
@@ -93,6 +94,8 @@ class EMAVQQuantizer(Quantizer):
         # Projected here, not by the library: its own projection and a mask together fail (1.32.0).
         self.project_in = nn.Linear(channels, codebook_dim)
         self.project_out = nn.Linear(codebook_dim, channels)
+        from vector_quantize_pytorch import VectorQuantize
+
         self.vq = VectorQuantize(
             dim=codebook_dim,
             codebook_size=codebook_size,
@@ -130,6 +133,8 @@ class SimVQQuantizer(Quantizer):
         self.codebook_size = codebook_size
         self.project_in = nn.Linear(channels, codebook_dim)
         self.project_out = nn.Linear(codebook_dim, channels)
+        from vector_quantize_pytorch import SimVQ
+
         self.vq = SimVQ(dim=codebook_dim, codebook_size=codebook_size, input_to_quantize_commit_loss_weight=commitment)
 
     def forward(self, z_e: torch.Tensor, mask: torch.Tensor) -> Quantized:

@@ -1,4 +1,4 @@
-"""The tokenize stage on Ray Data: read tasks feed actors that hold the dVAE, write tasks commit shard by shard.
+"""The tokenize stage on Ray Data: readers feed actors that hold the dVAE, writers commit shard by shard.
 
 The unit that streams through is the planned shard, not the clip. Ray Data blocks of clips would have no fixed bounds:
 what ends up in a shard would depend on workers, retries and timing. With the shard as the row, a retried or repeated
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.data import ActorPoolStrategy, TaskPoolStrategy
+from ray.data import ActorPoolStrategy
 
 from triforce.ingest import storage
 from triforce.models.release import Stage, load_card, require_dvae
@@ -23,12 +23,9 @@ from triforce.tokenize.cluster import connect
 from triforce.tokenize.config import TokenizeConfig
 from triforce.tokenize.plan import PlannedShard, extend_plan, load_tokenizer, modality_of, open_tokens
 from triforce.tokenize.shards import list_shards, read_stats, shard_name, stale_mark, stats_uri
-from triforce.tokenize.stages import EncodeStage, planned_row, read_stage, write_stage
+from triforce.tokenize.stages import EncodeStage, ReadStage, WriteStage, planned_row
 
 log = logging.getLogger(__name__)
-
-RETRIES = 10
-"""Times that a read or write task is tried again after its process or node died. Ray's own default is 3."""
 
 
 @dataclass(frozen=True)
@@ -75,14 +72,12 @@ def run_pipeline(config: TokenizeConfig, shards: list[PlannedShard]) -> Iterator
     context.enable_progress_bars = False  # one line a finished shard says more
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     num_workers = min(config.num_workers, len(shards))
-    # A remote argument of their own keeps Ray Data from fusing these with the actors, which would end the overlap.
-    tasks = {"num_cpus": config.cpus_per_reader, "max_retries": RETRIES}
-    tokenizer_json = load_tokenizer(config.tokens).to_json()
-    reading = {"corpus": config.corpus, "card": load_card(config.release, "dvae"), "tokenizer_json": tokenizer_json}
-    num_readers = num_workers * config.readers_per_worker
+    beside = {"num_cpus": config.cpus_per_reader}
+    reading = (config.corpus, load_card(config.release, "dvae"), load_tokenizer(config.tokens).to_json())
+    num_readers = min(num_workers * config.readers_per_worker, len(shards))
     dataset = (
         ray.data.from_items([planned_row(shard) for shard in shards], override_num_blocks=len(shards))
-        .map(read_stage, fn_kwargs=reading, compute=TaskPoolStrategy(size=num_readers), **tasks)
+        .map(ReadStage, fn_constructor_args=reading, compute=ActorPoolStrategy(size=num_readers), **beside)
         .map(
             EncodeStage,
             fn_constructor_args=(config,),
@@ -90,7 +85,7 @@ def run_pipeline(config: TokenizeConfig, shards: list[PlannedShard]) -> Iterator
             num_cpus=config.cpus_per_worker,
             num_gpus=1 if config.device == "cuda" else None,
         )
-        .map(write_stage, fn_kwargs={"tokens": config.tokens}, compute=TaskPoolStrategy(size=num_workers), **tasks)
+        .map(WriteStage, fn_constructor_args=(config.tokens,), compute=ActorPoolStrategy(size=num_workers), **beside)
     )
     yield from dataset.iter_rows()
 

@@ -6,7 +6,6 @@ which worker did what, or on how often something was tried.
 
 from __future__ import annotations
 
-import functools
 import json
 import time
 from typing import Any
@@ -16,6 +15,7 @@ import torch
 
 from triforce.ingest import storage
 from triforce.ingest.corpus import Corpus
+from triforce.models.memory import reuse_freed_memory
 from triforce.models.release import require_dvae
 from triforce.models.text import TextTokenizer
 from triforce.tokenize.config import TokenizeConfig
@@ -29,13 +29,22 @@ def planned_row(shard: PlannedShard) -> dict[str, Any]:
     return {"index": shard.index, "clips": json.dumps(shard.clips), "inputs_sha256": shard.inputs_sha256}
 
 
-def read_stage(row: dict[str, Any], corpus: str, card: dict[str, Any], tokenizer_json: str) -> dict[str, Any]:
-    """A planned shard to its clips as the dVAE of this card takes them. A Ray task: it runs ahead of the actors."""
-    torch.set_num_threads(1)
-    clips = [tuple(clip) for clip in json.loads(row["clips"])]
-    shard = PlannedShard(int(row["index"]), clips, row["inputs_sha256"])
-    prepared = prepare_shard(Corpus(corpus), shard, card, _tokenizer(tokenizer_json))
-    return prepared.to_row() | {"inputs_sha256": shard.inputs_sha256, "num_planned": len(clips)}
+class ReadStage:
+    """A Ray actor that runs ahead of the encoders: a planned shard to its clips as the dVAE of this card takes them.
+
+    An actor, as Ray ends the processes of tasks that reserve no core as soon as they rest, and starting new ones for
+    the next shards takes a third of two cores' time.
+    """
+
+    def __init__(self, corpus: str, card: dict[str, Any], tokenizer_json: str) -> None:
+        torch.set_num_threads(1)
+        self.corpus, self.card, self.tokenizer = Corpus(corpus), card, TextTokenizer(tokenizer_json)
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        clips = [tuple(clip) for clip in json.loads(row["clips"])]
+        shard = PlannedShard(int(row["index"]), clips, row["inputs_sha256"])
+        prepared = prepare_shard(self.corpus, shard, self.card, self.tokenizer)
+        return prepared.to_row() | {"inputs_sha256": shard.inputs_sha256, "num_planned": len(clips)}
 
 
 class EncodeStage:
@@ -44,6 +53,7 @@ class EncodeStage:
     def __init__(self, config: TokenizeConfig) -> None:
         if config.device == "cpu":
             torch.set_num_threads(max(1, int(config.cpus_per_worker)))
+            reuse_freed_memory()
         self.batch_positions, self.device = config.batch_positions, torch.device(config.device)
         self.dvae = require_dvae(config.release, self.device).model
 
@@ -59,28 +69,27 @@ class EncodeStage:
         }
 
 
-def write_stage(row: dict[str, Any], tokens: str) -> dict[str, Any]:
-    """An encoded shard to its tar file: the commit. Run twice, it writes the same bytes twice."""
-    about, flat, samples = json.loads(row["about"]), np.asarray(row["codes"]), []
-    for clip, grid in zip(about["clips"], json.loads(row["grids"]), strict=True):
-        count = int(np.prod(grid))
-        text = np.array(clip["text_ids"], np.uint16)
-        samples.append(TokenSample(clip["clip_id"], flat[:count].reshape(grid), text, clip["metadata"]))
-        flat = flat[count:]
-    name = shard_name(int(row["index"]))
-    known = {
-        "shard": name,
-        "inputs_sha256": row["inputs_sha256"],
-        "num_gone": int(row["num_planned"]) - len(samples) - len(about["failed"]),
-        "failed": about["failed"],
-    }
-    uri = storage.join(tokens, name)
-    stats = write_shard(uri, samples, known)
-    storage.remove(stale_mark(uri))
-    return {"index": int(row["index"]), "num_clips": stats["num_clips"], "encode_s": float(row["encode_s"])}
+class WriteStage:
+    """A Ray actor that puts an encoded shard into its tar file: the commit. Run twice, it writes the same bytes."""
 
+    def __init__(self, tokens: str) -> None:
+        self.tokens = tokens
 
-@functools.lru_cache(maxsize=1)
-def _tokenizer(json: str) -> TextTokenizer:
-    """Made once for each process that runs read tasks."""
-    return TextTokenizer(json)
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        about, flat, samples = json.loads(row["about"]), np.asarray(row["codes"]), []
+        for clip, grid in zip(about["clips"], json.loads(row["grids"]), strict=True):
+            count = int(np.prod(grid))
+            text = np.array(clip["text_ids"], np.uint16)
+            samples.append(TokenSample(clip["clip_id"], flat[:count].reshape(grid), text, clip["metadata"]))
+            flat = flat[count:]
+        name = shard_name(int(row["index"]))
+        known = {
+            "shard": name,
+            "inputs_sha256": row["inputs_sha256"],
+            "num_gone": int(row["num_planned"]) - len(samples) - len(about["failed"]),
+            "failed": about["failed"],
+        }
+        uri = storage.join(self.tokens, name)
+        stats = write_shard(uri, samples, known)
+        storage.remove(stale_mark(uri))
+        return {"index": int(row["index"]), "num_clips": stats["num_clips"], "encode_s": float(row["encode_s"])}

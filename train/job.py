@@ -26,6 +26,7 @@ from tqdm import tqdm
 from triforce.ingest import storage
 from triforce.ingest.corpus import Corpus
 from triforce.models.mel import MelConfig
+from triforce.models.memory import reuse_freed_memory
 from triforce.models.release import load_card, load_stage, load_tokenizer_of, require_dvae, stage_files
 from triforce.tokenize.cluster import connect
 from triforce.train.config import TrainConfig
@@ -180,6 +181,8 @@ def _worker(settings: dict[str, Any]) -> None:
     config = config.for_workers(num_workers)
     torch.set_num_threads(settings["num_threads"])  # Ray gives a worker one thread a core that it reserves
     device = get_device()
+    if device.type == "cpu":
+        reuse_freed_memory()
     task = _make_task(config, Place(rank, num_workers), device)
     trainer = Trainer(task, config, rank=rank, num_workers=num_workers, device=str(device))
     checkpoint = ray.train.get_checkpoint()

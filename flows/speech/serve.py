@@ -91,8 +91,10 @@ class SpeechServer:
     """One replica: the networks, and a voice prompt for each voice."""
 
     def __init__(self, config: ServeConfig, key_hash: str | None) -> None:
+        from triforce.models.memory import reuse_freed_memory
         from triforce.models.release import Release
 
+        reuse_freed_memory()
         self.config, self._key_hash = config, key_hash
         self.release = Release.load(config.release, vocoder=config.vocoder)
         self.voices = {DEFAULT_VOICE: None} | _read_voices(config.voices, self.release.sample_rate_hz)

@@ -5,8 +5,8 @@
 One run measures, over the same shards and batches with the same model: a bare loop over mels that lie in memory, alone
 and while another core reads the same shards, and the pipeline in steady state with one worker, which reads, decodes,
 computes mels, encodes and commits tar files. Cores that share their units slow each other: what the loop loses to a
-reader beside it is the machine's. Steady state is from the commit after a third of the shards to the last. Corpus and
-weights are made up; neither matters for speed.
+reader beside it is the machine's. Steady state is from the first commit to the last. Corpus and weights are made up;
+neither matters for speed.
 
 With ``--scale``: one worker on one core against two on two, one thread each, readers and writers sharing those cores.
 """
@@ -35,6 +35,7 @@ from triforce.ingest import storage
 from triforce.ingest.corpus import SAMPLE_RATE_HZ, Corpus, Recording, make_clip_id, make_recording_id
 from triforce.models.dvae import DVAE, DVAEConfig
 from triforce.models.mel import MelConfig
+from triforce.models.memory import reuse_freed_memory
 from triforce.models.release import require_dvae, stage_files
 from triforce.models.text import TextTokenizer
 from triforce.tokenize.cluster import connect
@@ -43,6 +44,7 @@ from triforce.tokenize.encode import encode_media
 from triforce.tokenize.job import run_pipeline
 from triforce.tokenize.plan import PlannedShard, extend_plan, load_tokenizer, open_tokens
 from triforce.tokenize.read import prepare_shard
+from triforce.tokenize.shards import shard_name
 from triforce.train.config import RECIPES
 
 
@@ -89,6 +91,7 @@ class BareLoop:
 
     def __init__(self, config: TokenizeConfig, shards: list[PlannedShard]) -> None:
         torch.set_num_threads(1)
+        reuse_freed_memory()
         self.config, self.stage = config, require_dvae(config.release)
         tokenizer: TextTokenizer = load_tokenizer(config.tokens)
         corpus = Corpus(config.corpus)
@@ -126,11 +129,13 @@ def pipeline(config: TokenizeConfig, shards: list[PlannedShard], out: Path) -> t
     run = config.model_copy(update={"tokens": str(out)})
     open_tokens(run, require_dvae(run.release))
     audio_s = shard_lengths(run, shards)
-    started = time.perf_counter()
-    commits = [(time.perf_counter() - started, audio_s[row["index"]]) for row in run_pipeline(run, shards)]
-    # Neither fill nor drain: the first commits come in a burst, of what was encoded while the writers started.
-    steady = commits[max(config.num_workers, len(commits) // 3) : len(commits) - config.num_workers + 1]
-    return commits[0][0], sum(length for _, length in steady[1:]) / (steady[-1][0] - steady[0][0])
+    started = time.time()
+    for _ in run_pipeline(run, shards):
+        pass
+    # When the files came to be, not when the driver heard of it.
+    commits = sorted((out.joinpath(shard_name(i)).stat().st_mtime - started, audio_s[i]) for i in audio_s)
+    steady = commits[: len(commits) - config.num_workers + 1]  # without the end, when workers run out of shards
+    return steady[0][0], sum(length for _, length in steady[1:]) / (steady[-1][0] - steady[0][0])
 
 
 def shard_lengths(config: TokenizeConfig, shards: list[PlannedShard]) -> dict[int, float]:
@@ -194,7 +199,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", default="small", choices=sorted(RECIPES["dvae"]), help="recipe of the dVAE")
     parser.add_argument("--minutes", type=float, default=60.0, help="of audio in the corpus")
-    parser.add_argument("--clips-per-shard", type=int, default=32)
+    parser.add_argument("--clips-per-shard", type=int, default=16)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--scale", action="store_true", help="one worker against two, not pipeline against bare loop")
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)

@@ -169,6 +169,35 @@ def test_recordings_are_cut_by_the_cluster_though_a_node_dies(cluster, programme
     assert _files(tmp_path / "again") == _files(tmp_path / "corpus")
 
 
+def _kill_next_client_server(killed: list[int], stop: threading.Event) -> None:
+    """SIGKILL to the first process that comes up to serve a client of ``ray://``."""
+    while not killed and not stop.wait(0.02):
+        for process in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                if "specific-server" in " ".join(process.cmdline()):
+                    process.kill()
+                    killed.append(process.pid)
+                    break
+
+
+@pytest.mark.slow
+def test_a_server_that_dies_as_it_starts_is_asked_for_again(cluster):
+    import triforce.flows.clipping as clipping
+    from triforce.ingest.clips import ClipConfig
+
+    killed: list[int] = []
+    stop = threading.Event()
+    killer = threading.Thread(target=_kill_next_client_server, args=(killed, stop))
+    killer.start()
+    try:
+        with clipping.connected(cluster.client_address, ClipConfig()) as slots:
+            assert slots >= 2
+    finally:
+        stop.set()
+        killer.join()
+    assert killed, "no server was started"
+
+
 @pytest.mark.slow
 def test_a_recording_that_never_comes_back_is_given_up(cluster, tmp_path, monkeypatch):
     import triforce.flows.clipping as clipping

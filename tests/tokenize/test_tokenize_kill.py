@@ -33,10 +33,10 @@ from triforce.models.mel import MelConfig
 from triforce.models.release import require_dvae, stage_files
 from triforce.tokenize.config import TokenizeConfig
 from triforce.tokenize.plan import extend_plan, load_tokenizer, open_tokens
-from triforce.tokenize.stages import EncodeStage, planned_row, read_stage, write_stage
+from triforce.tokenize.stages import EncodeStage, ReadStage, WriteStage, planned_row
 from triforce.tokenize.verify import verify_tokens
 
-TARGETS = {"worker": "MapWorker", "reader": "read_stage", "writer": "write_stage"}
+TARGETS = {"worker": "EncodeStage", "reader": "ReadStage", "writer": "WriteStage"}
 """What a process of each kind is called while it is at work."""
 LONGEST_RUN_S = 300
 
@@ -60,10 +60,10 @@ def undisturbed(config: TokenizeConfig, tokens: Path) -> dict[str, str]:
     config = config.model_copy(update={"tokens": str(tokens)})
     stage = require_dvae(config.release)
     open_tokens(config, stage)
-    encode = EncodeStage(config)
-    reading = (config.corpus, stage.card, load_tokenizer(config.tokens).to_json())
+    read = ReadStage(config.corpus, stage.card, load_tokenizer(config.tokens).to_json())
+    encode, write = EncodeStage(config), WriteStage(config.tokens)
     for shard in extend_plan(config):
-        write_stage(encode(read_stage(planned_row(shard), *reading)), config.tokens)
+        write(encode(read(planned_row(shard))))
     return {path.name: digest(path) for path in tokens.glob("shard-*")}
 
 

@@ -18,7 +18,7 @@ from triforce.models.vocabulary import Segment
 from triforce.tokenize.config import TokenizeConfig
 from triforce.tokenize.job import write_index
 from triforce.tokenize.plan import extend_plan, load_tokenizer, open_tokens
-from triforce.tokenize.stages import EncodeStage, planned_row, read_stage, write_stage
+from triforce.tokenize.stages import EncodeStage, ReadStage, WriteStage, planned_row
 from triforce.train.config import RECIPES, OptimizerConfig, TrainConfig
 from triforce.train.curves import Curves
 from triforce.train.data import Place
@@ -84,10 +84,10 @@ def trained(tmp_path_factory) -> Path:
     )
     stage = require_dvae(tokenize.release)
     open_tokens(tokenize, stage)
-    encode = EncodeStage(tokenize)
-    reading = (tokenize.corpus, stage.card, load_tokenizer(tokenize.tokens).to_json())
+    read = ReadStage(tokenize.corpus, stage.card, load_tokenizer(tokenize.tokens).to_json())
+    encode, write = EncodeStage(tokenize), WriteStage(tokenize.tokens)
     for shard in extend_plan(tokenize):
-        write_stage(encode(read_stage(planned_row(shard), *reading)), tokenize.tokens)
+        write(encode(read(planned_row(shard))))
     write_index(tokenize, stage, 1, 0.0)
     return folder
 

@@ -1,0 +1,35 @@
+"""Memory that tensors free is used again, not given back to the kernel and asked for anew."""
+
+import platform
+import subprocess
+import sys
+
+import pytest
+
+COUNT = """
+import resource, sys
+import torch
+from triforce.models.memory import reuse_freed_memory
+
+def fill():
+    [torch.ones(12 * 2**18) for _ in range(20)]
+
+if sys.argv[1] == "reuse":
+    assert reuse_freed_memory()
+for _ in range(2):
+    fill()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(20):
+    fill()
+print("faults", resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_freed_memory_is_used_again():
+    def faults(how: str) -> int:
+        command = [sys.executable, "-c", COUNT, how]
+        return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+
+    as_it_is, reused = faults("as it is"), faults("reuse")
+    assert reused < as_it_is / 20
