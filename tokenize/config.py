@@ -35,12 +35,12 @@ class TokenizeConfig(BaseModel):
     )
     cpus_per_worker: float = Field(1, gt=0, description="Cores, and threads, of a worker.")
     readers_per_worker: int = Field(
-        1, ge=1, le=64, description="Tasks that read and decode the next shards while a worker encodes one."
+        1, ge=1, le=64, description="Actors that read and decode the next shards while a worker encodes one."
     )
     cpus_per_reader: float = Field(
         0,
         ge=0,
-        description="Cores kept free for such a task; with 0 they use what the workers leave, which suits one machine.",
+        description="Cores such an actor reserves; with 0 it uses what the workers leave, which suits one machine.",
     )
     max_failed_share: float = Field(
         0.01, ge=0, le=1, description="Share of clips that may fail before the run ends in an error."

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -72,12 +73,17 @@ def run_pipeline(config: TokenizeConfig, shards: list[PlannedShard]) -> Iterator
     context.enable_progress_bars = False  # one line a finished shard says more
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     num_workers = min(config.num_workers, len(shards))
-    beside = {"num_cpus": config.cpus_per_reader}
     reading = (config.corpus, load_card(config.release, "dvae"), load_tokenizer(config.tokens).to_json())
     num_readers = min(num_workers * config.readers_per_worker, len(shards))
+    _require_room(config, num_readers)
     dataset = (
         ray.data.from_items([planned_row(shard) for shard in shards], override_num_blocks=len(shards))
-        .map(ReadStage, fn_constructor_args=reading, compute=ActorPoolStrategy(size=num_readers), **beside)
+        .map(
+            ReadStage,
+            fn_constructor_args=reading,
+            compute=ActorPoolStrategy(size=num_readers),
+            num_cpus=config.cpus_per_reader,
+        )
         .map(
             EncodeStage,
             fn_constructor_args=(config,),
@@ -85,9 +91,24 @@ def run_pipeline(config: TokenizeConfig, shards: list[PlannedShard]) -> Iterator
             num_cpus=config.cpus_per_worker,
             num_gpus=1 if config.device == "cuda" else None,
         )
-        .map(WriteStage, fn_constructor_args=(config.tokens,), compute=ActorPoolStrategy(size=num_workers), **beside)
+        .map(WriteStage, fn_constructor_args=(config.tokens,), compute=ActorPoolStrategy(size=num_workers), num_cpus=0)
     )
     yield from dataset.iter_rows()
+
+
+def _require_room(config: TokenizeConfig, num_readers: int) -> None:
+    """Readers hold their cores to the end: beside them a worker must find its own, or nothing would ever be done."""
+    taken, there = num_readers * config.cpus_per_reader, ray.cluster_resources().get("CPU", 0)
+    if taken + config.cpus_per_worker <= there:
+        return
+    message = (
+        f"{num_readers} readers at cpus_per_reader={config.cpus_per_reader:g} and a worker at cpus_per_worker="
+        f"{config.cpus_per_worker:g} reserve {taken + config.cpus_per_worker:g} cores and Ray has {there:g}: lower "
+        "these, or readers_per_worker or num_workers"
+    )
+    if not os.environ.get("RAY_ADDRESS"):
+        raise ValueError(message)
+    log.warning("tokenize: %s, or wait until the cluster has grown", message)
 
 
 def _missing(tokens: str, shards: list[PlannedShard]) -> list[PlannedShard]:

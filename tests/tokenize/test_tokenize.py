@@ -121,6 +121,12 @@ def test_two_workers_write_what_one_does(place, cluster, tmp_path):
     assert digests(other.tokens) == digests(config.tokens)
 
 
+def test_actors_that_find_no_core_are_refused_before_they_wait_for_ever(place, cluster):
+    config = place[0].model_copy(update={"cpus_per_reader": 64.0})
+    with pytest.raises(ValueError, match=r"cpus_per_reader=64 .* reserve 65 cores and Ray has \d+: lower"):
+        tokenize_corpus(config)
+
+
 def test_another_dvae_is_refused(place):
     config, _, _ = place
     stage = require_dvae(config.release)

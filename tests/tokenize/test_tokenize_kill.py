@@ -114,9 +114,9 @@ def run_under_kills(
 
     All the while, what stands under a final name is whole, and what is finished is not made again.
     """
-    tokens, log, met = Path(config.tokens), Path(config.tokens).with_suffix(".log"), []
+    tokens, log, met, pending = Path(config.tokens), Path(config.tokens).with_suffix(".log"), [], list(targets)
     seen: dict[str, tuple[int, int]] = {}
-    for target in [*targets, None]:
+    for _ in range(len(targets) + 1):
         driver, begun, due = start(config, cluster.address, log), len(finished(tokens)), None
         deadline = time.monotonic() + LONGEST_RUN_S
         while driver.poll() is None:
@@ -127,13 +127,15 @@ def run_under_kills(
             seen = now
             if due is None and len(now) > begun:
                 due = time.monotonic() + generator.uniform(0, 0.6)
-            if target and due and time.monotonic() > due and kill_one(cluster, driver, target, generator):
-                met.append(target)
-                target = None
+            if pending and due and time.monotonic() > due:
+                target = pending.pop(0)
+                (met if kill_one(cluster, driver, target, generator) else pending).append(target)  # or in its turn
+                begun, due = len(now), None  # the next once another shard is there
         for path in tokens.glob("shard-*.tar"):
             assert digest(path) == truth[path.name], f"{path.name} is not what an undisturbed run makes"
-    assert driver.returncode == 0, log.read_text()[-2000:]
-    return met
+        if driver.returncode == 0:
+            return met
+    raise AssertionError(log.read_text()[-2000:])
 
 
 def check(config: TokenizeConfig, truth: dict[str, str]) -> None:
