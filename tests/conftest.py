@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from triforce.flows import environment
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Before anything imports Ray: no token file decides who may join, and nothing is sent.
 environment.prepare()
+# A shell's background jobs ignore Ctrl-C, and so would every process that a test starts and interrupts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 RATE_HZ = 24_000
 
