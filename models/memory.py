@@ -15,7 +15,7 @@ def reuse_freed_memory() -> bool:
     """Keep for later tensors what earlier ones freed, in this process; whether the C library could be told.
 
     PyTorch caches no memory on CPU, and glibc hands blocks of some megabytes back to the kernel, which clears each page
-    again before its next use: as much as a quarter of the time of a convolutional network. The process stays as large
+    again before its next use: as much as a fifth of the time of a convolutional network. The process stays as large
     as it ever was. For processes that compute; a no-op where the C library is another.
     """
     try:
