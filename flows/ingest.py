@@ -22,15 +22,16 @@ from prefect.futures import PrefectFuture
 from prefect.states import State
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from triforce.flows.clipping import clip_here, clip_on_cluster, connected
-from triforce.flows.ingest_progress import Progress
-from triforce.flows.ingest_summary import SourceSummary, as_text
-from triforce.flows.notify import tell_failure
-from triforce.flows.source_choice import Kind, choose_sources
+from triforce.flows.jobs.clipping import clip_here, clip_on_cluster, connected
+from triforce.flows.jobs.source_choice import Kind, choose_sources
+from triforce.flows.monitor.ingest_progress import Progress
+from triforce.flows.monitor.ingest_summary import SourceSummary, as_text
+from triforce.flows.monitor.notify import tell_failure
 from triforce.ingest import storage, sync
-from triforce.ingest.clips import ClipConfig, ClipSummary
+from triforce.ingest.clips.clip_recording import ClipConfig, ClipSummary
 from triforce.ingest.config import Settings, Source
-from triforce.ingest.corpus import Corpus, Recording, RejectReason, Status
+from triforce.ingest.corpus.schema import Recording, RejectReason, Status
+from triforce.ingest.corpus.store import Corpus
 from triforce.ingest.errors import Rejected
 from triforce.ingest.sync import SyncSummary
 

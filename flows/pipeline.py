@@ -10,13 +10,13 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from triforce.flows.ingest import ingest
-from triforce.flows.notify import stop_jobs, tell_failure
-from triforce.flows.overview import overview
-from triforce.flows.source_choice import kinds_of
+from triforce.flows.jobs.source_choice import kinds_of
+from triforce.flows.monitor.notify import stop_jobs, tell_failure
+from triforce.flows.monitor.overview import overview
 from triforce.flows.tokens import tokenize
 from triforce.flows.train import train
 from triforce.ingest import storage
-from triforce.ingest.clips import ClipConfig
+from triforce.ingest.clips.clip_recording import ClipConfig
 from triforce.tokenize.config import TokenizeConfig
 from triforce.train.config import StageName, TrainConfig
 
@@ -59,7 +59,7 @@ class PipelineConfig(BaseModel):
     @property
     def tokens(self) -> str:
         """Shards of each dVAE have a folder of their own: codes of two would not belong together."""
-        from triforce.models.release import load_card  # torch
+        from triforce.models.release_files import load_card  # torch
 
         card = load_card(self.uri("release"), "dvae")
         if card is None:
@@ -114,7 +114,7 @@ def pipeline(
 
 def _report(config: PipelineConfig) -> None:
     """An overview, and the report's place, among the artifacts; without the extra ``report``, a line in the log."""
-    from triforce.flows.report import write_report
+    from triforce.flows.report.report import write_report
 
     create_markdown_artifact(overview(config.folder), key="overview", description=f"What is in {config.folder}")
     try:

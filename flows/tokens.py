@@ -14,9 +14,10 @@ from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 
-from triforce.flows import environment, ray_jobs, stage_progress
-from triforce.flows.notify import stop_jobs, tell_failure
-from triforce.flows.stage_task import everywhere, is_worth_another_try
+from triforce.flows.jobs import environment, ray_jobs
+from triforce.flows.jobs.retries import everywhere, is_worth_another_try
+from triforce.flows.monitor import stage_progress
+from triforce.flows.monitor.notify import stop_jobs, tell_failure
 from triforce.ingest import storage
 from triforce.tokenize.config import TokenizeConfig
 

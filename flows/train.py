@@ -10,9 +10,10 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 
-from triforce.flows import environment, ray_jobs, stage_progress
-from triforce.flows.notify import stop_jobs, tell_failure
-from triforce.flows.stage_task import everywhere, is_worth_another_try
+from triforce.flows.jobs import environment, ray_jobs
+from triforce.flows.jobs.retries import everywhere, is_worth_another_try
+from triforce.flows.monitor import stage_progress
+from triforce.flows.monitor.notify import stop_jobs, tell_failure
 from triforce.ingest import storage
 from triforce.train.config import TrainConfig
 
@@ -52,7 +53,7 @@ def fit(config: TrainConfig, ray_address: str | None, timeout_minutes: float | N
 
 
 def _card(config: TrainConfig) -> dict[str, Any]:
-    from triforce.models.release import load_card
+    from triforce.models.release_files import load_card
 
     card = load_card(config.release, config.stage)
     if card is None:

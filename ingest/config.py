@@ -26,7 +26,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from triforce.ingest.corpus import check_source_name
+from triforce.ingest.corpus.schema import check_source_name
 from triforce.ingest.strict_yaml import load_model
 
 FROZEN = ConfigDict(frozen=True, extra="forbid")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from triforce.ingest.corpus import RejectReason
+from triforce.ingest.corpus.schema import RejectReason
 
 
 class Rejected(Exception):

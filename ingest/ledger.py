@@ -25,7 +25,8 @@ from pathlib import Path
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from triforce.ingest import storage
-from triforce.ingest.corpus import Corpus, Recording, RejectReason, Status
+from triforce.ingest.corpus.schema import Recording, RejectReason, Status
+from triforce.ingest.corpus.store import Corpus
 
 CLAIM_KINDS = {
     "guid": RejectReason.DUPLICATE_ID,

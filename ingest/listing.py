@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterator
 
 from triforce.ingest import ledger, storage
 from triforce.ingest.config import AudiobookSource, PodcastSource, Settings, Source
-from triforce.ingest.corpus import Corpus, Recording, RejectReason, make_recording_id
+from triforce.ingest.corpus.schema import Recording, RejectReason, make_recording_id
+from triforce.ingest.corpus.store import Corpus
 from triforce.ingest.errors import Rejected
+from triforce.ingest.fetch.web import Document, get_document
 from triforce.ingest.sources import archive_org, audiobook, folder, podcast
-from triforce.ingest.web import Document, get_document
 
 KNOWN_IN_A_ROW = 60
 """A listing that is newest first is left after so many known entries: two pages of the largest sites. Assumed."""

@@ -18,11 +18,14 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from triforce.ingest import ledger, media, storage, transcripts
+from triforce.ingest import ledger, storage
 from triforce.ingest.config import AudiobookSource, PodcastSource, Settings, Source
-from triforce.ingest.corpus import Corpus, Recording, RejectReason, Status
-from triforce.ingest.download import discard, download
+from triforce.ingest.corpus.schema import Recording, RejectReason, Status
+from triforce.ingest.corpus.store import Corpus
 from triforce.ingest.errors import Rejected
+from triforce.ingest.fetch import examine as media
+from triforce.ingest.fetch import transcripts
+from triforce.ingest.fetch.download import discard, download
 from triforce.ingest.listing import Listing
 from triforce.ingest.sources import folder
 

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import nn
 from torch.nn import functional as F
 
-from triforce.models.layers import CONV, ChannelNorm, fold, sane_std, size_mask, unfold
+from triforce.models.blocks.layers import CONV, ChannelNorm, fold, sane_std, size_mask, unfold
 from triforce.models.samplers import Direction, Path, SamplerConfig, integrate, over_windows
 
 TIME_FEATURES = 128

@@ -14,7 +14,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import nn
 
-from triforce.models.layers import (
+from triforce.models.blocks.layers import (
     CONV,
     ChannelNorm,
     Downsample,

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from triforce.models.fused import qk_norm_rotate, rms_norm
+from triforce.models.blocks.fused import qk_norm_rotate, rms_norm
 from triforce.models.vocabulary import Modality, Segment, Vocabulary
 
 PARTS = 4096

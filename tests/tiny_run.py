@@ -9,13 +9,14 @@ import numpy as np
 import torch
 
 from triforce.ingest import storage
-from triforce.ingest.clips import encode_flac
-from triforce.ingest.corpus import SAMPLE_RATE_HZ, Corpus, Recording, make_clip_id, make_recording_id
+from triforce.ingest.clips.clip_recording import encode_flac
+from triforce.ingest.corpus.schema import SAMPLE_RATE_HZ, Recording, make_clip_id, make_recording_id
+from triforce.ingest.corpus.store import Corpus
+from triforce.models.audio.mel import MelConfig
 from triforce.models.diffusion import Diffusion, DiffusionConfig
 from triforce.models.dvae import DVAE, DVAEConfig
 from triforce.models.gpt import GPT, GPTConfig
-from triforce.models.mel import MelConfig
-from triforce.models.release import stage_files
+from triforce.models.release_files import stage_files
 from triforce.models.text import TextTokenizer
 from triforce.models.vocabulary import Modality, Vocabulary
 

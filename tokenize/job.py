@@ -19,7 +19,7 @@ import ray
 from ray.data import ActorPoolStrategy
 
 from triforce.ingest import storage
-from triforce.models.release import Stage, load_card, require_dvae
+from triforce.models.release_files import Stage, load_card, require_dvae
 from triforce.tokenize.cluster import connect
 from triforce.tokenize.config import TokenizeConfig
 from triforce.tokenize.plan import PlannedShard, extend_plan, load_tokenizer, modality_of, open_tokens

@@ -21,8 +21,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from triforce.ingest import storage
-from triforce.ingest.corpus import Corpus
-from triforce.models.release import Stage
+from triforce.ingest.corpus.store import Corpus
+from triforce.models.release_files import Stage
 from triforce.models.text import TextTokenizer, clean_text
 from triforce.tokenize.config import TokenizeConfig
 

@@ -16,9 +16,9 @@ import pyarrow.dataset as pads
 import soundfile
 
 from triforce.ingest import storage
-from triforce.ingest.corpus import Corpus
-from triforce.ingest.pixels import PIXEL_MODALITIES, clip_pixels
-from triforce.models.mel import MelConfig, log_mel
+from triforce.ingest.corpus.store import Corpus
+from triforce.ingest.media.pixels import PIXEL_MODALITIES, clip_pixels
+from triforce.models.audio.mel import MelConfig, log_mel
 from triforce.models.text import TextTokenizer, clean_text
 from triforce.tokenize.plan import METADATA, PlannedShard, modality_of
 

@@ -9,7 +9,7 @@ import soundfile
 import torch
 
 from triforce.ingest import storage
-from triforce.ingest.pixels import encode_png, encode_video, from_planes
+from triforce.ingest.media.pixels import encode_png, encode_video, from_planes
 from triforce.models.release import Release
 from triforce.tokenize.plan import read_meta, read_plan
 from triforce.tokenize.shards import TokenSample, read_shard, shard_name

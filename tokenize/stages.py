@@ -14,9 +14,9 @@ import numpy as np
 import torch
 
 from triforce.ingest import storage
-from triforce.ingest.corpus import Corpus
+from triforce.ingest.corpus.store import Corpus
 from triforce.models.memory import reuse_freed_memory
-from triforce.models.release import require_dvae
+from triforce.models.release_files import require_dvae
 from triforce.models.text import TextTokenizer
 from triforce.tokenize.config import TokenizeConfig
 from triforce.tokenize.encode import encode_media

@@ -24,19 +24,20 @@ from torch import nn
 from tqdm import tqdm
 
 from triforce.ingest import storage
-from triforce.ingest.corpus import Corpus
-from triforce.models.mel import MelConfig
+from triforce.ingest.corpus.store import Corpus
+from triforce.models.audio.mel import MelConfig
 from triforce.models.memory import reuse_freed_memory
-from triforce.models.release import load_card, load_stage, load_tokenizer_of, require_dvae, stage_files
+from triforce.models.release_files import load_card, load_stage, load_tokenizer_of, require_dvae, stage_files
 from triforce.tokenize.cluster import connect
 from triforce.train.config import TrainConfig
-from triforce.train.curves import Curves, as_lines
-from triforce.train.data import Place
-from triforce.train.gpt_task import GPTTask, describe
-from triforce.train.loop import Trainer
-from triforce.train.stream import streaming
-from triforce.train.tasks import DiffusionTask, DVAETask
-from triforce.train.vocoder_task import VocoderTask
+from triforce.train.data.order import Place
+from triforce.train.data.stream import streaming
+from triforce.train.tasks.diffusion import DiffusionTask
+from triforce.train.tasks.dvae import DVAETask
+from triforce.train.tasks.gpt import GPTTask, describe
+from triforce.train.tasks.vocoder import VocoderTask
+from triforce.train.trainer.curves import Curves, as_lines
+from triforce.train.trainer.loop import Trainer
 
 log = logging.getLogger(__name__)
 

@@ -204,7 +204,7 @@ async def _body(request: Request) -> bytes:
 
 
 def _read_voices(folder: str | None, sample_rate_hz: int) -> dict[str, np.ndarray]:
-    from triforce.flows.cli_speech import read_waveform
+    from triforce.flows.cli.speech import read_waveform
 
     if folder is None:
         return {}
@@ -228,7 +228,7 @@ def start(config: ServeConfig, key: str | None = None) -> str:
     except ImportError as error:
         raise ImportError("serving needs Ray Serve: pip install 'triforce[serve]'") from error
     from triforce.ingest import storage
-    from triforce.models.release import load_card, require_dvae
+    from triforce.models.release_files import load_card, require_dvae
     from triforce.tokenize.cluster import connect
 
     if not key and not is_loopback(config.host):

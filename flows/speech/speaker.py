@@ -18,8 +18,8 @@ from triforce.flows.speech.sentences import split_sentences
 from triforce.models.release import Release
 from triforce.models.samplers import SamplerConfig
 from triforce.models.sampling import Candidate, SamplingConfig
-from triforce.train.judge import Judge, JudgeConfig
-from triforce.train.metrics import character_errors
+from triforce.train.evaluate.judge import Judge, JudgeConfig
+from triforce.train.evaluate.metrics import character_errors
 
 logger = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ from typing import Any
 
 import websockets
 
-from triforce.flows.local_stack import Stack
+from triforce.flows.stack.services import Stack
 
 WIDTH, HEIGHT = 1280, 800
 SETTLE_S = 12.0

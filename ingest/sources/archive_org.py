@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from urllib.parse import quote, urlencode
 
 from triforce.ingest.config import AudiobookSource
-from triforce.ingest.corpus import Recording, RejectReason, Status, make_recording_id
+from triforce.ingest.corpus.schema import Recording, RejectReason, Status, make_recording_id
 from triforce.ingest.errors import Rejected
 from triforce.ingest.sources.podcast import language_code, parse_duration
 

@@ -6,10 +6,10 @@ import json
 from collections.abc import Iterator
 from urllib.parse import urlencode
 
-from triforce.ingest.addresses import absolute
 from triforce.ingest.config import AudiobookSource
-from triforce.ingest.corpus import Recording, RejectReason, Status, make_recording_id
+from triforce.ingest.corpus.schema import Recording, RejectReason, Status, make_recording_id
 from triforce.ingest.errors import Rejected
+from triforce.ingest.fetch.addresses import absolute
 from triforce.ingest.ledger import is_universal
 from triforce.ingest.sources.podcast import parse_duration
 

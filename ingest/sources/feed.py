@@ -17,9 +17,9 @@ from email.utils import parsedate_to_datetime
 
 import feedparser
 
-from triforce.ingest.addresses import absolute
-from triforce.ingest.corpus import RejectReason
+from triforce.ingest.corpus.schema import RejectReason
 from triforce.ingest.errors import Rejected
+from triforce.ingest.fetch.addresses import absolute
 
 MAX_DEPTH = 64
 """Elements inside one another; honest feeds stay below 10. Assumed."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import av
 
 from triforce.ingest.config import AudiobookSource
-from triforce.ingest.corpus import Recording, RejectReason, Status, make_recording_id
+from triforce.ingest.corpus.schema import Recording, RejectReason, Status, make_recording_id
 from triforce.ingest.errors import Rejected
 
 ENDINGS = (".mp3", ".m4a", ".m4b", ".flac", ".ogg", ".oga", ".opus", ".wav", ".aac", ".webm", ".aiff", ".mka")

@@ -9,10 +9,10 @@ import html
 import re
 from collections.abc import Collection, Iterator
 
-from triforce.ingest.addresses import absolute
 from triforce.ingest.config import PodcastSource
-from triforce.ingest.corpus import Recording, RejectReason, Status, make_recording_id
+from triforce.ingest.corpus.schema import Recording, RejectReason, Status, make_recording_id
 from triforce.ingest.errors import Rejected
+from triforce.ingest.fetch.addresses import absolute
 from triforce.ingest.ledger import canonical_url, is_universal
 from triforce.ingest.sources.feed import FORBIDDEN_MARKUP, Entry, Feed, decode, parse
 

@@ -1,6 +1,6 @@
 """Everything yt-dlp reads: channels, playlists, searches, pages with a player.
 
-yt-dlp runs as a library, on the network of `triforce.ingest.sources.ytdlp_network`. Nothing is executed or transcoded:
+yt-dlp runs as a library, on the network of `triforce.ingest.fetch.ytdlp_network`. Nothing is executed or transcoded:
 the best audio lands on the disk as the site serves it.
 """
 
@@ -17,11 +17,11 @@ from urllib.parse import urlsplit
 import yt_dlp
 from yt_dlp.networking.exceptions import HTTPError
 
-from triforce.ingest import web
 from triforce.ingest.config import Settings, YoutubeSource
-from triforce.ingest.corpus import Recording, RejectReason, Status, make_recording_id
+from triforce.ingest.corpus.schema import Recording, RejectReason, Status, make_recording_id
 from triforce.ingest.errors import Rejected
-from triforce.ingest.sources.ytdlp_network import NATIVE_PROTOCOLS, CheckedYoutubeDL, Log
+from triforce.ingest.fetch import web
+from triforce.ingest.fetch.ytdlp_network import NATIVE_PROTOCOLS, CheckedYoutubeDL, Log
 
 MAX_NESTING = 4
 """A channel holds tabs, a tab holds playlists, a playlist holds videos."""

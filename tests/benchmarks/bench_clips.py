@@ -25,7 +25,7 @@ import jiwer
 import numpy as np
 from known_speech import RATE_HZ, KnownRecording, build_recording, coverage, cuts_in_words, read_prompts
 
-from triforce.ingest.whisper_weights import find_whisper
+from triforce.ingest.asr.weights import find_whisper
 
 ENGINES = Path(__file__).with_name("engines.py")
 

@@ -24,8 +24,9 @@ import psutil
 import soundfile
 from long_mp3 import repeated_mp3
 
-from triforce.ingest.clips import ClipConfig, clip_recording
-from triforce.ingest.corpus import Corpus, Recording
+from triforce.ingest.clips.clip_recording import ClipConfig, clip_recording
+from triforce.ingest.corpus.schema import Recording
+from triforce.ingest.corpus.store import Corpus
 
 RATE_HZ = 44_100
 PIECE_S = 1800.0

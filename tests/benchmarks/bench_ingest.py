@@ -19,8 +19,9 @@ from pathlib import Path
 
 from triforce.ingest import ledger, storage
 from triforce.ingest.config import PodcastSource, Settings
-from triforce.ingest.corpus import Corpus, Recording, make_recording_id
-from triforce.ingest.download import download
+from triforce.ingest.corpus.schema import Recording, make_recording_id
+from triforce.ingest.corpus.store import Corpus
+from triforce.ingest.fetch.download import download
 from triforce.ingest.sync import discover
 
 SETTINGS = Settings(contact="benchmark@example.org", allow_private_hosts=True, requests_per_s=1000)

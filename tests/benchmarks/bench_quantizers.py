@@ -14,16 +14,16 @@ import time
 
 import torch
 
-from triforce.ingest.corpus import SAMPLE_RATE_HZ
-from triforce.models.mel import MelConfig, log_mel
-from triforce.models.vocoder import GriffinLim
+from triforce.ingest.corpus.schema import SAMPLE_RATE_HZ
+from triforce.models.audio.mel import MelConfig, log_mel
+from triforce.models.audio.vocoder import GriffinLim
 from triforce.tokenize.read import decode_flac
 from triforce.train.config import TrainConfig
-from triforce.train.data import Place
-from triforce.train.evaluate import EvaluateConfig, select_clips
-from triforce.train.loop import Trainer
-from triforce.train.metrics import word_errors
-from triforce.train.tasks import DVAETask, perplexity
+from triforce.train.data.order import Place
+from triforce.train.evaluate.evaluate import EvaluateConfig, select_clips
+from triforce.train.evaluate.metrics import word_errors
+from triforce.train.tasks.dvae import DVAETask, perplexity
+from triforce.train.trainer.loop import Trainer
 
 TIMED_STEPS = 8
 QUANTIZERS = ("fsq", "ema-vq", "sim-vq", "gumbel")
@@ -104,7 +104,7 @@ def main() -> None:
     mels = [log_mel(waveform, MelConfig()) for waveform in waveforms]
     judge = None
     if arguments.judge:
-        from triforce.train.judge import Judge, JudgeConfig
+        from triforce.train.evaluate.judge import Judge, JudgeConfig
 
         judge = Judge(JudgeConfig(model=arguments.judge, num_threads=arguments.threads))
     print("| quantizer | steps | L1, nats | unrounded | perplexity | live codes |" + (" WER |" if judge else ""))

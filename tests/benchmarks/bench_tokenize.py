@@ -30,13 +30,14 @@ import ray
 import torch
 from corpora import flac, sweep
 
-from triforce.flows import environment
+from triforce.flows.jobs import environment
 from triforce.ingest import storage
-from triforce.ingest.corpus import SAMPLE_RATE_HZ, Corpus, Recording, make_clip_id, make_recording_id
+from triforce.ingest.corpus.schema import SAMPLE_RATE_HZ, Recording, make_clip_id, make_recording_id
+from triforce.ingest.corpus.store import Corpus
+from triforce.models.audio.mel import MelConfig
 from triforce.models.dvae import DVAE, DVAEConfig
-from triforce.models.mel import MelConfig
 from triforce.models.memory import reuse_freed_memory
-from triforce.models.release import require_dvae, stage_files
+from triforce.models.release_files import require_dvae, stage_files
 from triforce.models.text import TextTokenizer
 from triforce.tokenize.cluster import connect
 from triforce.tokenize.config import TokenizeConfig

@@ -27,10 +27,10 @@ Segment = tuple[float, float, str]
 
 
 def ours(settings: argparse.Namespace) -> Callable[[np.ndarray], list[Segment]]:
-    from triforce.ingest.clips import ClipConfig, cut_stream, encode_flac
-    from triforce.ingest.filters import FilterConfig, drop_reason
-    from triforce.ingest.scores import score_audio
-    from triforce.ingest.transcribe import TranscribeConfig, Transcriber
+    from triforce.ingest.asr.transcribe import TranscribeConfig, Transcriber
+    from triforce.ingest.clips.clip_recording import ClipConfig, cut_stream, encode_flac
+    from triforce.ingest.clips.filters import FilterConfig, drop_reason
+    from triforce.ingest.clips.scores import score_audio
 
     config = TranscribeConfig(model=settings.model, beam_size=settings.beam_size, batch_size=settings.batch_size)
     transcriber = Transcriber(config)

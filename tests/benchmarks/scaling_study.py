@@ -20,10 +20,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from triforce.train.config import TrainConfig
-from triforce.train.data import Place
-from triforce.train.evaluate import EvaluateConfig, evaluate
+from triforce.train.data.order import Place
+from triforce.train.evaluate.evaluate import EvaluateConfig, evaluate
+from triforce.train.evaluate.judge import JudgeConfig
 from triforce.train.job import _make_task, train
-from triforce.train.judge import JudgeConfig
 
 DVAES = {
     "S": {"hidden": 96, "stem": 48, "num_blocks": 4},

@@ -33,7 +33,7 @@ from pathlib import Path
 from compose_hosts import ROOT, Cluster
 from hosts import wait_for
 
-TRIFORCE = [sys.executable, "-m", "triforce.flows.cli"]
+TRIFORCE = [sys.executable, "-m", "triforce.flows.cli.main"]
 GPT_STEPS = 300
 SLOW_DVAE = {"folded": False, "hidden": 384, "stem": 192, "num_blocks": 10}
 """It takes its time to encode: a fault must find it at work."""
@@ -96,8 +96,8 @@ def say(line: str) -> None:
 
 
 def make_site(folder: Path) -> None:
-    from triforce.flows.demo.sites import lay_out_sites
-    from triforce.flows.demo.speech import obtain_speech
+    from triforce.flows.examples.demo.sites import lay_out_sites
+    from triforce.flows.examples.demo.speech import obtain_speech
 
     lay_out_sites(obtain_speech(folder.parent / "speech"), folder)
 
@@ -105,7 +105,7 @@ def make_site(folder: Path) -> None:
 def serve_site(folder: Path) -> None:
     import uvicorn
 
-    from triforce.flows.demo.serve import _render, make_app
+    from triforce.flows.examples.demo.serve import _render, make_app
 
     _render(folder, "http://web:8000")
     uvicorn.run(make_app(folder), host="0.0.0.0", port=8000, log_level="warning")

@@ -31,8 +31,8 @@ def speech_folder(tmp_path_factory, spoken) -> Path:
 @pytest.fixture(scope="session")
 def speech(speech_folder):
     """The folder as the demo sees it; the last two are held out, one of them without text."""
-    from triforce.flows.demo.audio import probe_duration_s
-    from triforce.flows.demo.speech import Prompt, Speech
+    from triforce.flows.examples.demo.audio import probe_duration_s
+    from triforce.flows.examples.demo.speech import Prompt, Speech
 
     prompts = [
         Prompt(path.stem, path, text, probe_duration_s(path))
@@ -43,7 +43,7 @@ def speech(speech_folder):
 
 @pytest.fixture(scope="session")
 def sites(tmp_path_factory, speech) -> Path:
-    from triforce.flows.demo.sites import lay_out_sites
+    from triforce.flows.examples.demo.sites import lay_out_sites
 
     folder = tmp_path_factory.mktemp("sites")
     lay_out_sites(speech, folder)

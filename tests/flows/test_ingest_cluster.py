@@ -20,8 +20,8 @@ import pytest
 import soundfile
 import yaml
 
-from triforce.flows import environment
-from triforce.ingest.corpus import Corpus
+from triforce.flows.jobs import environment
+from triforce.ingest.corpus.store import Corpus
 
 NUM_EPISODES = 4
 
@@ -135,7 +135,7 @@ def _files(corpus: Path) -> dict[str, bytes]:
 @pytest.mark.slow
 def test_recordings_are_cut_by_the_cluster_though_a_node_dies(cluster, programme, tmp_path, monkeypatch):
     """From one of its machines, then from outside over ``ray://`` while a node dies with a recording in its hands."""
-    import triforce.flows.clipping as clipping
+    import triforce.flows.jobs.clipping as clipping
     from triforce.flows.ingest import ingest
 
     def not_here(*_):
@@ -182,8 +182,8 @@ def _kill_next_client_server(killed: list[int], stop: threading.Event) -> None:
 
 @pytest.mark.slow
 def test_a_server_that_dies_as_it_starts_is_asked_for_again(cluster):
-    import triforce.flows.clipping as clipping
-    from triforce.ingest.clips import ClipConfig
+    import triforce.flows.jobs.clipping as clipping
+    from triforce.ingest.clips.clip_recording import ClipConfig
 
     killed: list[int] = []
     stop = threading.Event()
@@ -200,9 +200,9 @@ def test_a_server_that_dies_as_it_starts_is_asked_for_again(cluster):
 
 @pytest.mark.slow
 def test_a_recording_that_never_comes_back_is_given_up(cluster, tmp_path, monkeypatch):
-    import triforce.flows.clipping as clipping
-    from triforce.ingest.clips import ClipConfig
-    from triforce.ingest.corpus import Recording
+    import triforce.flows.jobs.clipping as clipping
+    from triforce.ingest.clips.clip_recording import ClipConfig
+    from triforce.ingest.corpus.schema import Recording
 
     monkeypatch.setattr(clipping, "clip_here", lambda *_: time.sleep(600))
     monkeypatch.setattr(clipping, "TIMEOUT_S", 3.0)
@@ -213,8 +213,8 @@ def test_a_recording_that_never_comes_back_is_given_up(cluster, tmp_path, monkey
 
 @pytest.mark.slow
 def test_one_recording_that_breaks_us_is_counted_and_the_rest_come_in(prefect_home, programme, tmp_path, monkeypatch):
-    import triforce.flows.clipping as clipping
     import triforce.flows.ingest as flow
+    import triforce.flows.jobs.clipping as clipping
 
     def cut(recording, *arguments):
         if recording.title == "Episode 1":

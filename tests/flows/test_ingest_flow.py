@@ -7,11 +7,12 @@ from collections import Counter
 import pytest
 import yaml
 
-from triforce.flows.ingest_summary import SourceSummary, as_text
-from triforce.flows.source_choice import choose_sources, kinds_of
+from triforce.flows.jobs.source_choice import choose_sources, kinds_of
+from triforce.flows.monitor.ingest_summary import SourceSummary, as_text
 from triforce.ingest import storage
-from triforce.ingest.clips import ClipSummary
-from triforce.ingest.corpus import Corpus, Recording, make_recording_id
+from triforce.ingest.clips.clip_recording import ClipSummary
+from triforce.ingest.corpus.schema import Recording, make_recording_id
+from triforce.ingest.corpus.store import Corpus
 from triforce.ingest.sync import SyncSummary
 
 

@@ -6,12 +6,12 @@ import pytest
 from corpora import add_recording
 from tiny_run import write_release
 
-from triforce.flows.overview import overview
+from triforce.flows.jobs.ray_jobs import job_prefix
+from triforce.flows.jobs.retries import everywhere
+from triforce.flows.monitor.overview import overview
+from triforce.flows.monitor.stage_progress import of_training
 from triforce.flows.pipeline import STAGES, PipelineConfig
-from triforce.flows.ray_jobs import job_prefix
-from triforce.flows.stage_progress import of_training
-from triforce.flows.stage_task import everywhere
-from triforce.ingest.corpus import Corpus
+from triforce.ingest.corpus.store import Corpus
 
 
 def test_a_pipeline_starts_from_any_of_its_stages():

@@ -21,11 +21,11 @@ import yaml
 from corpora import add_recording
 from tiny_run import write_release
 
-from triforce.flows.demo.serve import serve
-from triforce.flows.local_stack import Stack, StackConfig
-from triforce.flows.ray_jobs import FLOW_RUN
-from triforce.flows.stack_status import describe
-from triforce.ingest.corpus import Corpus
+from triforce.flows.examples.demo.serve import serve
+from triforce.flows.jobs.ray_jobs import FLOW_RUN
+from triforce.flows.stack.services import Stack, StackConfig
+from triforce.flows.stack.status import describe
+from triforce.ingest.corpus.store import Corpus
 
 ROOT = Path(__file__).resolve().parents[2]
 WAIT_S = 300.0

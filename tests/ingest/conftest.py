@@ -13,7 +13,7 @@ import soundfile
 from loopback_site import serving
 
 from triforce.ingest.config import Settings
-from triforce.ingest.corpus import Corpus
+from triforce.ingest.corpus.store import Corpus
 
 
 @pytest.fixture

@@ -27,16 +27,17 @@ from pathlib import Path
 import soundfile
 import yaml
 
-from triforce.flows.demo import serve as demo_server
-from triforce.flows.demo.audio import probe_duration_s
-from triforce.flows.demo.run import DemoConfig, DemoRun
-from triforce.flows.demo.sites import lay_out_sites
-from triforce.flows.demo.speech import Prompt, Speech, obtain_speech
-from triforce.ingest.clips import ClipConfig, clip_recording
+from triforce.flows.examples.demo import serve as demo_server
+from triforce.flows.examples.demo.audio import probe_duration_s
+from triforce.flows.examples.demo.run import DemoConfig, DemoRun
+from triforce.flows.examples.demo.sites import lay_out_sites
+from triforce.flows.examples.demo.speech import Prompt, Speech, obtain_speech
+from triforce.ingest.clips.clip_recording import ClipConfig, clip_recording
 from triforce.ingest.config import load_sources
-from triforce.ingest.corpus import Corpus, Status
+from triforce.ingest.corpus.schema import Status
+from triforce.ingest.corpus.store import Corpus
+from triforce.ingest.corpus.verify import verify
 from triforce.ingest.sync import sync_source
-from triforce.ingest.verify import verify
 
 SENTENCES = (
     "The quick brown fox jumps over the lazy dog.",
@@ -45,7 +46,13 @@ SENTENCES = (
     "A killed process leaves finished files and nothing else.",
 )
 
-PRELOADED = ["triforce.ingest.clips", "triforce.ingest.sync", "triforce.ingest.verify", "yt_dlp", "soundfile"]
+PRELOADED = [
+    "triforce.ingest.clips.clip_recording",
+    "triforce.ingest.sync",
+    "triforce.ingest.corpus.verify",
+    "yt_dlp",
+    "soundfile",
+]
 """What each life needs, imported once: otherwise kills fall into imports, where there is nothing to break."""
 
 PIECE_PAUSE_S = 0.05
@@ -68,7 +75,7 @@ def ingest_plainly(corpus_folder: Path, sources: str) -> None:
 
 def ingest_by_flow(corpus_folder: Path, sources: str) -> None:
     """As ``triforce ingest podcast``, ``audiobook`` and ``youtube`` do."""
-    from triforce.flows import environment
+    from triforce.flows.jobs import environment
 
     os.environ["PREFECT_LOGGING_LEVEL"] = "CRITICAL"
     environment.prepare(corpus_folder.parent / f"prefect-{corpus_folder.name}")

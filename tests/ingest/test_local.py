@@ -6,12 +6,13 @@ import pytest
 import soundfile
 from PIL import Image
 
-from triforce.ingest.clips import encode_flac
-from triforce.ingest.corpus import SAMPLE_RATE_HZ, Corpus, Status
-from triforce.ingest.filters import FilterConfig, refilter
-from triforce.ingest.local import ImportConfig, import_folder, import_images
-from triforce.ingest.pixels import clip_pixels, decode_video, encode_video, from_planes
-from triforce.ingest.verify import verify
+from triforce.ingest.clips.clip_recording import encode_flac
+from triforce.ingest.clips.filters import FilterConfig, refilter
+from triforce.ingest.corpus.schema import SAMPLE_RATE_HZ, Status
+from triforce.ingest.corpus.store import Corpus
+from triforce.ingest.corpus.verify import verify
+from triforce.ingest.local_files import ImportConfig, import_folder, import_images
+from triforce.ingest.media.pixels import clip_pixels, decode_video, encode_video, from_planes
 
 
 @pytest.fixture

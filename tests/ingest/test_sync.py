@@ -15,7 +15,7 @@ import soundfile
 
 from triforce.ingest import storage
 from triforce.ingest.config import AudiobookSource, PodcastSource, SourcesConfig, YoutubeSource
-from triforce.ingest.corpus import RejectReason, Status
+from triforce.ingest.corpus.schema import RejectReason, Status
 from triforce.ingest.errors import Rejected
 from triforce.ingest.sync import SyncSummary, discover, fetch, sync_source
 

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
+from triforce.models.blocks.layers import ResidualBlock, fold, unfold
 from triforce.models.dvae import DVAE, DVAEConfig
-from triforce.models.layers import ResidualBlock, fold, unfold
 
 SMALL = {
     "channels": 20,

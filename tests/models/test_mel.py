@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 import torch
 
-from triforce.models.mel import MelConfig, log_mel, mel_filterbank
-from triforce.models.vocoder import GriffinLim, invert_mel
+from triforce.models.audio.mel import MelConfig, log_mel, mel_filterbank
+from triforce.models.audio.vocoder import GriffinLim, invert_mel
 
 CONFIG = MelConfig()
 

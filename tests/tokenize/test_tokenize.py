@@ -16,26 +16,28 @@ import torch
 import webdataset as wds
 from corpora import add_recording, sweep
 
-from triforce.flows.cli import main
+from triforce.flows.cli.main import main
 from triforce.ingest import storage
-from triforce.ingest.corpus import CLIP_SCHEMA, Corpus
-from triforce.ingest.local import import_images
-from triforce.ingest.pixels import decode_png
-from triforce.ingest.takedown import remove
+from triforce.ingest.corpus.schema import CLIP_SCHEMA
+from triforce.ingest.corpus.store import Corpus
+from triforce.ingest.corpus.takedown import remove
+from triforce.ingest.local_files import import_images
+from triforce.ingest.media.pixels import decode_png
+from triforce.models.audio.mel import MelConfig, log_mel
+from triforce.models.blocks.layers import ResidualBlock
 from triforce.models.dvae import DVAE, DVAEConfig
-from triforce.models.layers import ResidualBlock
-from triforce.models.mel import MelConfig, log_mel
-from triforce.models.release import Release, Stage, require_dvae, stage_files
+from triforce.models.release import Release
+from triforce.models.release_files import Stage, require_dvae, stage_files
 from triforce.tokenize.cluster import connect
 from triforce.tokenize.config import TokenizeConfig
 from triforce.tokenize.encode import encode_media, size_batches
+from triforce.tokenize.inspect.usage import code_usage
+from triforce.tokenize.inspect.verify import verify_tokens
 from triforce.tokenize.job import tokenize_corpus
 from triforce.tokenize.plan import extend_plan, open_tokens, read_plan
 from triforce.tokenize.restore import check_release, write_restored
 from triforce.tokenize.shards import TokenSample, list_shards, read_shard, write_shard
-from triforce.tokenize.usage import code_usage
-from triforce.tokenize.verify import verify_tokens
-from triforce.train.token_store import TokenStore
+from triforce.train.data.token_store import TokenStore
 
 
 def write_dvae(release: Path, seed: int = 0) -> None:

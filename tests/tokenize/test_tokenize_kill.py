@@ -25,16 +25,16 @@ from ray.cluster_utils import Cluster
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from corpora import add_recording
 
-from triforce.flows import environment
+from triforce.flows.jobs import environment
 from triforce.ingest import storage
-from triforce.ingest.corpus import Corpus
+from triforce.ingest.corpus.store import Corpus
+from triforce.models.audio.mel import MelConfig
 from triforce.models.dvae import DVAE, DVAEConfig
-from triforce.models.mel import MelConfig
-from triforce.models.release import require_dvae, stage_files
+from triforce.models.release_files import require_dvae, stage_files
 from triforce.tokenize.config import TokenizeConfig
+from triforce.tokenize.inspect.verify import verify_tokens
 from triforce.tokenize.plan import extend_plan, load_tokenizer, open_tokens
 from triforce.tokenize.stages import EncodeStage, ReadStage, WriteStage, planned_row
-from triforce.tokenize.verify import verify_tokens
 
 TARGETS = {"worker": "EncodeStage", "reader": "ReadStage", "writer": "WriteStage"}
 """What a process of each kind is called while it is at work."""

@@ -14,14 +14,14 @@ import ray
 import torch
 from corpora import add_recording
 
-from triforce.ingest.corpus import Corpus
+from triforce.ingest.corpus.store import Corpus
 from triforce.models.release import Release
 from triforce.tokenize.cluster import connect
 from triforce.train.config import TrainConfig
-from triforce.train.data import Place
+from triforce.train.data.order import Place
 from triforce.train.job import train
-from triforce.train.loop import Trainer
-from triforce.train.tasks import DVAETask
+from triforce.train.tasks.dvae import DVAETask
+from triforce.train.trainer.loop import Trainer
 
 
 @pytest.fixture(scope="module")

@@ -11,14 +11,14 @@ import pytest
 import soundfile
 import tiny_run
 
-from triforce.flows import cli
+from triforce.flows.cli import main as cli
 from triforce.flows.speech.book import read_book_file
 from triforce.flows.speech.loudness import faded, level, speech_level_db
 from triforce.flows.speech.read import ReadConfig, plan, read_book
 from triforce.flows.speech.speaker import Reading, SpeakConfig, Speaker, better, join_voices
 from triforce.models.release import Release
 from triforce.models.sampling import SamplingConfig
-from triforce.train.judge import JudgeConfig
+from triforce.train.evaluate.judge import JudgeConfig
 
 TEXT = "# Tale\n\n## One\n\nA ferry left. It was late!\n\nNobody came.\n\n## Two\n\nThe end.\n"
 QUICK = SpeakConfig(sampling=SamplingConfig(max_codes=24), level_db=-20.0)

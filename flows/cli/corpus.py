@@ -1,0 +1,281 @@
+"""``triforce corpus``: look at a corpus, check it, take things out of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections import Counter
+from itertools import islice
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(name="corpus", help="Look at a corpus, check it, take recordings out of it.", no_args_is_help=True)
+
+CorpusUri = Annotated[str, typer.Argument(help="The corpus: a folder, or an address such as s3://bucket/corpus.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a program instead of text for a person.")]
+
+
+def _open(uri: str):
+    from triforce.ingest.corpus.store import Corpus
+
+    corpus = Corpus(uri)
+    if not corpus.sources():
+        raise ValueError(
+            f"{uri!r} holds no corpus: no source below its 'recordings' folder; give the folder that ingest wrote"
+        )
+    return corpus
+
+
+@app.command()
+def ls(
+    uri: CorpusUri,
+    source: Annotated[str | None, typer.Option(help="Only this source.")] = None,
+    status: Annotated[str | None, typer.Option(help="Only fetched, rejected or duplicate ones.")] = None,
+    reason: Annotated[str | None, typer.Option(help="Only those rejected, or duplicates, for this reason.")] = None,
+    author: Annotated[str | None, typer.Option(help="Only by this author.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most so many.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List recordings, one a line."""
+    from triforce.ingest.corpus.schema import RejectReason, Status
+    from triforce.ingest.corpus.stats import list_recordings
+
+    corpus = _open(uri)
+    _check_choice("--status", status, [*Status][1:])
+    _check_choice("--reason", reason, [*RejectReason])
+    _check_choice("--source", source, corpus.sources())
+    found = list_recordings(corpus, source=source, status=status, reason=reason, author=author)
+    for item in islice(found, limit):
+        if as_json:
+            print(json.dumps(dataclasses.asdict(item), ensure_ascii=False))
+            continue
+        length = float(item.metadata.get("decoded_duration_s", item.duration_s or 0.0))
+        state = item.status if item.reason is None else f"{item.status}: {item.reason}"
+        state = "removed" if "removed_at" in item.metadata else state
+        _say(f"{item.recording_id}  {item.source:<20} {_clock(length)}  {state:<28} {item.title or item.url}")
+
+
+@app.command()
+def show(
+    uri: CorpusUri,
+    identifier: Annotated[str, typer.Argument(help="A recording's id, the beginning of one, or a clip's id.")],
+    as_json: AsJson = False,
+) -> None:
+    """Show one recording: where it came from, what became of it, and its clips beside what a transcript says there."""
+    from triforce.ingest.corpus.stats import clips_of, find_recording
+    from triforce.ingest.fetch.transcripts import read_cues, text_between
+
+    corpus = _open(uri)
+    item = find_recording(corpus, identifier)
+    clips = clips_of(corpus, item)
+    published = read_cues(corpus, item)
+    rows = clips.to_pylist() if clips is not None else []
+    if "-" in identifier:
+        rows = [row for row in rows if row["clip_id"] == identifier]
+        if not rows:
+            raise ValueError(
+                f"recording {item.recording_id} has no clip {identifier!r}; `show {item.recording_id}` lists its clips"
+            )
+    if as_json:
+        print(json.dumps(dataclasses.asdict(item) | {"clips": rows}, ensure_ascii=False, default=str))
+        return
+    for name, value in dataclasses.asdict(item).items():
+        if value not in (None, {}):
+            _say(f"{name:<14} {_flat(value)}")
+    _say(f"{'clips':<14} {len(rows) if clips is not None else 'not cut yet'}")
+    for row in rows:
+        span = f"{row['start_sample'] / row['sample_rate_hz']:9.2f} s  {row['duration_s']:6.2f} s"
+        _say(f"  {row['clip_id']}  {span}  {row['drop_reason'] or 'keep':<16} {row['text'] or ''}")
+        if published is not None and row["end_sample"]:
+            begin_s, end_s = (row[f"{edge}_sample"] / row["sample_rate_hz"] for edge in ("start", "end"))
+            _say(f"{'':<30}published: {text_between(published, begin_s, end_s)}")
+
+
+@app.command()
+def stats(uri: CorpusUri, as_json: AsJson = False) -> None:
+    """Count recordings, clips and hours, by source and by reason."""
+    from triforce.ingest.corpus.stats import stats as count
+
+    by_source = count(_open(uri))
+    if as_json:
+        print(json.dumps({name: item.as_dict() for name, item in by_source.items()}))
+        return
+    columns = ("fetched", "dupl.", "rejected", "hours", "clips", "kept", "kept h", "GB")
+    print(f"{'source':<20}" + "".join(f" {name:>8}" for name in columns))
+    for name, item in by_source.items():
+        fetched, duplicate, rejected = (item.recordings[key] for key in ("fetched", "duplicate", "rejected"))
+        print(
+            f"{name:<20} {fetched:>8} {duplicate:>8} {rejected:>8} {item.recorded_s / 3600:>8.2f} {item.num_clips:>8} "
+            f"{item.num_kept:>8} {item.kept_s / 3600:>8.2f} {item.num_bytes / 1e9:>8.2f}"
+        )
+    total = by_source["total"]
+    for title, counts in (
+        ("recordings rejected or duplicate", total.reasons),
+        ("clips not kept", total.drops),
+        ("clips kept, by language", total.languages),
+        ("recordings, by licence", total.licences),
+    ):
+        if counts:
+            _say("")
+            _say(f"{title}: " + ", ".join(f"{key or 'unknown'} {count}" for key, count in counts.most_common()))
+
+
+@app.command()
+def verify(
+    uri: CorpusUri,
+    quick: Annotated[bool, typer.Option("--quick", help="Sizes and rows only: hash no file, decode no clip.")] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Remove what is broken, so that the next run makes it anew.")
+    ] = False,
+) -> None:
+    """Check every file and row; ends with 1 if something is wrong."""
+    from tqdm import tqdm
+
+    from triforce.ingest.corpus.verify import verify as check
+
+    corpus = _open(uri)
+    with tqdm(unit=" recordings", disable=not sys.stderr.isatty()) as bar:
+        faults = check(corpus, deep=not quick, repair=repair, on_progress=lambda _: bar.update())
+    for fault in faults:
+        _say(f"{fault.kind:<18} {fault.path}: {fault.detail}")
+    print(f"{len(faults)} faults{', repaired: run the ingest again' if repair and faults else ''}")
+    if faults and not repair:
+        raise typer.Exit(1)
+
+
+@app.command()
+def rm(
+    uri: CorpusUri,
+    recording: Annotated[list[str] | None, typer.Option(help="A recording's id; may be given several times.")] = None,
+    source: Annotated[str | None, typer.Option(help="All recordings of a source.")] = None,
+    author: Annotated[str | None, typer.Option(help="All recordings by an author.")] = None,
+    tokens: Annotated[str | None, typer.Option(help="Mark the shards there stale that hold samples of them.")] = None,
+    forget: Annotated[
+        bool, typer.Option("--forget", help="Keep no mark, so that a sync may fetch them again.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Take recordings out with everything derived from them, and keep them out."""
+    from triforce.ingest.corpus.stats import find_recording, list_recordings
+    from triforce.ingest.corpus.takedown import remove
+
+    if not (recording or source or author):
+        raise ValueError("nothing named; give --recording, --source or --author")
+    if recording and (source or author):
+        raise ValueError("--recording names recordings one by one; leave out --source and --author")
+    corpus = _open(uri)
+    _check_choice("--source", source, corpus.sources())
+    if recording:
+        chosen = [find_recording(corpus, identifier) for identifier in recording]
+    else:
+        chosen = [
+            item for item in list_recordings(corpus, source=source, author=author) if "removed_at" not in item.metadata
+        ]
+    plan = remove(corpus, chosen, tokens=tokens, forget=forget, dry_run=True)
+    for item in plan.recordings:
+        _say(f"{item.recording_id}  {item.source:<20} {item.title or item.url}")
+    size = f"{plan.num_bytes / 1e6:.1f} MB"
+    print(f"{len(plan.recordings)} recordings, {plan.num_clips} clips, {size}, {len(plan.stale_shards)} shards")
+    if not plan.recordings or not (yes or typer.confirm("Remove them for good?")):
+        return
+    done = remove(corpus, chosen, tokens=tokens, forget=forget)
+    if done.stale_shards:
+        print(f"removed; these shards are stale, tokenize makes them anew: {', '.join(done.stale_shards)}")
+    else:
+        print(
+            "removed" if tokens else "removed; no --tokens was given, so shards that were made of them stay as they are"
+        )
+
+
+@app.command()
+def refilter(
+    uri: CorpusUri,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="A limit of the filters, as in min_snr_db=10; repeat.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would change, and change nothing.")] = False,
+) -> None:
+    """Decide anew which clips are kept, from their stored scores; no audio is touched."""
+    from triforce.flows.cli.settings import merged
+    from triforce.ingest.clips.filters import FilterConfig
+    from triforce.ingest.clips.filters import refilter as judge_anew
+
+    changes = judge_anew(_open(uri), FilterConfig.model_validate(merged({}, settings)), dry_run=dry_run).to_pylist()
+    for (before, after), count in Counter((row["before"], row["after"]) for row in changes).most_common():
+        print(f"{before or 'kept':<18} -> {after or 'kept':<18} {count}")
+    verb = "would change" if dry_run else "changed"
+    print(f"{len(changes)} clips {verb}; the next `triforce tokenize` renews the shards that hold them")
+
+
+@app.command("import")
+def import_files(
+    folder: Annotated[Path, typer.Argument(help="A folder of files; the text of each beside it as .txt, if any.")],
+    uri: Annotated[str, typer.Option("--corpus", help="The corpus to bring them into; made where there is none.")],
+    modality: Annotated[str, typer.Option(help="image, video or music.")],
+    source: Annotated[str, typer.Option(help="Name of the source in the corpus.")],
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="licence=..., author=..., clip_s=10, clip_frames=16; repeat.")
+    ] = None,
+) -> None:
+    """Bring pictures, films or music of a local folder into a corpus, as they are; again: only what is new."""
+    from triforce.flows.cli.settings import merged
+    from triforce.ingest.corpus.store import Corpus
+    from triforce.ingest.local_files import ImportConfig, import_folder
+
+    config = ImportConfig.model_validate(merged({"modality": modality, "source": source}, settings))
+    counts = import_folder(Corpus(uri), folder, config)
+    print(", ".join(f"{name} {count}" for name, count in counts.items()))
+
+
+@app.command()
+def rescore(
+    uri: CorpusUri,
+    voices: Annotated[bool, typer.Option(help="Who speaks: embeddings, labels, conditioning clips.")] = True,
+    dnsmos: Annotated[bool, typer.Option(help="How good it sounds, by DNSMOS.")] = True,
+    source: Annotated[str | None, typer.Option(help="Only this source.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="A setting of the voices, as in min_similarity=0.8; repeat.")
+    ] = None,
+    again: Annotated[bool, typer.Option("--again", help="Also the recordings that have these scores.")] = False,
+) -> None:
+    """Add the scores that need models of their own; `refilter` then judges by them."""
+    from tqdm import tqdm
+
+    from triforce.flows.cli.settings import merged
+    from triforce.ingest.clips.rescore import rescore as score_anew
+    from triforce.ingest.clips.voices import VoiceConfig
+
+    if not (voices or dnsmos):
+        raise ValueError("nothing to compute: leave out one of --no-voices and --no-dnsmos")
+    config = VoiceConfig.model_validate(merged({}, settings)) if voices else None
+    with tqdm(unit=" recordings", disable=not sys.stderr.isatty()) as bar:
+        done = score_anew(
+            _open(uri), voices=config, dnsmos=dnsmos, again=again, source=source, on_recording=lambda _: bar.update()
+        )
+    for item in done:
+        heard = "" if item.num_speakers is None else f"  {item.num_speakers:3d} speakers"
+        quality = "" if item.mean_dnsmos is None else f"  DNSMOS {item.mean_dnsmos:.2f}"
+        print(f"{item.recording_id}  {item.source:<20} {item.num_clips:5d} clips{heard}{quality}")
+    print(f"{len(done)} recordings; `triforce corpus refilter` decides by the new scores which clips are kept")
+
+
+def _clock(seconds: float) -> str:
+    minutes, second = divmod(round(seconds), 60)
+    return f"{minutes // 60:3d}:{minutes % 60:02d}:{second:02d}"
+
+
+def _check_choice(option: str, value: str | None, choices: list[str]) -> None:
+    if value is not None and value not in choices:
+        raise ValueError(f"{option} {value}: there is none; use one of: {', '.join(choices)}")
+
+
+def _say(line: str) -> None:
+    """Print a line that may quote what strangers wrote: whatever could steer a terminal is made visible."""
+    print("".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in line))
+
+
+def _flat(value: object) -> str:
+    return ", ".join(f"{key}={item}" for key, item in value.items()) if isinstance(value, dict) else str(value)

@@ -1,0 +1,123 @@
+"""``triforce speak``, ``read`` and ``serve``: a release put to use."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from triforce.flows.cli.settings import merged
+
+ReleaseUri = Annotated[str, typer.Option("--release", help="The release whose networks speak.")]
+Voices = Annotated[
+    list[Path] | None, typer.Option("--voice", help="A recording of the voice to say it in; repeatable.")
+]
+Vocoder = Annotated[
+    str | None,
+    typer.Option(help="griffin-lim, vocos, or a folder of Vocos weights; by default the release's own, if it has one."),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="Any other setting, as in sampling.temperature=0.7 seed=1."),
+]
+
+
+def speak(
+    text: Annotated[str, typer.Argument(help="What to say.")],
+    release: ReleaseUri,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Sound file to write; its ending says the format.")] = Path(
+        "speech.wav"
+    ),
+    voice: Voices = None,
+    seed: Annotated[int, typer.Option(min=0, help="Another number, another reading.")] = 0,
+    speed: Annotated[float, typer.Option(min=0.25, max=4, help="2 takes half the time.")] = 1.0,
+    candidates: Annotated[int, typer.Option(min=1, help="Readings to draw; Whisper picks the best of several.")] = 1,
+    vocoder: Vocoder = None,
+    settings: Settings = None,
+) -> None:
+    """Say a text in the voice of a release."""
+    import soundfile
+
+    from triforce.flows.speech.speaker import SpeakConfig, Speaker, join
+    from triforce.ingest import storage
+    from triforce.models.release import Release
+
+    kind = out.suffix.lower().lstrip(".").upper()
+    if kind not in soundfile.available_formats():
+        raise ValueError(f"--out {out}: unknown sound format {out.suffix!r}; use .wav, .flac, .ogg or .mp3")
+    fields: dict[str, Any] = {"speed": speed, "sampling": {"num_candidates": candidates}}
+    config = SpeakConfig.model_validate(merged(fields, settings))
+    model = Release.load(release, vocoder=vocoder)
+    speaker = Speaker(model, config, voices=[read_waveform(path, model.sample_rate_hz) for path in voice or []])
+    started = time.monotonic()
+    readings = list(speaker.read(text, seed=seed))
+    rate = model.sample_rate_hz
+    waveform = join(readings, rate)
+    if not any(reading.waveform.size for reading in readings):
+        raise RuntimeError("the network said nothing; try another --seed, or train it longer")
+    with storage.atomic_file(out) as temporary:
+        soundfile.write(temporary, waveform, rate, format=kind)
+    heard = " ".join(reading.heard for reading in readings if reading.heard is not None)
+    typer.echo(f"{out}: {len(waveform) / rate:.1f} s, made in {time.monotonic() - started:.1f} s")
+    if config.listens:
+        typer.echo(f"heard: {heard or '(nothing)'}")
+
+
+def read(
+    book: Annotated[Path, typer.Argument(help="The book: .txt, .md or .epub.")],
+    release: ReleaseUri,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The .m4b to write; by default named as the book.")
+    ] = None,
+    voice: Voices = None,
+    seed: Annotated[int, typer.Option(min=0, help="Another number, another reading.")] = 0,
+    vocoder: Vocoder = None,
+    settings: Settings = None,
+) -> None:
+    """Read a whole book aloud, with chapters; again, it continues where it was stopped."""
+    from triforce.flows.speech.read import ReadConfig, read_book
+    from triforce.models.release import Release
+
+    config = ReadConfig.model_validate(merged({"seed": seed}, settings))
+    target = out or Path(book.with_suffix(".m4b").name)
+    model = Release.load(release, vocoder=vocoder)
+    voices = [read_waveform(path, model.sample_rate_hz) for path in voice or []]
+    summary = read_book(book, target, model, voices=voices, config=config)
+    minutes = f"{summary.duration_s / 60:.1f} min"
+    typer.echo(f"{summary.out}: {summary.num_chapters} chapters, {summary.num_pieces} pieces, {minutes}")
+    if summary.wrong:
+        typer.echo(f"{len(summary.wrong)} pieces are not heard as they are written ({target}.work/report.json):")
+        for row in summary.wrong[:5]:
+            typer.echo(f"  {row['chapter']}: {row['text']!r}, heard as {row['heard']!r}")
+
+
+def serve(
+    release: ReleaseUri,
+    host: Annotated[str, typer.Option(help="Address to listen on; one that others reach needs a key.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")] = 8123,
+    voices: Annotated[
+        Path | None, typer.Option(help="A folder of recordings, each a voice by its file's name.")
+    ] = None,
+    replicas: Annotated[int, typer.Option(min=1, help="Copies of the networks that work side by side.")] = 1,
+    vocoder: Vocoder = None,
+    settings: Settings = None,
+) -> None:
+    """An OpenAI-compatible speech endpoint and a small page; the key is what TRIFORCE_API_KEY holds."""
+    from triforce.flows.speech.serve import ServeConfig, serve_forever
+
+    fields = {"release": release, "host": host, "port": port, "replicas": replicas, "vocoder": vocoder}
+    fields["voices"] = None if voices is None else str(voices)
+    serve_forever(ServeConfig.model_validate(merged(fields, settings)))
+
+
+def read_waveform(path: Path, sample_rate_hz: int) -> Any:
+    """Any sound file as ``(N,) float32`` mono in -1 to 1."""
+    import numpy as np
+
+    from triforce.ingest.media.decode import decode
+
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; give a recording of speech")
+    return np.concatenate(list(decode(path, sample_rate_hz))).astype(np.float32) / 32768

@@ -1,0 +1,55 @@
+"""Public-domain sentences to read aloud: the King James Bible and the fortunes, out of Debian packages."""
+
+from __future__ import annotations
+
+import random
+import re
+import subprocess
+from pathlib import Path
+
+from triforce.flows.examples import debian
+
+PACKAGES = ["bible-kjv", "bible-kjv-text", "fortunes", "fortunes-min"]
+FORTUNES = ("education", "fortunes", "law", "literature", "love", "people", "politics", "science", "wisdom", "work")
+MIN_WORDS, MAX_WORDS = 4, 15
+"""2 to 6 s of speech; which sound belongs to which letter is soonest learnt from short sentences."""
+TIMEOUT_S = 120.0
+
+
+def sentences(cache: Path, seed: int = 0) -> list[str]:
+    """All sentences of a fit length, each once, in an order that the seed fixes."""
+    root = debian.unpack(PACKAGES, cache / "texts")
+    verses = re.findall(r"^\s+\d+ (.+)$", _bible(root), re.MULTILINE)
+    folder = root / "usr/share/games/fortunes"
+    fortunes = [_without_source(text) for name in FORTUNES for text in _fortunes(folder / name)]
+    found = {part for text in [*verses, *fortunes] for part in split_sentences(text)}
+    ordered = sorted(found)
+    random.Random(seed).shuffle(ordered)
+    return ordered
+
+
+def split_sentences(text: str) -> list[str]:
+    """The sentences of a text that a voice can read as they stand: words and plain punctuation, no figures."""
+    parts = re.split(r"(?<=[.!?;:])\s+", " ".join(text.split()))
+    return [part for part in parts if MIN_WORDS <= len(part.split()) <= MAX_WORDS and _readable(part)]
+
+
+def _readable(part: str) -> bool:
+    return re.fullmatch(r"[A-Za-z][A-Za-z ,;:.!?'-]+", part) is not None and not re.search(r"[A-Z]{2}|\.\.|--", part)
+
+
+def _bible(root: Path) -> str:
+    command = [str(root / "usr/bin/bible"), "-p", str(root / "usr/lib"), "-l100000"]
+    done = subprocess.run(command, input=b"gen1:1-rev22:21\n", capture_output=True, timeout=TIMEOUT_S, check=True)
+    return done.stdout.decode(errors="replace")
+
+
+def _fortunes(path: Path) -> list[str]:
+    if not path.exists():  # which files there are depends on the release of Debian
+        return []
+    return re.split(r"^%$", path.read_text(encoding="utf-8", errors="replace"), flags=re.MULTILINE)
+
+
+def _without_source(text: str) -> str:
+    """Without the line that says who said it."""
+    return re.split(r"\n\s*-- ", text)[0]

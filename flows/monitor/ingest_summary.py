@@ -1,0 +1,93 @@
+"""What an ingest run did, as one table: in, fetched, rejected, clips kept and dropped, hours."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from triforce.ingest.clips.clip_recording import ClipSummary
+from triforce.ingest.config import Settings
+from triforce.ingest.corpus.schema import Recording, Status
+from triforce.ingest.sync import SyncSummary
+
+
+@dataclass
+class SourceSummary:
+    """One source's part of a run."""
+
+    sync: SyncSummary
+    clips: int = 0
+    kept: int = 0
+    dropped: Counter = field(default_factory=Counter)
+    """Clips by `DropReason`."""
+    unusable: Counter = field(default_factory=Counter)
+    """Recordings that were fetched but gave no clip, by `RejectReason`."""
+    done: int = 0
+    """Recordings that came in, whatever became of them."""
+    errors: list[str] = field(default_factory=list)
+    """Recordings on which a task failed for a reason of ours: a full disk, a lost cluster."""
+    recording_s: float = 0.0
+    kept_s: float = 0.0
+    clip_wall_s: float = 0.0
+
+    def add_recording(self, recording: Recording) -> None:
+        self.sync.discovered += 1
+        self.sync.add(recording)
+
+    def add_clips(self, summary: ClipSummary) -> None:
+        self.clips += summary.num_clips
+        self.kept += summary.num_kept
+        self.dropped.update(summary.dropped)
+        self.recording_s += summary.recording_s
+        self.kept_s += summary.kept_s
+        self.clip_wall_s += summary.wall_s
+        if summary.status == Status.REJECTED:
+            self.unusable[summary.reason] += 1
+
+    @property
+    def not_taken(self) -> Counter:
+        """Recordings that gave no clips, by `RejectReason`, or "error" where we failed."""
+        return self.sync.rejected + self.unusable + Counter(error=len(self.errors))
+
+    def failure(self, settings: Settings) -> str | None:
+        """Why the run must count as failed on this source's account, None if it went well enough."""
+        if self.errors and not self.done:
+            return f"{self.sync.source}: the run broke off: {self.errors[-1]}"
+        if len(self.errors) > settings.max_failed_share * self.done:
+            number = f"{len(self.errors)} of {self.done} recordings failed"
+            return f"{self.sync.source}: {number}, the last with {self.errors[-1]}"
+        return self.sync.failure(settings)
+
+    def row(self) -> dict[str, str | int]:
+        """A row of the table, in words and plain numbers."""
+        return {
+            "source": self.sync.source,
+            "in": self.sync.discovered,
+            "fetched": self.sync.fetched,
+            "duplicates": self.sync.duplicates,
+            "rejected": counted(self.not_taken),
+            "clips": self.clips,
+            "kept": self.kept,
+            "dropped": counted(self.dropped),
+            "hours": f"{self.recording_s / 3600:.2f}",
+            "kept hours": f"{self.kept_s / 3600:.2f}",
+            "x real time": f"{self.recording_s / self.clip_wall_s:.1f}" if self.clip_wall_s else "-",
+        }
+
+
+def counted(counts: Counter) -> str:
+    """``3: 2 network, 1 not_audio``, or ``0``."""
+    if not counts.total():
+        return "0"
+    return f"{counts.total()}: {', '.join(f'{number} {reason}' for reason, number in counts.most_common())}"
+
+
+def as_text(rows: Iterable[dict]) -> str:
+    """The table in columns, for a terminal."""
+    rows = [{key: str(value) for key, value in row.items()} for row in rows]
+    if not rows:
+        return "nothing"
+    widths = {key: max(len(key), *(len(row[key]) for row in rows)) for key in rows[0]}
+    lines = [{key: key for key in widths}, *rows]
+    return "\n".join("  ".join(line[key].ljust(width) for key, width in widths.items()).rstrip() for line in lines)

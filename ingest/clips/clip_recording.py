@@ -1,0 +1,266 @@
+"""A recording's clips: decoded once, cut in silence, transcribed, scored, and written in one atomic file.
+
+Everything streams: what is held at a time is one batch of clips for the recogniser, whatever the recording's length.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import logging
+import shutil
+import tempfile
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+from pydantic import BaseModel, ConfigDict, Field
+
+from triforce.ingest import storage
+from triforce.ingest.asr.transcribe import TranscribeConfig, Transcriber, Transcript
+from triforce.ingest.clips.cut import CutConfig, Cutter, Span
+from triforce.ingest.clips.filters import FilterConfig, drop_reason
+from triforce.ingest.clips.scores import score_audio
+from triforce.ingest.clips.vad import Smoother, VadConfig, detect
+from triforce.ingest.corpus.schema import SAMPLE_RATE_HZ, Recording, RejectReason, Status, make_clip_id
+from triforce.ingest.corpus.store import Corpus
+from triforce.ingest.media.decode import DecodeError, decode
+
+logger = logging.getLogger(__name__)
+
+
+class ClipConfig(BaseModel):
+    """All settings from a media file to its clips."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    vad: VadConfig = Field(default_factory=VadConfig, description="Where speech is.")
+    cut: CutConfig = Field(default_factory=CutConfig, description="Where clips begin and end.")
+    transcribe: TranscribeConfig = Field(default_factory=TranscribeConfig, description="What is said.")
+    filter: FilterConfig = Field(default_factory=FilterConfig, description="Which clips are for training.")
+    max_recording_s: float = Field(
+        24 * 3600.0, gt=0, description="Longer recordings are refused once that much is decoded, seconds."
+    )
+
+
+@dataclass(frozen=True)
+class ClipSummary:
+    """What became of one recording."""
+
+    recording_id: str
+    status: str
+    reason: str | None = None
+    """Of a rejected recording."""
+    detail: str | None = None
+    num_clips: int = 0
+    num_kept: int = 0
+    recording_s: float = 0.0
+    """Decoded length."""
+    clips_s: float = 0.0
+    kept_s: float = 0.0
+    dropped: dict[str, int] = field(default_factory=dict)
+    """Clips by `DropReason`."""
+    wall_s: float = 0.0
+
+
+def clip_recording(
+    recording: Recording,
+    corpus: Corpus,
+    config: ClipConfig,
+    transcriber: Transcriber | None,
+    progress: Callable[[float], None] | None = None,
+) -> ClipSummary:
+    """Write the clips of a fetched recording; a file that gives none is put on record as rejected, and never raises.
+
+    ``transcriber`` may be None: then clips have no text and no scores of it. ``progress`` is called with the seconds
+    of the recording that are done. Raises only for what is not the recording's fault: a full disk, a missing media
+    file. Running it again gives the same bytes.
+    """
+    if not recording.media_path:
+        raise ValueError(f"recording {recording.recording_id} has no media file: fetch it first")
+    started = time.monotonic()
+    run = _Run(recording, config, transcriber, progress)
+    try:
+        with _local_file(corpus, recording.media_path) as path:
+            num_clips = corpus.write_clips(recording, run.rows(path))
+    except DecodeError as error:
+        return _reject(recording, corpus, error, started)
+    if not num_clips:
+        return _reject(recording, corpus, DecodeError(RejectReason.NO_SPEECH, "nobody speaks in it"), started)
+    return dataclasses.replace(run.summary(), wall_s=time.monotonic() - started)
+
+
+def _reject(recording: Recording, corpus: Corpus, error: DecodeError, started: float) -> ClipSummary:
+    """On record as rejected; an empty clip file says that the recording is done with."""
+    logger.warning("recording %s of %s: %s: %s", recording.recording_id, recording.source, error.reason, error.detail)
+    corpus.write_recording(
+        dataclasses.replace(recording, status=Status.REJECTED, reason=str(error.reason), detail=error.detail)
+    )
+    corpus.write_clips(recording, [])
+    return ClipSummary(
+        recording.recording_id, Status.REJECTED, str(error.reason), error.detail, wall_s=time.monotonic() - started
+    )
+
+
+@contextlib.contextmanager
+def _local_file(corpus: Corpus, media_path: str) -> Iterator[Path]:
+    """The media file on a local disk: itself, or a copy of what lies in an object store."""
+    uri = storage.join(corpus.uri, media_path)
+    fs, path = storage.resolve(uri)
+    if storage.is_local(uri):
+        yield Path(path)
+        return
+    with tempfile.TemporaryDirectory(prefix="triforce-") as folder:
+        target = Path(folder) / path.rsplit("/", 1)[-1]
+        with fs.open(path, "rb") as source, target.open("wb") as out:
+            shutil.copyfileobj(source, out, 1 << 20)
+        yield target
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """A clip before it has a row."""
+
+    span: Span
+    samples: np.ndarray
+
+
+class _Run:
+    """One recording on its way to rows."""
+
+    def __init__(
+        self,
+        recording: Recording,
+        config: ClipConfig,
+        transcriber: Transcriber | None,
+        progress: Callable[[float], None] | None,
+    ):
+        self._recording, self._config, self._transcriber = recording, config, transcriber
+        self._progress = progress or (lambda seconds: None)
+        self._speaker = recording.metadata.get("reader") or recording.author
+        self._language: str | None = None
+        self._num_samples = 0
+        self._clips_s = self._kept_s = 0.0
+        self._reasons: Counter[str | None] = Counter()
+
+    def rows(self, path: Path) -> Iterator[dict[str, Any]]:
+        for batch in self._batches(cut_stream(self._count(decode(path)), self._config)):
+            transcripts = self._transcribe([cut.samples for cut in batch])
+            for cut, transcript in zip(batch, transcripts, strict=True):
+                yield self._row(cut, transcript)
+            self._progress(batch[-1].span.end / SAMPLE_RATE_HZ)
+
+    def summary(self) -> ClipSummary:
+        return ClipSummary(
+            self._recording.recording_id,
+            Status.FETCHED,
+            num_clips=self._reasons.total(),
+            num_kept=self._reasons[None],
+            recording_s=self._num_samples / SAMPLE_RATE_HZ,
+            clips_s=self._clips_s,
+            kept_s=self._kept_s,
+            dropped={reason: count for reason, count in sorted(self._reasons.items(), key=str) if reason},
+        )
+
+    def _count(self, blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        limit = self._config.max_recording_s * SAMPLE_RATE_HZ
+        for block in blocks:
+            self._num_samples += len(block)
+            if self._num_samples > limit:
+                raise DecodeError(
+                    RejectReason.TOO_LONG, f"longer than {self._config.max_recording_s:.0f} s (max_recording_s)"
+                )
+            yield block
+
+    def _batches(self, cuts: Iterable[_Cut]) -> Iterator[list[_Cut]]:
+        """As much audio as the recogniser takes at a time."""
+        limit = self._transcriber.config.batch_size * 27 * SAMPLE_RATE_HZ if self._transcriber else 0
+        batch: list[_Cut] = []
+        held = 0
+        for cut in cuts:
+            batch.append(cut)
+            held += len(cut.samples)
+            if held >= limit:
+                yield batch
+                batch, held = [], 0
+        if batch:
+            yield batch
+
+    def _transcribe(self, clips: list[np.ndarray]) -> list[Transcript | None]:
+        if self._transcriber is None:
+            return [None] * len(clips)
+        if self._language is None:
+            self._language, _ = self._transcriber.detect_language(clips)
+        return list(self._transcriber.transcribe(clips, language=self._language))
+
+    def _row(self, cut: _Cut, transcript: Transcript | None) -> dict[str, Any]:
+        duration_s = len(cut.samples) / SAMPLE_RATE_HZ
+        row: dict[str, Any] = {
+            "clip_id": make_clip_id(self._recording.recording_id, cut.span.start),
+            "start_sample": cut.span.start,
+            "end_sample": cut.span.end,
+            "sample_rate_hz": SAMPLE_RATE_HZ,
+            "duration_s": duration_s,
+            "audio": {"bytes": encode_flac(cut.samples), "path": None},
+            "speaker": self._speaker,
+        }
+        row |= score_audio(cut.samples) | {"cut_blind": cut.span.is_blind}
+        if transcript is not None and self._transcriber is not None:
+            row |= dataclasses.asdict(transcript)
+            row |= {"asr_model": self._transcriber.name, "chars_per_s": len(transcript.text) / duration_s}
+        reason = drop_reason(row, self._config.filter)
+        row["drop_reason"] = reason and str(reason)
+        self._reasons[row["drop_reason"]] += 1
+        self._clips_s += duration_s
+        self._kept_s += 0.0 if reason else duration_s
+        return row
+
+
+def cut_stream(blocks: Iterable[np.ndarray], config: ClipConfig) -> Iterator[_Cut]:
+    """Clips of a stream of ``(N,) int16`` blocks at the corpus rate, in order."""
+    smoother, cutter = Smoother(config.vad), Cutter(config.cut)
+    held = _Held()
+    levels = np.zeros(0, np.float32)
+    for frames in detect(blocks, config.vad):
+        held.append(frames.samples)
+        is_speech = smoother.push(frames.is_voiced)
+        levels = np.concatenate([levels, frames.level_db])
+        for span in cutter.push(is_speech, levels[: len(is_speech)]):
+            yield _Cut(span, held.slice(span.start, span.end))
+        levels = levels[len(is_speech) :]
+        held.forget(cutter.needed_from)
+    is_speech = smoother.finish()
+    spans = [*cutter.push(is_speech, levels[: len(is_speech)]), *cutter.finish(held.end)]
+    yield from (_Cut(span, held.slice(span.start, span.end)) for span in spans)
+
+
+class _Held:
+    """The samples that a coming clip may still need."""
+
+    def __init__(self) -> None:
+        self._blocks: deque[np.ndarray] = deque()
+        self._start = self.end = 0
+
+    def append(self, block: np.ndarray) -> None:
+        self._blocks.append(block)
+        self.end += len(block)
+
+    def slice(self, start: int, end: int) -> np.ndarray:
+        return np.concatenate(self._blocks)[start - self._start : end - self._start]
+
+    def forget(self, before: int) -> None:
+        while self._blocks and self._start + len(self._blocks[0]) <= before:
+            self._start += len(self._blocks.popleft())
+
+
+def encode_flac(samples: np.ndarray) -> bytes:
+    """``(N,) int16`` mono at the corpus rate as a FLAC file."""
+    file = io.BytesIO()
+    soundfile.write(file, samples, SAMPLE_RATE_HZ, format="FLAC", subtype="PCM_16")
+    return file.getvalue()

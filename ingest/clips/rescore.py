@@ -1,0 +1,161 @@
+"""The scores that need models of their own, over a finished corpus: voices and DNSMOS.
+
+Neither is part of an ingest, as both are optional and take longer than cutting; what they find lies beside the other
+scores, and `triforce.ingest.clips.filters.refilter` judges by it.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import soundfile
+import soxr
+
+from triforce.ingest import storage
+from triforce.ingest.clips.voices import VoiceConfig, VoiceEncoder, cluster, conditioning, speaker_names
+from triforce.ingest.corpus.rewrite import replace_columns
+from triforce.ingest.corpus.schema import Recording
+from triforce.ingest.corpus.store import Corpus
+
+logger = logging.getLogger(__name__)
+
+RATE_HZ = 16_000
+QUALITY_INSTALL = "pip install 'triforce[quality]'"
+
+
+@dataclass(frozen=True)
+class Rescored:
+    """What was found in one recording."""
+
+    source: str
+    recording_id: str
+    num_clips: int
+    num_speakers: int | None = None
+    mean_dnsmos: float | None = None
+
+
+def rescore(
+    corpus: Corpus,
+    *,
+    voices: VoiceConfig | None = None,
+    dnsmos: bool = False,
+    again: bool = False,
+    source: str | None = None,
+    on_recording: Callable[[Rescored], None] = lambda _: None,
+) -> list[Rescored]:
+    """Score every clip for its voice, its quality or both, a recording at a time, each file written atomically.
+
+    Recordings that have the scores are passed over, so a killed run goes on; ``again`` computes them anew. Raises
+    ImportError, with the command that mends it, where a model is not installed.
+    """
+    encoder = VoiceEncoder() if voices else None
+    judge = _load_dnsmos() if dnsmos else None
+    results = []
+    for name in [source] if source else corpus.sources():
+        for recording_id in sorted(corpus.clipped_ids(name)):
+            uri = corpus.clips_uri(name, recording_id)
+            wanted = [column for column, on in (("voice", voices), ("dnsmos_ovrl", dnsmos)) if on]
+            if not _is_speech(uri) or not (again or _lacks(uri, wanted)):
+                continue
+            columns = _judge_clips(uri, encoder, judge)
+            if voices:
+                columns |= _speakers(uri, corpus.read_recording(name, recording_id), columns["voice"], voices)
+            replace_columns(uri, columns)
+            results.append(_summary(name, recording_id, columns))
+            on_recording(results[-1])
+    return results
+
+
+def _judge_clips(uri: str, encoder: VoiceEncoder | None, judge: Callable | None) -> dict[str, list[Any]]:
+    columns: dict[str, list[Any]] = {}
+    for waveform in _waveforms(uri):
+        if encoder is not None:
+            voice = encoder(waveform)
+            row: dict[str, Any] = {"voice": voice.embedding.tolist(), "voice_similarity": voice.similarity}
+        else:
+            row = {}
+        if judge is not None:
+            row |= judge(waveform)
+        for name, value in row.items():
+            columns.setdefault(name, []).append(value)
+    return columns
+
+
+def _speakers(uri: str, recording: Recording, voices: list[list[float]], config: VoiceConfig) -> dict[str, list[Any]]:
+    embeddings = np.asarray(voices, np.float32)
+    speakers = cluster(embeddings, config)
+    stated = recording.metadata.get("reader") or recording.author
+    rows = _read(uri, ["clip_id", "drop_reason"])
+    usable = np.asarray([reason is None for reason in rows["drop_reason"]])
+    best = conditioning(embeddings, speakers, usable, config.num_conditioning)
+    return {
+        "speaker": speaker_names(speakers.tolist(), recording.recording_id, stated),
+        "conditioning": [[rows["clip_id"][index] for index in indices] for indices in best],
+    }
+
+
+def _load_dnsmos() -> Callable[[np.ndarray], dict[str, float | None]]:
+    """DNSMOS P.835 (Reddy et al. 2022) as ``judge(waveform at 16 kHz)``."""
+    try:
+        from speechmos import dnsmos
+    except ImportError as error:
+        raise ImportError(f"DNSMOS is not installed ({error.name}): {QUALITY_INSTALL}") from error
+
+    def judge(waveform: np.ndarray) -> dict[str, float | None]:
+        scores = dnsmos.run(np.clip(waveform, -1.0, 1.0), RATE_HZ)
+        return {f"dnsmos_{name}": float(scores[f"{name}_mos"]) for name in ("ovrl", "sig", "bak")}
+
+    return judge
+
+
+def _waveforms(uri: str) -> Iterator[np.ndarray]:
+    """Each clip at 16 kHz, in order; a row group is in memory at a time."""
+    fs, path = storage.resolve(uri)
+    with fs.open(path, "rb") as file:
+        parquet = pq.ParquetFile(file)
+        for group in range(parquet.num_row_groups):
+            for audio in parquet.read_row_group(group, columns=["audio"])["audio"].to_pylist():
+                waveform, rate_hz = soundfile.read(io.BytesIO(audio["bytes"]), dtype="float32")
+                yield soxr.resample(waveform, rate_hz, RATE_HZ)
+
+
+def _read(uri: str, columns: list[str]) -> dict[str, list[Any]]:
+    fs, path = storage.resolve(uri)
+    with fs.open(path, "rb") as file:
+        return pq.read_table(file, columns=columns, partitioning=None).to_pydict()
+
+
+def _is_speech(uri: str) -> bool:
+    """Whether the recording has clips, and none of them is music or a picture."""
+    known = _columns(uri)
+    clips = _read(uri, ["clip_id", *({"modality"} & known)])
+    return bool(clips["clip_id"]) and not any(clips.get("modality", []))
+
+
+def _lacks(uri: str, columns: list[str]) -> bool:
+    if not set(columns) <= _columns(uri):
+        return True
+    return any(value is None for values in _read(uri, columns).values() for value in values)
+
+
+def _columns(uri: str) -> set[str]:
+    fs, path = storage.resolve(uri)
+    with fs.open(path, "rb") as file:
+        return set(pq.read_schema(file).names)
+
+
+def _summary(source: str, recording_id: str, columns: dict[str, list[Any]]) -> Rescored:
+    speakers, scores = columns.get("speaker"), [score for score in columns.get("dnsmos_ovrl", []) if score is not None]
+    return Rescored(
+        source,
+        recording_id,
+        len(next(iter(columns.values()))),
+        len(set(speakers)) if speakers else None,
+        float(np.mean(scores)) if scores else None,
+    )

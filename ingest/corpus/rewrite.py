@@ -1,0 +1,40 @@
+"""Columns of a finished clip file, computed anew; its audio is copied as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from triforce.ingest import storage
+from triforce.ingest.corpus.schema import CLIP_SCHEMA
+
+
+def replace_columns(uri: str, columns: Mapping[str, Sequence[Any]]) -> None:
+    """Write the clip file ``uri`` again with these columns, a value for each row: atomically, row group by row group,
+    as `Corpus.write_clips` lays it out. Columns that were not yet known when the file was written are null."""
+    fs, path = storage.resolve(uri)
+    with fs.open(path, "rb") as file, storage.atomic_file(uri) as temporary:
+        parquet = pq.ParquetFile(file)
+        for name, values in columns.items():
+            if len(values) != parquet.metadata.num_rows:
+                raise ValueError(f"{uri}: {len(values)} values of {name} for {parquet.metadata.num_rows} clips")
+        options = {"compression": "zstd", "use_dictionary": ["source", "recording_id"]}
+        with pq.ParquetWriter(temporary, CLIP_SCHEMA, **options) as writer:
+            first = 0
+            for group in range(parquet.num_row_groups):
+                table = parquet.read_row_group(group)
+                stop = first + len(table)
+                new = {
+                    name: pa.array(values[first:stop], CLIP_SCHEMA.field(name).type) for name, values in columns.items()
+                }
+                writer.write_table(_as_clips({name: table[name] for name in table.schema.names} | new, len(table)))
+                first = stop
+
+
+def _as_clips(columns: dict[str, Any], num_rows: int) -> pa.Table:
+    arrays = [columns.get(field.name, pa.nulls(num_rows, field.type)) for field in CLIP_SCHEMA]
+    arrays = [array.cast(field.type) for array, field in zip(arrays, CLIP_SCHEMA, strict=True)]
+    return pa.Table.from_arrays(arrays, schema=CLIP_SCHEMA)

@@ -1,0 +1,130 @@
+"""Read and write a corpus at a URI."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.dataset as pads
+import pyarrow.parquet as pq
+
+from triforce.ingest import storage
+from triforce.ingest.corpus.schema import CLIP_SCHEMA, MEDIA_COLUMNS, RECORDING_SCHEMA, Recording
+
+ROW_GROUP_CLIPS = 32
+"""Clips in a Parquet row group: about 5 MB, the unit of streaming reads. Assumed."""
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A corpus at a URI: a local folder, or a prefix of an object store."""
+
+    uri: str
+
+    def recording_uri(self, source: str, recording_id: str) -> str:
+        return storage.join(self.uri, "recordings", f"source={source}", f"{recording_id}.parquet")
+
+    def media_path(self, source: str, recording_id: str, extension: str) -> str:
+        """Where a media file lies, relative to the corpus. ``extension`` is checked: it comes from outside."""
+        if not re.fullmatch(r"[a-z0-9]{1,5}", extension) or extension == "parquet":
+            raise ValueError(f"media extension {extension!r}: use 1 to 5 lower-case letters and digits, as in 'mp3'")
+        return f"recordings/source={source}/{recording_id}.{extension}"
+
+    def clips_uri(self, source: str, recording_id: str) -> str:
+        return storage.join(self.uri, "clips", f"source={source}", f"{recording_id}.parquet")
+
+    def sources(self) -> list[str]:
+        return [name.removeprefix("source=") for name in storage.list_folders(storage.join(self.uri, "recordings"))]
+
+    def recording_ids(self, source: str) -> set[str]:
+        """The recordings already on record, whatever became of them: one listing, no file is opened."""
+        return _stems(storage.list_files(storage.join(self.uri, "recordings", f"source={source}"), ".parquet"))
+
+    def clipped_ids(self, source: str) -> set[str]:
+        """The recordings whose clips are written."""
+        return _stems(storage.list_files(storage.join(self.uri, "clips", f"source={source}"), ".parquet"))
+
+    def write_recording(self, recording: Recording) -> None:
+        row = dataclasses.asdict(recording) | {
+            name: sorted(getattr(recording, name).items()) for name in ("tool_versions", "metadata")
+        }
+        table = pa.Table.from_pylist([row], schema=RECORDING_SCHEMA)
+        with storage.atomic_file(self.recording_uri(recording.source, recording.recording_id)) as path:
+            pq.write_table(table, path)
+
+    def read_recording(self, source: str, recording_id: str) -> Recording:
+        filesystem, path = storage.arrow_filesystem(self.recording_uri(source, recording_id))
+        return _recording(pq.read_table(path, filesystem=filesystem, partitioning=None).to_pylist()[0])
+
+    def recordings(self, source: str | None = None) -> Iterator[Recording]:
+        """Every recording on record, by source and id."""
+        for name in [source] if source else self.sources():
+            for recording_id in sorted(self.recording_ids(name)):
+                yield self.read_recording(name, recording_id)
+
+    def write_clips(self, recording: Recording, rows: Iterable[dict]) -> int:
+        """Write a recording's clips, streaming: ``rows`` are dicts of `CLIP_SCHEMA`, in order of time. How many they
+        were.
+
+        Missing keys are null; the recording's id, source, title, author, collection, url and licence are filled in
+        here.
+        """
+        shared = {name: getattr(recording, name) for name in ("title", "author", "collection", "url", "licence")}
+        shared |= {"recording_id": recording.recording_id, "source": recording.source}
+        count = 0
+        with (
+            storage.atomic_file(self.clips_uri(recording.source, recording.recording_id)) as path,
+            pq.ParquetWriter(
+                path, CLIP_SCHEMA, compression="zstd", use_dictionary=["source", "recording_id"]
+            ) as writer,
+        ):
+            group: list[dict] = []
+            for row in rows:
+                group.append(shared | row)
+                count += 1
+                if len(group) == ROW_GROUP_CLIPS:
+                    writer.write_table(pa.Table.from_pylist(group, schema=CLIP_SCHEMA))
+                    group = []
+            if group:
+                writer.write_table(pa.Table.from_pylist(group, schema=CLIP_SCHEMA))
+        return count
+
+    def clip_files(self, source: str | None = None) -> list[str]:
+        """URIs of all clip files, sorted by source and recording."""
+        folder = storage.join(self.uri, "clips")
+        names = [f"source={source}"] if source else storage.list_folders(folder)
+        return [
+            storage.join(folder, name, file)
+            for name in names
+            for file in storage.list_files(storage.join(folder, name), ".parquet")
+        ]
+
+    def clips(
+        self, columns: list[str] | None = None, *, source: str | None = None, kept_only: bool = False
+    ) -> pa.Table:
+        """The clips as one table, by default every column but the media; for a corpus that is larger than memory see
+        `dataset`.
+        """
+        if columns is None:
+            columns = [name for name in CLIP_SCHEMA.names if name not in MEDIA_COLUMNS]
+        dataset = self.dataset(source)
+        return dataset.to_table(columns=columns, filter=pads.field("drop_reason").is_null() if kept_only else None)
+
+    def dataset(self, source: str | None = None, *, files: list[str] | None = None) -> pads.FileSystemDataset:
+        """The clips, or those in ``files``, as a pyarrow dataset, for streaming, filters and column choice."""
+        filesystem, _ = storage.arrow_filesystem(self.uri)
+        paths = [storage.resolve(uri)[1] for uri in (self.clip_files(source) if files is None else files)]
+        return pads.dataset(paths, schema=CLIP_SCHEMA, format="parquet", filesystem=filesystem)
+
+
+def _stems(names: list[str]) -> set[str]:
+    return {name.removesuffix(".parquet") for name in names}
+
+
+def _recording(row: dict) -> Recording:
+    return Recording(
+        **{key: dict(value or []) if key in ("tool_versions", "metadata") else value for key, value in row.items()}
+    )

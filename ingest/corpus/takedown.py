@@ -1,0 +1,114 @@
+"""Take recordings out of a corpus for good, and everything that was derived from them."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import pyarrow.parquet as pq
+
+from triforce.ingest import ledger, storage
+from triforce.ingest.corpus.schema import Recording, RejectReason, Status
+from triforce.ingest.corpus.stats import clips_of, files_by_recording
+from triforce.ingest.corpus.store import Corpus
+
+
+@dataclass(frozen=True)
+class Removal:
+    """What a takedown took out."""
+
+    recordings: list[Recording]
+    num_clips: int
+    num_bytes: int
+    stale_shards: list[str]
+    """Shards that hold samples of what was removed: to be made anew."""
+
+
+def remove(
+    corpus: Corpus,
+    recordings: Iterable[Recording],
+    *,
+    tokens: str | None = None,
+    forget: bool = False,
+    dry_run: bool = False,
+) -> Removal:
+    """Take recordings out: media, transcripts, clips, and what was remembered of them.
+
+    Shards at ``tokens`` with samples of theirs are marked stale. In place of each recording stays a row that says when
+    it was removed and nothing else: it keeps a later sync from fetching the same again, also from another address.
+    With ``forget`` no such row stays. A killed removal is finished by running it again: the row, by which recordings
+    are found, goes last.
+    """
+    chosen = list(recordings)
+    stale = mark_stale(tokens, {item.recording_id for item in chosen}, dry_run=dry_run) if tokens else []
+    num_clips = 0
+    for source in sorted({item.source for item in chosen}):
+        files = files_by_recording(corpus, source)
+        for recording in (item for item in chosen if item.source == source):
+            clips = clips_of(corpus, recording, ["clip_id"])
+            num_clips += clips.num_rows if clips is not None else 0
+            if not dry_run:
+                _remove_one(corpus, recording, files.get(recording.recording_id, []), forget=forget)
+        if not dry_run:
+            _forget_pending(corpus, source, {item.recording_id for item in chosen})
+        if forget and not dry_run:
+            ledger.forget_pages(corpus, source)  # an unchanged feed would be taken for read, and yield them never
+    return Removal(chosen, num_clips, sum(item.num_bytes or 0 for item in chosen), stale)
+
+
+def _remove_one(corpus: Corpus, recording: Recording, names: list[str], *, forget: bool) -> None:
+    storage.remove(corpus.clips_uri(recording.source, recording.recording_id))
+    for name in names:
+        storage.remove(storage.join(corpus.uri, "recordings", f"source={recording.source}", name))
+    ledger.discard_partial(corpus, recording.recording_id)
+    if forget:
+        storage.remove(corpus.recording_uri(recording.source, recording.recording_id))
+        return
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    tombstone = Recording(
+        recording_id=recording.recording_id,
+        source=recording.source,
+        source_kind=recording.source_kind,
+        source_id="",
+        url="",
+        status=Status.REJECTED,
+        reason=RejectReason.FORBIDDEN.value,
+        detail="removed",
+        metadata={"removed_at": now},
+    )
+    corpus.write_recording(tombstone)
+
+
+def _forget_pending(corpus: Corpus, source: str, recording_ids: set[str]) -> None:
+    pending = ledger.read_pending(corpus, source) or []
+    kept = [item for item in pending if item.recording_id not in recording_ids]
+    if len(kept) != len(pending):
+        ledger.write_pending(corpus, source, kept)
+
+
+def mark_stale(tokens: str, recording_ids: set[str], *, dry_run: bool = False) -> list[str]:
+    """Mark the shards at ``tokens`` that hold samples of these recordings by ``<shard>.stale``, a JSON list of their
+    ids.
+
+    Which shard holds what is read from the plan beside the shards (``plan/*.parquet``: shard, recording_id).
+    """
+    shards: dict[int, set[str]] = {}
+    for name in storage.list_files(storage.join(tokens, "plan"), ".parquet"):
+        fs, path = storage.resolve(storage.join(tokens, "plan", name))
+        with fs.open(path, "rb") as file:
+            table = pq.read_table(file, columns=["shard", "recording_id"], partitioning=None)
+        for row in table.to_pylist():
+            if row["recording_id"] in recording_ids:
+                shards.setdefault(row["shard"], set()).add(row["recording_id"])
+    names = []
+    for index, found in sorted(shards.items()):
+        names.append(f"shard-{index:06d}")
+        uri = storage.join(tokens, f"{names[-1]}.stale")
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            found |= set(json.loads(storage.read_bytes(uri)))
+        if not dry_run:
+            storage.write_bytes(uri, json.dumps(sorted(found)).encode())
+    return names

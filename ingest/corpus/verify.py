@@ -1,0 +1,183 @@
+"""Check a corpus against itself: every file whole, every row true, nothing left over."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import soundfile
+
+from triforce.ingest import ledger, storage
+from triforce.ingest.corpus.schema import CLIP_SCHEMA, MEDIA_COLUMNS, Recording, Status, make_clip_id
+from triforce.ingest.corpus.stats import files_by_recording
+from triforce.ingest.corpus.store import Corpus
+from triforce.ingest.media.pixels import PIXEL_MODALITIES, PixelError, clip_pixels
+
+
+class FaultKind(StrEnum):
+    """What can be wrong with a corpus."""
+
+    UNREADABLE_ROW = "unreadable_row"
+    MISSING_MEDIA = "missing_media"
+    WRONG_BYTES = "wrong_bytes"
+    STRAY_MEDIA = "stray_media"
+    UNREADABLE_CLIPS = "unreadable_clips"
+    STRAY_CLIPS = "stray_clips"
+    BAD_CLIP = "bad_clip"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that is wrong. ``path`` is relative to the corpus."""
+
+    kind: FaultKind
+    path: str
+    detail: str
+
+
+def verify(
+    corpus: Corpus, *, deep: bool = True, repair: bool = False, on_progress: Callable[[str], None] | None = None
+) -> list[Fault]:
+    """The faults of a corpus; none is good news. ``deep`` hashes every media file and decodes every clip.
+
+    With ``repair`` what is broken or left over is removed, so that the next sync and the next cut make it anew, and
+    lost claims, by which duplicates are found, are written again. ``on_progress`` is told each recording's path.
+    """
+    faults: list[Fault] = []
+    for source in corpus.sources():
+        found = list(_verify_source(corpus, source, deep, repair, on_progress))
+        faults += found
+        for fault in found if repair else []:
+            _repair(corpus, source, fault)
+    if repair:
+        storage.remove_stale_temporaries(corpus.uri)
+    return faults
+
+
+def _verify_source(corpus: Corpus, source: str, deep: bool, repair: bool, on_progress) -> Iterator[Fault]:
+    files, clipped = files_by_recording(corpus, source), corpus.clipped_ids(source)
+    fetched: set[str] = set()
+    with_media: set[str] = set()  # what the cut rejects keeps its file
+    for recording_id in sorted(corpus.recording_ids(source)):
+        row_path = f"recordings/source={source}/{recording_id}.parquet"
+        if on_progress:
+            on_progress(row_path)
+        try:
+            recording = corpus.read_recording(source, recording_id)
+        except (pa.ArrowException, OSError, TypeError, IndexError) as error:
+            yield Fault(FaultKind.UNREADABLE_ROW, row_path, str(error))
+            continue
+        if recording.media_path:
+            with_media.add(recording_id)
+        if recording.status != Status.FETCHED:
+            continue
+        fetched.add(recording_id)
+        yield from _verify_media(corpus, recording, files.get(recording_id, []), deep)
+        if recording_id in clipped:
+            yield from _verify_clips(corpus, recording, deep)
+        if repair and recording.sha256:
+            _restore_claims(corpus, recording)
+    for recording_id in sorted(files.keys() - with_media):
+        for name in files[recording_id]:
+            yield Fault(FaultKind.STRAY_MEDIA, f"recordings/source={source}/{name}", "no row says that it was fetched")
+    for recording_id in sorted(clipped - fetched):
+        path = f"clips/source={source}/{recording_id}.parquet"
+        if not _is_settled_without_media(corpus, source, recording_id):
+            yield Fault(FaultKind.STRAY_CLIPS, path, "no row says that its recording was fetched")
+
+
+def _is_settled_without_media(corpus: Corpus, source: str, recording_id: str) -> bool:
+    """Whether the cut itself rejected the recording: then its clips file is empty, and says that the cut was done."""
+    try:
+        fs, path = storage.resolve(corpus.clips_uri(source, recording_id))
+        with fs.open(path, "rb") as file:
+            return pq.ParquetFile(file).metadata.num_rows == 0
+    except (pa.ArrowException, OSError):
+        return False
+
+
+def _verify_media(corpus: Corpus, recording: Recording, names: list[str], deep: bool) -> Iterator[Fault]:
+    path = recording.media_path or ""
+    if path.rsplit("/", 1)[-1] not in names:
+        yield Fault(FaultKind.MISSING_MEDIA, path, f"{recording.recording_id} was fetched, its file is gone")
+        return
+    uri = storage.join(corpus.uri, path)
+    fs, inner = storage.resolve(uri)
+    if (size := fs.size(inner)) != recording.num_bytes:
+        yield Fault(FaultKind.WRONG_BYTES, path, f"{size} bytes, {recording.num_bytes} on record")
+    elif deep and (sha256 := storage.sha256_of(uri)) != recording.sha256:
+        yield Fault(FaultKind.WRONG_BYTES, path, f"SHA-256 {sha256}, {recording.sha256} on record")
+
+
+def _verify_clips(corpus: Corpus, recording: Recording, deep: bool) -> Iterator[Fault]:
+    path = f"clips/source={recording.source}/{recording.recording_id}.parquet"
+    fs, inner = storage.resolve(corpus.clips_uri(recording.source, recording.recording_id))
+    try:
+        with fs.open(inner, "rb") as file:
+            parquet, last_sample = pq.ParquetFile(file), 0
+            known = {field.name: field.type for field in CLIP_SCHEMA}  # an older version wrote fewer columns
+            if any(known.get(field.name) != field.type for field in parquet.schema_arrow):
+                yield Fault(FaultKind.BAD_CLIP, path, "another schema than this version writes")
+                return
+            columns = ["clip_id", "recording_id", "start_sample", "end_sample", "sample_rate_hz", "modality"]
+            columns += MEDIA_COLUMNS if deep else ()
+            columns = [name for name in columns if name in parquet.schema_arrow.names]
+            for batch in parquet.iter_batches(batch_size=32, columns=columns):
+                for row in batch.to_pylist():
+                    if problem := _clip_problem(row, recording, last_sample):
+                        yield Fault(FaultKind.BAD_CLIP, path, f"{row['clip_id']}: {problem}")
+                    last_sample = row["start_sample"]
+    except (pa.ArrowException, OSError) as error:
+        yield Fault(FaultKind.UNREADABLE_CLIPS, path, str(error))
+
+
+def _clip_problem(row: dict, recording: Recording, last_sample: int) -> str | None:
+    start, end = row["start_sample"], row["end_sample"]
+    if row["recording_id"] != recording.recording_id or row["clip_id"] != make_clip_id(recording.recording_id, start):
+        return f"its ids do not fit recording {recording.recording_id} and sample {start}"
+    if not last_sample <= start < end:
+        return f"samples {start} to {end} behind a clip from {last_sample} on"
+    if "audio" not in row:
+        return None
+    if row.get("modality") in PIXEL_MODALITIES:
+        return _pixel_problem(row)
+    try:
+        info = soundfile.info(io.BytesIO(row["audio"]["bytes"]))
+    except (soundfile.LibsndfileError, TypeError) as error:
+        return f"its audio cannot be read: {error}"
+    if (info.frames, info.samplerate, info.channels) != (end - start, row["sample_rate_hz"], 1):
+        return f"{info.frames} samples of {info.samplerate} Hz in {info.channels} channels, {end - start} on record"
+    return None
+
+
+def _pixel_problem(row: dict) -> str | None:
+    try:
+        planes = clip_pixels(row)
+    except (PixelError, TypeError) as error:
+        return f"its {row['modality']} cannot be read: {error}"
+    num_frames, expected = planes.shape[1] if planes.ndim == 4 else 1, row["end_sample"] - row["start_sample"]
+    return None if num_frames == expected else f"{num_frames} frames, {expected} on record"
+
+
+def _restore_claims(corpus: Corpus, recording: Recording) -> None:
+    keys = ledger.keys_of(recording, sha256=recording.sha256, pcm_sha256=recording.metadata.get("pcm_sha256"))
+    with ledger.commit_lock(corpus):
+        missing = {kind: key for kind, key in keys.items() if ledger.find_owner(corpus, recording, {kind: key}) is None}
+        ledger.write_claims(corpus, recording, missing)
+
+
+def _repair(corpus: Corpus, source: str, fault: Fault) -> None:
+    """Remove what is wrong; for a broken media file that is the row too.
+
+    And with it all that was made from the file.
+    """
+    storage.remove(storage.join(corpus.uri, fault.path))
+    if fault.kind in (FaultKind.MISSING_MEDIA, FaultKind.WRONG_BYTES):
+        recording_id = fault.path.rsplit("/", 1)[-1].split(".")[0]
+        storage.remove(corpus.clips_uri(source, recording_id))
+        storage.remove(corpus.recording_uri(source, recording_id))
+    ledger.forget_pages(corpus, source)  # or the next discovery would take what is gone for known

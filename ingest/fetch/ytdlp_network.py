@@ -1,0 +1,113 @@
+"""yt-dlp's network, narrowed: every address is checked before it is connected to, redirects included, each host keeps
+its pace, and no program is started.
+"""
+
+from __future__ import annotations
+
+import functools
+import http.client
+import logging
+from urllib.error import URLError
+
+import yt_dlp
+from yt_dlp.networking import _helper
+from yt_dlp.networking._urllib import HTTPHandler, UrllibRH
+from yt_dlp.networking.exceptions import TransportError
+
+from triforce.ingest.config import Settings
+from triforce.ingest.corpus.schema import RejectReason
+from triforce.ingest.errors import Rejected
+from triforce.ingest.fetch import addresses, web
+
+logger = logging.getLogger(__name__)
+
+NATIVE_PROTOCOLS = r"^(https?|m3u8(_native)?|http_dash_segments)$"
+"""What yt-dlp downloads by itself, over the network code below. For others it would start ffmpeg or rtmpdump."""
+
+NOTHING_EXECUTED = {
+    "postprocessors": [],
+    "fixup": "never",
+    "external_downloader": {"default": "native"},
+    "hls_prefer_native": True,
+    "ffmpeg_location": "/no/ffmpeg/is/to/be/found",  # where it is, some playlists would be handed to it
+}
+"""Options with which yt-dlp starts no program and asks for nothing past the checks."""
+
+
+class CheckedYoutubeDL(yt_dlp.YoutubeDL):
+    """yt-dlp with the one network code that checks addresses; its others (curl, requests, websockets) are left out."""
+
+    def __init__(self, options: dict, settings: Settings):
+        self._settings = settings
+        super().__init__(NOTHING_EXECUTED | options)
+
+    def build_request_director(self, handlers, preferences=None):
+        return super().build_request_director([_checked_handler(self._settings)], preferences)
+
+
+@functools.lru_cache(maxsize=16)
+def _checked_handler(settings: Settings) -> type[UrllibRH]:
+    def connect(address, timeout=None, source_address=None, **_):
+        rows = addresses.resolve(*address, allow_private=settings.allow_private_hosts)
+        failure: OSError | None = None
+        for row in rows:
+            try:
+                return _helper._socket_connect(row, timeout, source_address)
+            except OSError as error:
+                failure = error
+        raise failure
+
+    def connection(http_class, *args, **kwargs):
+        made = http_class(*args, **kwargs)
+        made._create_connection = connect
+        return made
+
+    class CheckedHTTPHandler(HTTPHandler):
+        def _open(self, name: str, request, **kwargs):
+            addresses.check_url(request.full_url)
+            return self.do_open(functools.partial(connection, getattr(http.client, name)), request, **kwargs)
+
+        def http_open(self, request):
+            return self._open("HTTPConnection", request)
+
+        def https_open(self, request):
+            return self._open("HTTPSConnection", request, context=self._context)
+
+    class CheckedUrllibRH(UrllibRH):
+        _SUPPORTED_URL_SCHEMES = ("http", "https")
+
+        def _send(self, request):
+            web.host_of(request.url, settings).wait_for_turn()
+            try:
+                return super()._send(request)
+            except Rejected as rejection:  # yt-dlp passes on its own errors only
+                raise TransportError(str(rejection), cause=rejection) from rejection
+
+        def _create_instance(self, proxies, cookiejar, legacy_ssl_support=None):
+            opener = super()._create_instance(proxies, cookiejar, legacy_ssl_support)
+            checked = CheckedHTTPHandler(context=self._make_sslcontext(legacy_ssl_support=legacy_ssl_support))
+            for handler in opener.handlers:
+                if type(handler) is HTTPHandler:
+                    handler.http_open, handler.https_open = checked.http_open, checked.https_open
+                for scheme in ("ftp", "file", "data"):
+                    if hasattr(handler, f"{scheme}_open"):
+                        setattr(handler, f"{scheme}_open", _refuse)
+            return opener
+
+    return CheckedUrllibRH
+
+
+def _refuse(request):
+    raise URLError(Rejected(RejectReason.BAD_REDIRECT, f"{request.full_url[:200]!r} is not an http or https address"))
+
+
+class Log:
+    """yt-dlp's messages, at our levels."""
+
+    def debug(self, message: str) -> None:
+        logger.debug("%s", message)
+
+    info = warning = debug
+
+    def error(self, message: str) -> None:
+        logger.info("%s", message)

@@ -1,0 +1,172 @@
+"""A neural vocoder of the Vocos family (Siuzdak 2023, arXiv 2306.00814): ConvNeXt blocks at the mel's rate, then an
+inverse STFT of the magnitudes and phases they predict.
+
+``triforce train vocoder`` fits a small one. The published 24 kHz weights load into the same class, whose parameters
+carry the names that they have there: the package itself is not needed, and pins what this project cannot have.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import nn
+from torch.nn import functional as F
+
+from triforce.models.audio.mel import MelConfig
+
+HUB_ID = "charactr/vocos-mel-24khz"
+MAX_MAGNITUDE = 100.0
+"""As the published network clips: more is louder than any sound of full scale."""
+
+
+class VocosConfig(BaseModel):
+    """Shape of the vocoder; by default small."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    num_mels: int = Field(100, ge=8, le=512, description="Mel bins that come in.")
+    n_fft: int = Field(1024, ge=64, le=8192, description="FFT length, samples.")
+    hop_length: int = Field(256, ge=16, le=4096, description="Samples from one frame to the next.")
+    hidden: int = Field(256, ge=16, le=4096, description="Channels; the published network has 512.")
+    inner: int = Field(768, ge=16, le=16_384, description="Channels inside a block; published: 1536.")
+    num_blocks: int = Field(6, ge=1, le=64, description="ConvNeXt blocks; published: 8.")
+
+
+class ConvNeXtBlock(nn.Module):
+    """Depthwise convolution of width 7, norm, two pointwise layers, scaled (Liu et al. 2022, arXiv 2201.03545)."""
+
+    def __init__(self, config: VocosConfig) -> None:
+        super().__init__()
+        self.dwconv = nn.Conv1d(config.hidden, config.hidden, 7, padding=3, groups=config.hidden)
+        self.norm = nn.LayerNorm(config.hidden, eps=1e-6)
+        self.pwconv1 = nn.Linear(config.hidden, config.inner)
+        self.pwconv2 = nn.Linear(config.inner, config.hidden)
+        self.gamma = nn.Parameter(torch.full((config.hidden,), 1 / config.num_blocks))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.norm(self.dwconv(x).transpose(1, 2))
+        return x + (self.gamma * self.pwconv2(F.gelu(self.pwconv1(h)))).transpose(1, 2)
+
+
+class _Backbone(nn.Module):
+    def __init__(self, config: VocosConfig) -> None:
+        super().__init__()
+        self.embed = nn.Conv1d(config.num_mels, config.hidden, 7, padding=3)
+        self.norm = nn.LayerNorm(config.hidden, eps=1e-6)
+        self.convnext = nn.ModuleList(ConvNeXtBlock(config) for _ in range(config.num_blocks))
+        self.final_layer_norm = nn.LayerNorm(config.hidden, eps=1e-6)
+
+    def forward(self, mel: torch.Tensor) -> torch.Tensor:
+        x = self.norm(self.embed(mel).transpose(1, 2)).transpose(1, 2)
+        for block in self.convnext:
+            x = block(x)
+        return self.final_layer_norm(x.transpose(1, 2))
+
+
+class _Head(nn.Module):
+    def __init__(self, config: VocosConfig) -> None:
+        super().__init__()
+        self.out = nn.Linear(config.hidden, config.n_fft + 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """``(B, T, hidden)`` to complex STFT ``(B, n_fft // 2 + 1, T)``."""
+        magnitude, phase = self.out(x).transpose(1, 2).chunk(2, dim=1)
+        return torch.polar(magnitude.float().exp().clamp_max(MAX_MAGNITUDE), phase.float())
+
+
+class Vocos(nn.Module):
+    """The network; `NeuralVocoder` makes a `Vocoder` of it."""
+
+    def __init__(self, config: VocosConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = _Backbone(config)
+        self.head = _Head(config)
+        self.register_buffer("window", torch.hann_window(config.n_fft), persistent=False)
+        for module in self.modules():
+            if isinstance(module, nn.Conv1d | nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+
+    def forward(self, mel: torch.Tensor) -> torch.Tensor:
+        """``(B, num_mels, T)`` to ``(B, (T - 1) * hop_length)``."""
+        config = self.config
+        spectrum = self.head(self.backbone(mel))
+        length = (mel.shape[-1] - 1) * config.hop_length
+        return torch.istft(spectrum, config.n_fft, config.hop_length, window=self.window, length=length)
+
+
+class NeuralVocoder:
+    """Log-mel ``(num_mels, T)`` to samples, as every `Vocoder`; ``seed`` changes nothing, it draws no noise."""
+
+    def __init__(self, model: Vocos) -> None:
+        self.model = model.eval()
+
+    @torch.inference_mode()
+    def __call__(self, mel: torch.Tensor, *, seed: int = 0) -> torch.Tensor:
+        num_mels = self.model.config.num_mels
+        if mel.ndim != 2 or mel.shape[0] != num_mels:
+            raise ValueError(f"mel of shape {tuple(mel.shape)}: give ({num_mels}, T)")
+        if mel.shape[1] < 2:
+            return torch.zeros(0)
+        return self.model(mel.float()[None].to(self.model.window.device))[0].clamp(-1, 1)
+
+
+def load_pretrained(place: str | os.PathLike, mel_config: MelConfig) -> Vocos:
+    """The published network from a folder with its ``config.yaml`` and ``pytorch_model.bin``, or from a model hub by
+    its id.
+
+    Raises ValueError where its features are not those of ``mel_config``.
+    """
+    import yaml
+
+    folder = Path(place) if os.path.isdir(place) else _fetch(os.fspath(place))
+    about = yaml.safe_load((folder / "config.yaml").read_text())
+    config = _config_of(about, folder)
+    features = about["feature_extractor"]["init_args"]
+    for name, here in (("sample_rate", mel_config.sample_rate_hz), ("n_mels", mel_config.num_mels)):
+        if features[name] != here:
+            raise ValueError(f"{folder}: made for {name} {features[name]}, this release has {here}; use another one")
+    if (config.n_fft, config.hop_length) != (mel_config.n_fft, mel_config.hop_length):
+        raise ValueError(
+            f"{folder}: n_fft {config.n_fft} and hop {config.hop_length}, this release has {mel_config.n_fft} and "
+            f"{mel_config.hop_length}; use another vocoder"
+        )
+    model = Vocos(config)
+    weights = torch.load(folder / "pytorch_model.bin", map_location="cpu", weights_only=True)
+    # What the package computes by itself: mel filters and windows.
+    derived = ("feature_extractor.", "head.istft.")
+    model.load_state_dict({name: value for name, value in weights.items() if not name.startswith(derived)})
+    return model.eval().requires_grad_(False)
+
+
+def _config_of(about: dict[str, Any], folder: Path) -> VocosConfig:
+    backbone, head = about["backbone"]["init_args"], about["head"]["init_args"]
+    if not about["backbone"]["class_path"].endswith("VocosBackbone") or head.get("padding", "same") != "center":
+        raise ValueError(f"{folder}: not a Vocos for mels with centred frames, as {HUB_ID} is")
+    return VocosConfig(
+        num_mels=backbone["input_channels"],
+        n_fft=head["n_fft"],
+        hop_length=head["hop_length"],
+        hidden=backbone["dim"],
+        inner=backbone["intermediate_dim"],
+        num_blocks=backbone["num_layers"],
+    )
+
+
+def _fetch(hub_id: str) -> Path:
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError as error:
+        raise ImportError("Vocos from a model hub needs huggingface-hub: pip install 'triforce[vocos]'") from error
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=["config.yaml", "pytorch_model.bin"]))
+    except (OSError, ValueError) as error:
+        raise FileNotFoundError(
+            f"vocoder {hub_id!r}: no such folder, and no model hub gives it ({type(error).__name__}); download "
+            f"config.yaml and pytorch_model.bin of {HUB_ID} into a folder and name that, or use griffin-lim"
+        ) from error

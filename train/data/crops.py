@@ -1,0 +1,137 @@
+"""Crops of a corpus's clips as mels: what the dVAE, the diffusion network and the vocoder train on."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+
+import numpy as np
+import soxr
+import torch
+
+from triforce.ingest.corpus.store import Corpus
+from triforce.models.audio.mel import MelConfig, log_mel
+from triforce.train.config import TrainConfig
+from triforce.train.data.clips import ClipStore
+from triforce.train.data.order import Place, ShuffledOrder, is_validation
+from triforce.train.data.stream import Crop, CropStream
+
+STATISTICS_CLIPS = 64
+"""Clips that the medium's mean and spread are measured on: 64 are 10 minutes or so. Assumed."""
+EVAL_CROP_S = 8.0
+INT16_SCALE = 32768
+"""As libsndfile scales 16-bit samples, so that training sees what tokenizing sees."""
+
+
+AUDIBLE_NATS = 2.0
+"""A frame whose loudest bin is less than this above the floor is silence, 17 dB over 16-bit rounding noise. Assumed."""
+SILENCE_WEIGHT = 0.1
+"""Of silent frames in the dVAE's loss: a fifth of a talk is pauses, and codes spent on them are lost to speech."""
+
+
+JITTERED_SHARE = 0.5
+"""Of crops, where `speed_jitter` is set: the others stay as they are, with the band and the noise that clips have."""
+
+
+def is_audible(mel: torch.Tensor, config: MelConfig) -> torch.Tensor:
+    """Frames of log-mels ``(..., num_mels, T)`` that are no silence, ``(..., 1, T)`` bool."""
+    return mel.amax(-2, keepdim=True) > config.log_floor + AUDIBLE_NATS
+
+
+def _resampled(samples: np.ndarray, speed: float) -> np.ndarray:
+    """``(N,)`` int16 played ``speed`` times as fast. Through floats: soxr dithers integers, and that noise would lie
+    above the mel's floor where a clip has none.
+    """
+    played = soxr.resample(samples.astype(np.float32), speed, 1.0, quality="HQ")
+    return np.clip(np.rint(played), -INT16_SCALE, INT16_SCALE - 1).astype(np.int16)
+
+
+class ClipCrops:
+    """Mel crops of a corpus's clips: for training by position, for evaluation the same ones each time."""
+
+    unit = "nats"
+    scale = 1.0
+
+    def __init__(self, config: TrainConfig, mel_config: MelConfig, device: torch.device) -> None:
+        self.config, self.mel_config, self.device = config, mel_config, device
+        corpus = Corpus(config.corpus)
+        share = config.validation_share
+        rate, modality = mel_config.sample_rate_hz, config.modality
+        self.store = ClipStore(
+            corpus, rate, lambda clip_id: not is_validation(clip_id, share), config.cache_bytes, modality
+        )
+        self.validation = ClipStore(
+            corpus, rate, lambda clip_id: is_validation(clip_id, share), config.cache_bytes // 8, modality
+        )
+        self.order = ShuffledOrder(self.store.group_sizes, config.seed)
+        self.stream: CropStream | None = None
+
+    def remake(self) -> Callable[[], ClipCrops]:
+        """Makes the same reader in another process."""
+        return functools.partial(ClipCrops, self.config, self.mel_config, torch.device("cpu"))
+
+    def take(self, place: Place, count: int) -> list[Crop]:
+        """The next training crops: from the stream, where one is set, else read here and now."""
+        if self.stream is not None:
+            return self.stream.take(place, count)
+        return [self.crop(place.next()) for _ in range(count)]
+
+    def crop(self, position: int) -> tuple[np.ndarray, int]:
+        """Samples ``(N,)`` int16 of a training crop with its frames; a short clip is zero-padded to a crop's
+        samples.
+        """
+        waveform = self.store.waveform(*self.order(position))
+        hop, frames = self.mel_config.hop_length, self.config.crop_frames
+        wanted = (frames - 1) * hop
+        generator = np.random.default_rng([self.config.seed, position])
+        if (jitter := self.config.speed_jitter) and generator.random() < JITTERED_SHARE:
+            speed = 1 + jitter * generator.uniform(-1, 1)
+            heard = math.ceil(wanted * speed) + 1
+            start = int(generator.integers(max(0, len(waveform) - heard) + 1))
+            waveform = _resampled(waveform[start : start + heard], speed)
+        if len(waveform) > wanted:
+            start = int(generator.integers(len(waveform) - wanted + 1))
+            return waveform[start : start + wanted], frames
+        return np.pad(waveform, (0, wanted - len(waveform))), self.mel_config.num_frames(len(waveform))
+
+    def batch(self, place: Place, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mels ``(count, num_mels, crop_frames)`` and their true frames ``(count, 1)``."""
+        crops = self.take(place, count)
+        waveforms = torch.from_numpy(np.stack([samples for samples, _ in crops])).to(self.device).float() / INT16_SCALE
+        sizes = torch.tensor([[int(frames)] for _, frames in crops], device=self.device)
+        return log_mel(waveforms, self.mel_config), sizes
+
+    def evaluation(self) -> list[torch.Tensor]:
+        """Mels ``(num_mels, T)`` of the validation clips, or where there are none of training clips, at most 8 s
+        each.
+        """
+        store, places = self.evaluation_places()
+        longest = int(EVAL_CROP_S * self.mel_config.sample_rate_hz)
+        waveforms = [torch.from_numpy(store.waveform(*place)[:longest].copy()) for place in places]
+        return [log_mel(waveform.to(self.device).float() / INT16_SCALE, self.mel_config) for waveform in waveforms]
+
+    def evaluation_places(self) -> tuple[ClipStore, list[tuple[int, int]]]:
+        """The clips of `evaluation`: where they are, and the group and row of each."""
+        store = self.validation if len(self.validation) else self.store
+        places = [(group, row) for group, size in enumerate(store.group_sizes) for row in range(size)]
+        return store, places[: self.config.eval_clips]
+
+    def statistics(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and spread of each mel bin, ``(num_mels,)``, over what can be heard of the order's first clips."""
+        count = min(STATISTICS_CLIPS, len(self.store))
+        crops = [self.store.waveform(*self.order(position)) for position in range(count)]
+        frames = torch.cat(
+            [log_mel(torch.from_numpy(crop).float() / INT16_SCALE, self.mel_config) for crop in crops], dim=1
+        )
+        audible = frames[:, is_audible(frames, self.mel_config)[0]]
+        frames = audible if audible.shape[1] > 1 else frames
+        return frames.mean(1).to(self.device), frames.std(1).to(self.device)
+
+    @property
+    def channels(self) -> int:
+        return self.mel_config.num_mels
+
+    def weight(self, mel: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """``mask`` with silence counting little."""
+        return mask * torch.where(is_audible(mel, self.mel_config), 1.0, SILENCE_WEIGHT)

@@ -1,0 +1,207 @@
+"""Token samples to documents in any layout, and documents to packed rows.
+
+A layout names segments and their order, as in ``text>speech``, ``speech>text`` or ``voice+text>image``; what stands
+behind ``>`` is what sampling will be asked for. A ``voice`` segment is another clip of the same speaker. Media that lie
+in shard sets of their own meet by `TrainConfig.join_on`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from triforce.models.text import TextTokenizer, clean_text
+from triforce.models.vocabulary import PAD, Segment, Vocabulary
+from triforce.tokenize.shards import TokenSample
+from triforce.train.config import TrainConfig
+from triforce.train.data.order import Place, ShuffledOrder
+from triforce.train.data.token_store import TokenStore, Where, join_value
+
+
+def parse_layout(layout: str) -> tuple[str, ...]:
+    """The modalities of a layout, in order."""
+    if not re.fullmatch(r"[a-z]+([+][a-z]+)*(>[a-z]+)?", layout):
+        raise ValueError(f"layout {layout!r}: write modalities joined by + and at most one >, as in voice+text>speech")
+    return tuple(re.split(r"[+>]", layout))
+
+
+class PackedBatch(NamedTuple):
+    """Rows of whole documents side by side, each tensor ``(B, T)``."""
+
+    ids: torch.Tensor
+    targets: torch.Tensor
+    """The next id of the same document; `PAD` where there is none."""
+    weights: torch.Tensor
+    """Of each target in the loss."""
+    positions: torch.Tensor
+    """From 0 in each document."""
+    documents: torch.Tensor
+    """Number of the document in the row, from 1; 0 is padding."""
+
+    def to(self, device: torch.device) -> PackedBatch:
+        return PackedBatch(*(tensor.to(device, non_blocking=True) for tensor in self))
+
+
+class Documents:
+    """Draws a document for each position of the order; what is drawn depends on the seed and the position alone.
+
+    ``keep`` says by a clip's id whether it belongs here, training or validation; neither borrows from the other.
+    """
+
+    def __init__(
+        self,
+        store: TokenStore,
+        vocabulary: Vocabulary,
+        tokenizer: TextTokenizer,
+        config: TrainConfig,
+        keep: Callable[[str], bool],
+    ) -> None:
+        self.store, self.vocabulary, self.config, self.keep = store, vocabulary, config, keep
+        self._tokenizer = tokenizer
+        self.order = ShuffledOrder(store.group_sizes, config.seed)
+        self._layouts = [(parse_layout(layout), weight) for layout, weight in config.layouts.items() if weight]
+        known = {"text", *store.modalities, *(["voice"] if "speech" in store.modalities else [])}
+        for layout, _ in self._layouts:
+            for name in layout:
+                if name not in known:
+                    raise ValueError(
+                        f"layout {'+'.join(layout)}: no shard set holds {name}; there are {', '.join(sorted(known))}"
+                    )
+        self._partners = store.by_field(config.join_on, keep) if len(store.modalities) > 1 else {}
+
+    def segments(self, position: int) -> list[Segment] | None:
+        """The document at a position of the order; None where its clip is not to be kept or joins no layout."""
+        where = Where(*self.order(position))
+        sample = self.store.sample(where)
+        if not self.keep(sample.clip_id):
+            return None
+        generator = np.random.default_rng([self.config.seed, position])
+        layout = self._layout(where, sample, generator)
+        if layout is None:
+            return None
+        found = [(name, self._codes(name, where, sample, generator)) for name in layout]
+        return [Segment(name, codes) for name, codes in found if codes is not None]
+
+    def _layout(self, where: Where, sample: TokenSample, generator: np.random.Generator) -> tuple[str, ...] | None:
+        """One of the layouts whose media this sample has, itself or by the join; each is as likely as its weight."""
+        value = join_value(sample, self.config.join_on)
+        there = {"text", "voice", self.store.modality(where)} | {m for m, by in self._partners.items() if by.get(value)}
+        possible = [(layout, weight) for layout, weight in self._layouts if there.issuperset(layout)]
+        if not possible:
+            return None
+        weights = np.array([weight for _, weight in possible])
+        return possible[generator.choice(len(possible), p=weights / weights.sum())][0]
+
+    def _codes(self, name: str, where: Where, sample: TokenSample, generator: np.random.Generator) -> np.ndarray | None:
+        own = self.store.modality(where)
+        if name == "text":
+            # The first set's tokenizer reads the texts of all.
+            return sample.text if not self._partners else self._tokenizer.encode(self._text(sample))
+        if name == own:
+            return sample.codes.reshape(-1)
+        if name == "voice" and own == "speech":
+            return self._voice(where, sample, generator)
+        value = join_value(sample, self.config.join_on)
+        others = self._partners["speech" if name == "voice" else name][value]
+        other = others[generator.integers(len(others))]
+        found = self.store.sample(other)
+        return self._voice(other, found, generator) if name == "voice" else found.codes.reshape(-1)
+
+    @staticmethod
+    def _text(sample: TokenSample) -> str:
+        return clean_text(sample.metadata.get("text") or "")
+
+    def _voice(self, own: Where, sample: TokenSample, generator: np.random.Generator) -> np.ndarray | None:
+        """Codes of another clip of the speaker from the same shard, where a speaker's clips lie side by side; None if
+        there is none. It never shares a moment with ``sample``.
+        """
+        speaker = sample.metadata.get("speaker")
+        if not speaker:
+            return None
+        neighbours = (Where(own.group, row) for row in range(self.store.group_sizes[own.group]) if row != own.row)
+        others = [
+            other
+            for other in map(self.store.sample, neighbours)
+            if other.metadata.get("speaker") == speaker and self.keep(other.clip_id) and not overlap(sample, other)
+        ]
+        if not others:
+            return None
+        codes = others[generator.integers(len(others))].codes
+        longest = self.config.voice_codes
+        start = int(generator.integers(max(1, len(codes) - longest + 1)))
+        return codes[start : start + longest]
+
+    def tokens(self, segments: list[Segment]) -> tuple[np.ndarray, np.ndarray]:
+        """Ids ``(L,)`` of a document and the weight of each as a target."""
+        ids = self.vocabulary.document_ids(segments)
+        lengths = [len(segment.codes) + 2 for segment in segments]
+        values = [self.config.loss_weights.get(segment.modality, 1.0) for segment in segments]
+        return ids, np.concatenate([np.repeat(values, lengths), [1.0]]).astype(np.float32)
+
+
+def overlap(one: TokenSample, other: TokenSample, sample_rate_hz: int = 24_000) -> bool:
+    """Whether two clips share a moment of one recording; a clip's id ends in its first sample."""
+    (recording, start), (recording_2, start_2) = (sample.clip_id.rpartition("-")[::2] for sample in (one, other))
+    if recording != recording_2 or not (start.isdigit() and start_2.isdigit()):
+        return one.clip_id == other.clip_id
+    lengths = [int(sample.metadata.get("duration_s", 0) * sample_rate_hz) for sample in (one, other)]
+    return int(start) < int(start_2) + lengths[1] and int(start_2) < int(start) + lengths[0]
+
+
+class Packer:
+    """Fills rows of ``context`` tokens with whole documents; one that is longer than a row is passed over and
+    counted.
+    """
+
+    def __init__(self, documents: Documents, context: int) -> None:
+        self.documents, self.context = documents, context
+        self.num_too_long = 0
+
+    def batch(self, place: Place, num_rows: int) -> PackedBatch:
+        """The next rows from ``place``, which moves on."""
+        return stack([self._row(place) for _ in range(num_rows)], self.context)
+
+    def _row(self, place: Place) -> list[tuple[np.ndarray, np.ndarray]]:
+        row: list[tuple[np.ndarray, np.ndarray]] = []
+        space, misses = self.context, 0
+        while True:
+            taken = place.taken
+            segments = self.documents.segments(place.next())
+            ids, weights = self.documents.tokens(segments) if segments else (np.empty(0, np.int64), None)
+            if not segments or len(ids) > self.context:
+                self.num_too_long += bool(segments)
+                misses += 1
+                if misses > self.documents.order.epoch_length:
+                    raise ValueError(
+                        f"no document fits into context {self.context}; the last had {len(ids)} tokens: raise context, "
+                        "or name layouts whose media the shards have"
+                    )
+            elif len(ids) > space:
+                place.taken = taken  # it begins the next row
+                return row
+            else:
+                row.append((ids, weights))
+                space -= len(ids)
+                misses = 0
+
+
+def stack(rows: list[list[tuple[np.ndarray, Any]]], context: int) -> PackedBatch:
+    """Rows of documents, each ``(ids, weights)``, as tensors padded to ``context``."""
+    shape = (len(rows), context)
+    ids, targets = np.full(shape, PAD, np.int64), np.full(shape, PAD, np.int64)
+    positions, numbers, weights = np.zeros(shape, np.int64), np.zeros(shape, np.int64), np.zeros(shape, np.float32)
+    for r, row in enumerate(rows):
+        start = 0
+        for number, (document, weight) in enumerate(row, 1):
+            stop = start + len(document)
+            ids[r, start:stop] = document
+            targets[r, start : stop - 1] = document[1:]
+            weights[r, start : stop - 1] = weight[1:]
+            positions[r, start:stop] = np.arange(len(document))
+            numbers[r, start:stop] = number
+            start = stop
+    return PackedBatch(*(torch.from_numpy(array) for array in (ids, targets, weights, positions, numbers)))

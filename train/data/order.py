@@ -1,0 +1,105 @@
+"""Clips and token documents in a random order that a seed fixes, shared out over workers, and resumed at the exact
+sample.
+
+Data lies in groups that are read whole (row groups of Parquet, tar shards). Groups are permuted anew each epoch, clips
+within windows of
+groups, so reading stays sequential in pieces and memory bounded. A worker's place is one number, its position in the
+endless order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+
+T = TypeVar("T")
+WINDOW_GROUPS = 16
+"""Groups that are mixed with each other: 16 row groups are about 500 clips. Assumed."""
+
+
+def is_validation(clip_id: str, share: float) -> bool:
+    """Whether a clip is kept from training: by its id alone, so it stays out whatever else is in the corpus."""
+    return int.from_bytes(hashlib.sha256(clip_id.encode()).digest()[:4], "big") < share * 2**32
+
+
+class ShuffledOrder:
+    """Position in the endless order to ``(group, row)``."""
+
+    def __init__(self, group_sizes: Sequence[int], seed: int) -> None:
+        self.group_sizes = list(group_sizes)
+        self.epoch_length = sum(group_sizes)
+        self.seed = seed
+        self._epoch = -1
+        self._window: tuple[int, np.ndarray] = (-1, np.empty((0, 2), np.int64))
+        if not self.epoch_length:
+            raise ValueError(
+                "nothing to train on: no clip is kept; run `triforce ingest`, loosen the filters, or lower "
+                "validation_share"
+            )
+
+    def __call__(self, position: int) -> tuple[int, int]:
+        epoch, place = divmod(position, self.epoch_length)
+        if epoch != self._epoch:
+            self._epoch = epoch
+            self._groups = np.random.default_rng([self.seed, epoch]).permutation(len(self.group_sizes))
+            sizes = [self.group_sizes[g] for g in self._groups]
+            starts = range(0, len(sizes), WINDOW_GROUPS)
+            self._window_starts = np.cumsum([0, *(sum(sizes[i : i + WINDOW_GROUPS]) for i in starts)]).tolist()
+            self._window = (-1, self._window[1])
+        window = bisect_right(self._window_starts, place) - 1
+        if window != self._window[0]:
+            members = self._groups[window * WINDOW_GROUPS : (window + 1) * WINDOW_GROUPS]
+            pairs = np.array([(group, row) for group in members for row in range(self.group_sizes[group])])
+            self._window = (window, np.random.default_rng([self.seed, epoch, window]).permutation(pairs))
+        group, row = self._window[1][place - self._window_starts[window]]
+        return int(group), int(row)
+
+
+class GroupCache(Generic[T]):
+    """The last groups read, up to a number of bytes."""
+
+    def __init__(self, read: Callable[[int], tuple[T, int]], max_bytes: int) -> None:
+        self._read, self._max_bytes, self._bytes = read, max_bytes, 0
+        self._groups: OrderedDict[int, tuple[T, int]] = OrderedDict()
+
+    def __getitem__(self, group: int) -> T:
+        if group in self._groups:
+            self._groups.move_to_end(group)
+            return self._groups[group][0]
+        value, size = self._read(group)
+        self._groups[group] = (value, size)
+        self._bytes += size
+        while self._bytes > self._max_bytes and len(self._groups) > 1:
+            self._bytes -= self._groups.popitem(last=False)[1][1]
+        return value
+
+
+class Place:
+    """Where a worker is in the endless order: takes positions ``rank``, ``rank + num_workers``, ..."""
+
+    def __init__(self, rank: int, num_workers: int) -> None:
+        self.rank, self.num_workers, self.taken = rank, num_workers, 0
+
+    def next(self) -> int:
+        position = self.taken * self.num_workers + self.rank
+        self.taken += 1
+        return position
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"taken": self.taken, "num_workers": self.num_workers}
+
+    def resume(self, places: list[dict[str, Any]]) -> None:
+        """Go on from the places of all workers, each at its own pace.
+
+        With another number of workers the order is kept and everyone starts where the slowest was: some samples come
+        again, none is lost.
+        """
+        if len(places) == self.num_workers:
+            self.taken = places[self.rank]["taken"]
+        else:
+            self.taken = min(place["taken"] * place["num_workers"] for place in places) // self.num_workers

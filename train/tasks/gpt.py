@@ -1,0 +1,206 @@
+"""Training of the transformer on packed documents."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from triforce.models.footprint import footprint
+from triforce.models.gpt import GPT, GPTConfig
+from triforce.models.release_files import load_stage, load_tokenizer_of
+from triforce.models.text import TextTokenizer
+from triforce.models.vocabulary import Modality, Vocabulary
+from triforce.tokenize.plan import load_tokenizer
+from triforce.train.config import TrainConfig
+from triforce.train.data.documents import Documents, PackedBatch, Packer, stack
+from triforce.train.data.order import Place, is_validation
+from triforce.train.data.token_store import TokenStore
+from triforce.train.trainer.prefetch import Prefetcher
+
+SEARCH_PER_DOCUMENT = 2000
+"""Positions searched for each validation document; a share of 1/2000 is still found. Assumed."""
+
+
+def media_vocabulary(text_size: int, media: dict[str, tuple[int, tuple[int, ...] | None]]) -> Vocabulary:
+    """Text, then each medium by its number of codes and its grid, then the voice prompts that share speech's codes."""
+    modalities = [Modality(name="text", num_codes=text_size)]
+    modalities += [Modality(name=name, num_codes=size, grid=grid) for name, (size, grid) in media.items()]
+    if "speech" in media:
+        modalities.append(Modality(name="voice", num_codes=media["speech"][0], shares="speech"))
+    return Vocabulary(modalities=tuple(modalities))
+
+
+def speech_vocabulary(text_size: int, num_codes: int) -> Vocabulary:
+    """Text, speech, and voice prompts."""
+    return media_vocabulary(text_size, {"speech": (num_codes, None)})
+
+
+def describe(config: TrainConfig) -> str:
+    """What a run will weigh, before it starts: parameters, memory and work."""
+    store = TokenStore(shard_sets(config), config.cache_bytes)
+    sizes = {name: (meta["num_codes"], None) for name, meta in zip(store.modalities, store.metas, strict=True)}
+    vocabulary = media_vocabulary(load_tokenizer(config.tokens).size, sizes)
+    shape = GPTConfig.model_validate({"vocabulary": vocabulary, "max_positions": config.context} | config.model)
+    rows = config.batch_per_worker // config.accumulation
+    shards = config.num_workers if config.sharding == "fsdp" else 1
+    return str(footprint(shape, config.context, rows, shards=shards, recompute=config.checkpoint_activations))
+
+
+def shard_sets(config: TrainConfig) -> list[str]:
+    """URIs of all that the GPT reads, the main set first."""
+    assert config.tokens is not None, "stage gpt has tokens, TrainConfig sees to it"
+    return [config.tokens, *config.more_tokens]
+
+
+class GPTTask:
+    def __init__(self, config: TrainConfig, place: Place, device: torch.device) -> None:
+        self.config, self.place, self.device = config, place, device
+        self.store = TokenStore(shard_sets(config), config.cache_bytes)
+        self.tokenizer = self._tokenizer()
+        self.model = self._model().to(device)
+        self.model.checkpoint_activations = config.checkpoint_activations
+        share = config.validation_share
+        self.documents = self._documents(lambda clip_id: not is_validation(clip_id, share))
+        packer = Packer(self.documents, config.context)
+        self._reader: Place | None = None
+        self._batches = Prefetcher(lambda: self._read(packer), config.prefetch)
+        self._evaluation = self._evaluation_batches(self._documents(lambda clip_id: is_validation(clip_id, share)))
+        self._evaluation = self._evaluation or self._evaluation_batches(self.documents)
+
+    def _tokenizer(self) -> TextTokenizer:
+        tokenizer = load_tokenizer(self.config.tokens)
+        if self.config.init_from is None:
+            return tokenizer
+        known = load_tokenizer_of(self.config.init_from)
+        if known.to_json() != tokenizer.to_json():
+            raise ValueError(
+                f"{self.config.tokens} was tokenized with other text pieces than {self.config.init_from} knows; "
+                "put the release's gpt/tokenizer.json into a new tokens folder before `triforce tokenize`"
+            )
+        return tokenizer
+
+    def _model(self) -> GPT:
+        config, store = self.config, self.store
+        sizes = {
+            name: (meta["num_codes"], store.grid(name))
+            for name, meta in zip(store.modalities, store.metas, strict=True)
+        }
+        vocabulary = media_vocabulary(self.tokenizer.size, sizes)
+        if config.init_from is None:
+            settings = {"vocabulary": vocabulary, "max_positions": config.context} | config.model
+            if config.side_by_side:
+                settings = {"paces": {"text": store.codes_per_piece()}} | settings
+            return GPT(GPTConfig.model_validate(settings))
+        stage = load_stage(config.init_from, "gpt")
+        if stage is None:
+            raise FileNotFoundError(f"init_from {config.init_from}: no gpt/config.json here")
+        model = stage.model.requires_grad_(True).train()
+        known = {modality.name: modality for modality in model.config.vocabulary.modalities}
+        for modality in vocabulary.modalities:
+            if modality.name in known and known[modality.name].num_codes != modality.num_codes:
+                raise ValueError(
+                    f"init_from {config.init_from}: its {modality.name} has {known[modality.name].num_codes} codes, "
+                    f"these shards have {modality.num_codes}"
+                )
+        torch.manual_seed(config.seed)
+        return model.extended(*(m for m in vocabulary.modalities if m.name not in known))
+
+    def _documents(self, keep: Any) -> Documents:
+        return Documents(self.store, self.model.config.vocabulary, self.tokenizer, self.config, keep)
+
+    def _evaluation_batches(self, documents: Documents) -> list[PackedBatch]:
+        """One document a row, the same ones each time; none where there is nothing to keep."""
+        config, rows = self.config, []
+        last = min(documents.order.epoch_length, config.eval_clips * SEARCH_PER_DOCUMENT)
+        for position in range(last):
+            segments = documents.segments(position)
+            if segments:
+                ids, weights = documents.tokens(segments)
+                rows.append([(ids[: config.context], weights[: config.context])])
+            if len(rows) == config.eval_clips:
+                break
+        longest = max((len(row[0][0]) for row in rows), default=0)
+        return [stack(rows[i : i + 8], longest).to(self.device) for i in range(0, len(rows), 8)]
+
+    def _read(self, packer: Packer) -> tuple[PackedBatch, int]:
+        """The next batch and the place behind it; runs in the prefetching thread."""
+        if self._reader is None:
+            self._reader = copy.copy(self.place)
+        batch = packer.batch(self._reader, self.config.batch_per_worker // self.config.accumulation)
+        return batch, self._reader.taken
+
+    def next_batch(self) -> Any:
+        batch, taken = self._batches.next()
+        self.place.taken = taken
+        return batch.to(self.device)
+
+    @property
+    def dvae_hashes(self) -> dict[str, str]:
+        """The dVAE behind the codes of each medium."""
+        return {name: meta["dvae_hash"] for name, meta in zip(self.store.modalities, self.store.metas, strict=True)}
+
+    def close(self) -> None:
+        self._batches.close()
+
+    def loss(self, batch: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        if self.config.code_noise:
+            vocabulary = self.model.config.vocabulary
+            batch = batch._replace(ids=with_wrong_codes(batch.ids, vocabulary, self.config.code_noise))
+        losses, weights = token_losses(self.model, batch)
+        loss = (losses * weights).sum() / weights.sum().clamp_min(1e-6)
+        return loss, {"tokens": (batch.documents > 0).sum().float()}
+
+    def anneal(self, progress: float) -> None:
+        pass
+
+    def characters(self) -> str:
+        """What the texts are written in, sorted: whoever speaks with this network is told of a character that it never
+        read.
+        """
+        return self.store.characters()
+
+    @torch.no_grad()  # not inference_mode: sharded weights are gathered in the forward pass
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        """Bits a token of each modality, and the weighted loss, on clips that training never sees."""
+        vocabulary = model.config.vocabulary
+        sums: dict[str, list[float]] = {}
+        total = [0.0, 0.0]
+        for batch in self._evaluation:
+            losses, weights = token_losses(model, batch)
+            targets = batch.targets[batch.targets > 0]
+            total = [total[0] + float((losses * weights).sum()), total[1] + float(weights.sum())]
+            for name in ("text", *self.store.modalities):
+                first = vocabulary.offset(name)
+                inside = (targets >= first) & (targets < first + vocabulary.modality(name).num_codes) | (
+                    targets == vocabulary.end(name)
+                )
+                entry = sums.setdefault(name, [0.0, 0])
+                entry[0] += float(losses[inside].sum())
+                entry[1] += int(inside.sum())
+        bits = {f"{name}_bits": nats / count / math.log(2) for name, (nats, count) in sums.items() if count}
+        return {"loss": total[0] / max(total[1], 1e-6)} | bits
+
+
+def with_wrong_codes(ids: torch.Tensor, vocabulary: Vocabulary, share: float) -> torch.Tensor:
+    """``ids`` with a share of the codes of each medium, text aside, replaced by any of that medium."""
+    chosen = torch.rand(ids.shape, device=ids.device) < share
+    for modality in vocabulary.modalities:
+        if modality.name == "text" or modality.shares:
+            continue
+        first = vocabulary.offset(modality.name)
+        inside = (ids >= first) & (ids < first + modality.num_codes)
+        ids = torch.where(chosen & inside, torch.randint_like(ids, first, first + modality.num_codes), ids)
+    return ids
+
+
+def token_losses(model: GPT, batch: PackedBatch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cross-entropy in nats ``(N,)`` float32 of every target that is not padding, and its weight ``(N,)``."""
+    hidden = model(batch.ids, positions=batch.positions, documents=batch.documents)
+    real = batch.targets > 0
+    logits = model.logits(hidden[real]).float()
+    return F.cross_entropy(logits, batch.targets[real], reduction="none"), batch.weights[real]

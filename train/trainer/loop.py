@@ -1,0 +1,300 @@
+"""The training loop that all three networks share: step, evaluate, save, and resume as if nothing had happened.
+
+Everything random is drawn from (seed, step, rank) and everything read depends on a position, so a resumed run takes
+the very steps that an undisturbed one would have taken.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import fnmatch
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from triforce.models.release_files import load_unique, unique_tensors
+from triforce.train.config import OptimizerConfig, TrainConfig
+from triforce.train.tasks.base import Task
+from triforce.train.trainer import sharding
+
+log = logging.getLogger(__name__)
+
+
+class NonFiniteLossError(ArithmeticError):
+    """The loss or its gradient is no longer a number: training would only destroy the weights."""
+
+
+@dataclass
+class Progress:
+    step: int = 0
+    elapsed_s: float = 0.0
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+class _Loss(nn.Module):
+    """The task's loss as a module, so that DistributedDataParallel and torch.compile see one forward pass."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__()
+        self.model = task.model
+        self._task = [task]  # a list hides the task from module registration
+
+    def forward(self, batch: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        return self._task[0].loss(batch)
+
+
+class Trainer:
+    """One worker's training state. ``save`` is called with a folder's writer and the metrics so far; see `fit`."""
+
+    def __init__(
+        self, task: Task, config: TrainConfig, *, rank: int = 0, num_workers: int = 1, device: str = "cpu"
+    ) -> None:
+        self.task, self.config = task, config
+        self.rank, self.num_workers = rank, num_workers
+        self.device = torch.device(device)
+        self.half = in_bfloat16(config.precision, self.device)
+        self.progress = Progress()
+        task.model.to(self.device)
+        self.ema = copy.deepcopy(task.model).eval().requires_grad_(False)
+        freeze(task.model, config.train_only)
+        self._class = type(task.model)  # sharding changes it
+        self._names, self._tied = set(unique_tensors(task.model)), sharding.tied_names(task.model)
+        module: nn.Module = _Loss(task)
+        self.sharded = num_workers > 1 and config.sharding == "fsdp"
+        if self.sharded:
+            sharding.shard(task.model, module)
+            sharding.shard(self.ema, self.ema)
+        self.optimizer = make_optimizer(task.model, config.optimizer)
+        if num_workers > 1 and not self.sharded:
+            # Buffers are codebooks and statistics that the quantizers keep in step themselves.
+            module = DistributedDataParallel(module, broadcast_buffers=False, find_unused_parameters=True)
+        self.module = torch.compile(module) if config.compile else module
+        self._places: list[dict[str, Any]] = []
+
+    def fit(
+        self,
+        report: Callable[[Trainer, dict[str, float], bool], None],
+        log_metrics: Callable[[list[dict[str, float]]], None],
+    ) -> None:
+        """Train to the end. ``report(trainer, metrics, save)`` runs on every rank after an evaluation or when a
+        checkpoint is due.
+        """
+        config, progress = self.config, self.progress
+        started = time.monotonic() - progress.elapsed_s
+        saved_s = progress.elapsed_s
+        while (done := self.share_done()) < 1:
+            metrics = self.step(done)
+            progress.step += 1
+            progress.elapsed_s, due = self._agree(time.monotonic() - started, saved_s)
+            last = self.share_done() >= 1
+            evaluated = progress.step % config.eval_every == 0 or last
+            if evaluated:
+                metrics |= {f"eval/{name}": value for name, value in self.task.evaluate(self.ema).items()}
+            if evaluated or progress.step % config.log_every == 0 or progress.step == 1:
+                progress.history.append({"step": progress.step, "wall_s": round(progress.elapsed_s, 2)} | metrics)
+                if self.rank == 0:
+                    log_metrics(progress.history)
+            if due or last:
+                self._places = self._everyones(self.task.place.state_dict())
+                report(self, metrics, True)
+                saved_s = progress.elapsed_s
+        if hasattr(self.task, "close"):
+            self.task.close()
+
+    def share_done(self) -> float:
+        """How much of the run is behind: by steps, or by time where the config caps it."""
+        by_steps = self.progress.step / self.config.max_steps
+        if self.config.max_minutes is None:
+            return by_steps
+        return max(by_steps, self.progress.elapsed_s / (60 * self.config.max_minutes))
+
+    def step(self, done: float) -> dict[str, float]:
+        """One optimizer step; the training metrics under ``train/``."""
+        config, step = self.config, self.progress.step
+        torch.manual_seed(hash((config.seed, step, self.rank)) % 2**63)
+        self.task.anneal(done)
+        self.module.train()
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(config.optimizer, step, done)
+        totals: dict[str, float] = {}
+        started, waited_s = time.perf_counter(), 0.0
+        for part in range(config.accumulation):
+            asked = time.perf_counter()
+            batch = self.task.next_batch()
+            waited_s += time.perf_counter() - asked
+            with self._gradients_later() if part + 1 < config.accumulation else contextlib.nullcontext():
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
+                    loss, metrics = self.module(batch)
+                (loss / config.accumulation).backward()
+            for name, value in {"loss": loss, **metrics}.items():
+                totals[name] = totals.get(name, 0.0) + float(value.detach()) / config.accumulation
+        norm = nn.utils.clip_grad_norm_(self.task.model.parameters(), config.optimizer.max_grad_norm)
+        norm = float(norm.full_tensor() if self.sharded else norm)
+        if not math.isfinite(totals["loss"]) or not math.isfinite(norm):
+            raise NonFiniteLossError(
+                f"step {step}: loss {totals['loss']}, gradient norm {norm}; the weights are untouched since the "
+                f"last checkpoint. "
+                "Lower optimizer.learning_rate, or look for broken clips"
+            )
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        update_ema(self.ema, self.task.model, min(config.optimizer.ema_decay, (1 + step) / (10 + step)))
+        rate = self.optimizer.param_groups[0]["lr"]
+        return {f"train/{name}": value for name, value in totals.items()} | {
+            "train/grad_norm": norm,
+            "train/learning_rate": rate,
+            # What a step stands still for data; anything over a few per cent is a starved network.
+            "data/wait_share": waited_s / (time.perf_counter() - started),
+            "data/workers": float(self.num_workers),
+        }
+
+    @contextlib.contextmanager
+    def _gradients_later(self) -> Iterator[None]:
+        """Gradients add up on each worker and are shared by the last part of an accumulated batch."""
+        if self.sharded:
+            self.module.set_requires_gradient_sync(False)
+            yield
+            self.module.set_requires_gradient_sync(True)
+        elif self.num_workers > 1:
+            with self.module.no_sync():
+                yield
+        else:
+            yield
+
+    def _everyones(self, place: dict[str, Any]) -> list[dict[str, Any]]:
+        """The places of all ranks: packing moves each at its own pace."""
+        if self.num_workers == 1:
+            return [place]
+        places: list[dict[str, Any]] = [{} for _ in range(self.num_workers)]
+        torch.distributed.all_gather_object(places, place)
+        return places
+
+    def _agree(self, elapsed_s: float, saved_s: float) -> tuple[float, bool]:
+        """Rank 0's clock, and whether a checkpoint is due by it: every rank must take the same turn."""
+        if self.num_workers > 1:
+            clock = torch.tensor([elapsed_s], dtype=torch.float64, device=self.device)
+            torch.distributed.broadcast(clock, src=0)
+            elapsed_s = float(clock)
+        return elapsed_s, elapsed_s - saved_s >= self.config.checkpoint_every_s
+
+    def save(self, folder: Path) -> None:
+        """Write the state of training into ``folder`` on rank 0. Where weights are sharded every rank must call it."""
+        weights = {"model": self.weights(self.task.model), "ema": self.weights(self.ema)}
+        if self.sharded:
+            optimizer = sharding.whole_optimizer(self.module, self.optimizer)
+        else:
+            optimizer = self.optimizer.state_dict()
+        if self.rank:
+            return
+        for name, tensors in weights.items():
+            save_file(tensors, folder / f"{name}.safetensors")
+        torch.save(optimizer, folder / "optimizer.pt")
+        state = {
+            "step": self.progress.step,
+            "elapsed_s": self.progress.elapsed_s,
+            "history": self.progress.history,
+            "places": self._places or [self.task.place.state_dict()],
+        }
+        (folder / "state.json").write_text(json.dumps(state))
+
+    def weights(self, model: nn.Module) -> dict[str, torch.Tensor]:
+        """Whole tensors of the network or of its average; see `save` for who must call it."""
+        if self.sharded:
+            return sharding.whole_weights(model, self._names)
+        return {key: value.contiguous() for key, value in unique_tensors(model).items()}
+
+    def averaged(self) -> nn.Module:
+        """The average as a whole network, to be released; see `save` for who must call it."""
+        if not self.sharded:
+            return self.ema
+        tensors = self.weights(self.ema)
+        model = self._class(self.ema.config).to(self.device)
+        if self.rank == 0:
+            load_unique(model, tensors)
+        return model.eval()
+
+    def load(self, folder: Path) -> None:
+        """Continue from what `save` wrote."""
+        state = json.loads((folder / "state.json").read_text())
+        optimizer = torch.load(folder / "optimizer.pt", weights_only=True, map_location=self.device)
+        for name, model in (("model", self.task.model), ("ema", self.ema)):
+            tensors = load_file(folder / f"{name}.safetensors")
+            if self.sharded:
+                sharding.load_whole_weights(model, tensors, self._tied)
+            else:
+                load_unique(model, tensors)
+        if self.sharded:
+            sharding.load_whole_optimizer(self.module, self.optimizer, optimizer)
+        else:
+            self.optimizer.load_state_dict(optimizer)
+        self.progress.step, self.progress.elapsed_s = state["step"], state["elapsed_s"]
+        self.progress.history[:] = state["history"]
+        self.task.place.resume(state["places"])
+
+
+def in_bfloat16(precision: str, device: torch.device) -> bool:
+    """Whether matrix products are to be in bfloat16; ``precision`` as in `TrainConfig`."""
+    if precision == "auto":
+        return device.type == "cuda" or (device.type == "cpu" and has_matrix_units())
+    return precision == "bfloat16"
+
+
+def has_matrix_units() -> bool:
+    """Whether this CPU multiplies bfloat16 matrices in units of their own, Intel's AMX: several times faster than
+    float32. Other CPUs gain little or lose.
+    """
+    return bool(torch.cpu.get_capabilities().get("amx_bf16")) if hasattr(torch.cpu, "get_capabilities") else False
+
+
+def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
+    """Leave only the parameters whose names fit one of ``patterns`` to be trained; none given, all are."""
+    if not patterns:
+        return
+    names = [name for name, _ in model.named_parameters()]
+    for pattern in patterns:
+        if not fnmatch.filter(names, pattern):
+            raise ValueError(f"train_only {pattern!r} fits no parameter; there are {', '.join(names[:6])}, ...")
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns))
+
+
+def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
+    """AdamW that decays matrices and filters but no vector."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True)
+
+
+def learning_rate(config: OptimizerConfig, step: int, done: float) -> float:
+    """Linear rise over the warm-up, then flat, then linear to zero over the last ``decay_share`` of the run."""
+    rise = min(1.0, (step + 1) / max(1, config.warmup_steps))
+    fall = min(1.0, (1 - done) / config.decay_share) if config.decay_share else 1.0
+    return config.learning_rate * min(rise, fall)
+
+
+@torch.no_grad()
+def update_ema(ema: nn.Module, model: nn.Module, decay: float) -> None:
+    """Move ``ema`` toward ``model``: weights and floating buffers by average, whole-number buffers by copy."""
+    averaged, current = [], []
+    for mine, theirs in zip(ema.state_dict().values(), model.state_dict().values(), strict=True):
+        mine, theirs = sharding.local(mine), sharding.local(theirs)
+        if mine.is_floating_point():
+            averaged.append(mine)
+            current.append(theirs.to(mine.dtype))
+        else:
+            mine.copy_(theirs)
+    torch._foreach_lerp_(averaged, current, 1 - decay)
