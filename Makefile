@@ -1,5 +1,6 @@
 # make demo [SPEECH=dir]   the whole pipeline on real speech, into demo-run/; again: continues
 # make test                the test suite
+# make constraints         pin what an installation takes (infra/constraints.txt); UPGRADE=1 renews the pins that are there
 # make lint types arrows   style (ruff), types (mypy), and that imports between the folders point one way
 #
 # Each creates .venv first, and renews it when pyproject.toml or the constraints change.
@@ -9,7 +10,7 @@ VENV := .venv
 STAMP := $(VENV)/.installed
 DEMO_FOLDER ?= demo-run
 
-.PHONY: demo test lint types arrows env clean
+.PHONY: demo test lint types arrows constraints env clean
 .DELETE_ON_ERROR:
 
 demo: $(STAMP)
@@ -26,6 +27,9 @@ types: $(STAMP)
 
 arrows: $(STAMP)
 	@$(VENV)/bin/python -m pytest -q tests/test_layout.py
+
+constraints: $(STAMP)
+	@$(VENV)/bin/python infra/constraints.py $(if $(UPGRADE),--upgrade)
 
 env: $(STAMP)
 

@@ -1,8 +1,8 @@
-"""The flow ``ingest``: sources of one kind, from what is new to clips in the corpus.
+"""The flow ``ingest``: new recordings of the sources of one kind become clips in the corpus.
 
-Each recording is fetched by one task and cut and transcribed by another, many at a time; the corpus alone says what is
-done, so a run that was stopped anywhere continues by being run again. Timeouts are in the I/O: Prefect cannot interrupt
-a thread. Told of a Ray cluster, the flow fetches here and cuts there.
+Each recording is fetched by one task and cut and transcribed by another, many at a time. The corpus alone says what is
+done, so a run that was stopped anywhere continues when the flow is run again. Timeouts are in the I/O: Prefect cannot
+interrupt a thread. With a Ray cluster, the flow fetches here and cuts there.
 """
 
 from __future__ import annotations
@@ -22,27 +22,28 @@ from prefect.futures import PrefectFuture
 from prefect.states import State
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from triforce.flows.jobs.clipping import clip_here, clip_on_cluster, connected
+from triforce.flows.jobs.clipping import clip_here, clip_on_cluster, connected, unclipped
 from triforce.flows.jobs.source_choice import Kind, choose_sources
-from triforce.flows.monitor.ingest_progress import Progress
+from triforce.flows.monitor.ingest_progress import IngestProgress
 from triforce.flows.monitor.ingest_summary import SourceSummary, as_text
 from triforce.flows.monitor.notify import tell_failure
-from triforce.ingest import storage, sync
+from triforce.ingest import sync
 from triforce.ingest.clips.clip_recording import ClipConfig, ClipSummary
 from triforce.ingest.config import Settings, Source
-from triforce.ingest.corpus.schema import Recording, RejectReason, Status
+from triforce.ingest.corpus.records import Recording, Status
 from triforce.ingest.corpus.store import Corpus
 from triforce.ingest.errors import Rejected
-from triforce.ingest.sync import SyncSummary
+from triforce.ingest.sources.registry import open_source
+from triforce.ingest.sync import BlockCounter, SyncSummary
 
 logger = logging.getLogger(__name__)
 
 IN_FLIGHT_PER_WORKER = 4
-"""Recordings handed to the task runner and not yet done; bounds memory where a source lists thousands. Assumed."""
+"""Most recordings submitted and not done, for each worker; bounds memory where a source lists thousands. Assumed."""
 
 
 class IngestError(RuntimeError):
-    """A source went worse than its settings allow."""
+    """Raised when more of a source was rejected than its settings allow."""
 
 
 def _named(verb: str, recording: Recording) -> str:
@@ -59,7 +60,7 @@ def _clip_run_name(parameters: dict[str, Any]) -> str:
 
 @dataclass
 class Discovery:
-    """What is to fetch, and the feeds and pages that could not be read."""
+    """Recordings to fetch, and the feeds and pages that could not be read."""
 
     recordings: list[Recording] = field(default_factory=list)
     problems: list[Rejected] = field(default_factory=list)
@@ -73,9 +74,9 @@ class Discovery:
     tags=["network"],
 )
 def discover(source: Source, settings: Settings, corpus: Corpus) -> Discovery:
-    """One conditional request a page; the pages themselves are tried again within."""
+    """List what is to fetch, with one conditional request a page; a request that fails is tried again within."""
     discovery = Discovery()
-    # Raised only when nothing could be read, and then each problem was told before.
+    # Raised only when nothing could be read, and then each problem was reported before.
     with contextlib.suppress(Rejected):
         discovery.recordings.extend(sync.discover(source, settings, corpus, on_problem=discovery.problems.append))
     return discovery
@@ -92,7 +93,7 @@ def discover(source: Source, settings: Settings, corpus: Corpus) -> Discovery:
     tags=["network"],
 )
 def fetch(recording: Recording, source: Source, settings: Settings, corpus: Corpus) -> Recording:
-    """A bad recording is put on record and returned; what raises, and is tried again, is our own disk or memory."""
+    """Fetch one recording. A bad one is recorded and returned; only failures of our own disk or memory raise."""
     return sync.fetch(recording, source, settings, corpus)
 
 
@@ -126,27 +127,30 @@ def ingest(
     corpus: str,
     clips: ClipConfig | None = None,
     only: list[str] | None = None,
+    ray_cluster: str | None = None,
     ray_address: str | None = None,
 ) -> list[dict]:
-    """Bring ``corpus`` up to date with the sources of one kind; the run's table, a row a source.
+    """Bring ``corpus`` up to date with the sources of one kind; return a table with a row a source.
 
     Args:
-        kind: which of the file's sources to visit.
+        kind: kind of the sources to visit.
         sources: URI of a ``sources.yaml``.
         corpus: URI of the corpus, which is made where there is none.
         clips: how recordings are cut, transcribed and filtered; left out, the defaults.
         only: names of sources to visit; left out, all of the kind that are enabled.
-        ray_address: a Ray cluster to cut and transcribe on, ``host:6379`` or ``ray://host:10001``; left out, that is
-            done here. The corpus must then be at the same address for all of the cluster's machines.
+        ray_cluster: address of a Ray cluster to cut and transcribe on, ``host:6379`` or ``ray://host:10001``; left out,
+            that is done here. The corpus must then be at the same address for all of the cluster's machines.
+        ray_address: the old name of ray_cluster.
 
     Raises ValueError for a bad sources file, IngestError where a source was rejected beyond its settings' limit.
     """
     config, chosen = choose_sources(sources, kind, only)
     clips = clips or ClipConfig()
-    with connected(ray_address, clips) as workers:
+    ray_cluster = ray_cluster or ray_address
+    with connected(ray_cluster, clips) as workers:
         runner = ThreadPoolTaskRunner(max_workers=workers)
         visit = ingest_source.with_options(task_runner=runner)
-        rest = (config.settings, Corpus(corpus), clips, workers, ray_address is not None)
+        rest = (config.settings, Corpus(corpus), clips, workers, ray_cluster is not None)
         summaries = [_summary(source, visit(source, *rest, return_state=True)) for source in chosen]
     rows = [summary.row() for summary in summaries]
     create_table_artifact(table=rows, key=f"ingest-{kind}", description=f"Ingest of {kind} sources into {corpus}")
@@ -158,7 +162,7 @@ def ingest(
 
 
 def _summary(source: Source, state: State) -> SourceSummary:
-    """What came of a source. One on which we fail ourselves counts as failed, and those after it are visited too."""
+    """Return the summary of a source. A run that broke off counts as failed, and the sources after it are visited."""
     result = state.result(raise_on_failure=False)
     if isinstance(result, SourceSummary):
         return result
@@ -170,33 +174,20 @@ def _summary(source: Source, state: State) -> SourceSummary:
 def ingest_source(
     source: Source, settings: Settings, corpus: Corpus, config: ClipConfig, workers: int, on_cluster: bool
 ) -> SourceSummary:
-    """One source, ``workers`` tasks at a time."""
+    """Fetch and cut one source, ``workers`` tasks at a time."""
     summary = SourceSummary(SyncSummary(source.name))
     found = discover(source, settings, corpus)
     for problem in found.problems:
         summary.sync.add_problem(problem)
-    waiting = list(_unclipped(source.name, corpus))
+    waiting = list(unclipped(source.name, corpus))
     logger.info("%s: %d to fetch, %d more to cut", source.name, len(found.recordings), len(waiting))
     old = ((None, clip.submit(recording, corpus, config, on_cluster)) for recording in waiting)
     new = _submit(found.recordings, source, settings, corpus, config, on_cluster)
-    bar = Progress(summary, len(waiting) + len(found.recordings))
-    limit = sync.blocks_allowed(source, settings)
-    _drain(itertools.chain(old, new), summary, bar, in_flight=workers * IN_FLIGHT_PER_WORKER, blocks_allowed=limit)
+    bar = IngestProgress(summary, len(waiting) + len(found.recordings))
+    blocks = BlockCounter(open_source(source, settings).blocks_allowed)
+    _drain(itertools.chain(old, new), summary, bar, blocks, in_flight=workers * IN_FLIGHT_PER_WORKER)
     bar.show()
     return summary
-
-
-def _unclipped(source: str, corpus: Corpus) -> Iterator[Recording]:
-    """Recordings that an earlier run fetched but did not come to cut.
-
-    Only rows with a file beside them are opened: rejected recordings and duplicates may be many, and have none.
-    """
-    names = storage.list_files(storage.join(corpus.uri, "recordings", f"source={source}"))
-    with_media = {name.split(".")[0] for name in names if not name.endswith(".parquet")}
-    for recording_id in sorted(corpus.recording_ids(source) & with_media - corpus.clipped_ids(source)):
-        recording = corpus.read_recording(source, recording_id)
-        if recording.status == Status.FETCHED:
-            yield recording
 
 
 Pair = tuple[PrefectFuture | None, PrefectFuture]
@@ -211,29 +202,26 @@ def _submit(
 
 
 def _drain(
-    pairs: Iterator[Pair], summary: SourceSummary, bar: Progress, *, in_flight: int, blocks_allowed: int
+    pairs: Iterator[Pair], summary: SourceSummary, bar: IngestProgress, blocks: BlockCounter, in_flight: int
 ) -> None:
-    """Collect results as they come while a bounded number is under way; stop at a source that only blocks us."""
+    """Collect results as they come while ``in_flight`` are under way; stop at a source that only blocks."""
     finished: SimpleQueue[Pair] = SimpleQueue()
-    flying = blocks = 0
-    stopped = False
+    flying = 0
     while True:
-        # Whatever is under way when a source is given up still comes in.
-        for pair in itertools.islice(pairs, 0 if stopped else in_flight - flying):
+        # What is under way when a source is given up is still collected.
+        for pair in itertools.islice(pairs, 0 if blocks.exceeded else in_flight - flying):
             pair[1].add_done_callback(lambda _, pair=pair: finished.put(pair))
             flying += 1
         if not flying:
             return
-        reason = _collect(finished.get(), summary)
-        blocks = blocks + 1 if reason == RejectReason.BLOCKED else 0
-        if blocks >= blocks_allowed:
-            stopped = summary.sync.blocked = True
+        blocks.add(_collect(finished.get(), summary))
+        summary.sync.blocked |= blocks.exceeded
         flying -= 1
         bar.advance()
 
 
 def _collect(pair: Pair, summary: SourceSummary) -> str | None:
-    """Count what became of one recording; why it was rejected, if it was.
+    """Count the outcome of one recording; return why it was rejected, None if it was not.
 
     A task that failed after its retries is one failure among others: it must not end the run for all that come after.
     """

@@ -1,4 +1,21 @@
-"""The flow ``pipeline``: from a list of sources to a release, each stage by its own flow, and any stage again."""
+"""The flow ``pipeline``: from a list of sources to a release. Read it first: it is the whole pipeline, top to bottom.
+
+A clip's way, by the functions it goes through:
+
+1. `ingest` (flows/ingest.py), for each kind of source, makes the corpus.
+   `sync.discover` (ingest/sync.py) reads feeds, libraries and channels and lists the recordings that are new;
+   `sync.fetch` downloads one, hashes it and writes its row;
+   `clip_recording` (ingest/clips/clip_recording.py) decodes it once, cuts it in silence, transcribes and scores each
+   clip, and `Corpus.write_clips` (ingest/corpus/store.py) writes the clips as rows of a Parquet file.
+2. `train` (flows/train.py) with the stage ``dvae`` fits the discrete VAE on the kept clips: `run_train`
+   (flows/jobs/run_stage.py) calls `train` (train/job.py), whose workers run `Trainer.fit` (train/trainer/loop.py).
+3. `tokenize` (flows/tokens.py) turns every kept clip into codes: `run_tokenize` calls `tokenize_corpus`
+   (tokenize/job.py), which reads, encodes and writes shards of token samples.
+4. `train` with the stage ``gpt`` fits the transformer on the shards.
+5. `train` with the stage ``diffusion`` fits the network that restores what the dVAE lost, on the clips.
+
+The release then speaks: `Release.speak` (models/release.py).
+"""
 
 from __future__ import annotations
 
@@ -18,20 +35,20 @@ from triforce.flows.train import train
 from triforce.ingest import storage
 from triforce.ingest.clips.clip_recording import ClipConfig
 from triforce.tokenize.config import TokenizeConfig
-from triforce.train.config import StageName, TrainConfig
+from triforce.train.config import StageName, TrainConfig, train_config
 
-Stage = Literal["ingest", "dvae", "tokenize", "gpt", "diffusion"]
-STAGES: tuple[Stage, ...] = ("ingest", "dvae", "tokenize", "gpt", "diffusion")
+PipelineStage = Literal["ingest", "dvae", "tokenize", "gpt", "diffusion"]
+STAGES: tuple[PipelineStage, ...] = ("ingest", "dvae", "tokenize", "gpt", "diffusion")
 
 
 class PipelineConfig(BaseModel):
-    """One folder, local or in an object store, and what each stage is told beyond where things lie."""
+    """One folder, local or in an object store, and the settings of each stage beside the folders."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     folder: str = Field(min_length=1, description="URI below which corpus/, tokens/, runs/ and release/ lie.")
     sources: str = Field(description="URI of the sources.yaml.")
-    stages: tuple[Stage, ...] = Field(STAGES, min_length=1, description="Stages to run, whatever their order here.")
+    stages: tuple[PipelineStage, ...] = Field(STAGES, min_length=1, description="Stages to run, in any order here.")
     clips: ClipConfig = Field(default_factory=ClipConfig, description="How recordings become clips.")
     tokenize: dict[str, Any] = Field(default_factory=dict, description="Fields of TokenizeConfig beside the folders.")
     dvae: dict[str, Any] = Field(default_factory=dict, description="Fields of TrainConfig beside the folders.")
@@ -40,14 +57,15 @@ class PipelineConfig(BaseModel):
 
     @field_validator("stages")
     @classmethod
-    def _in_order(cls, stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
+    def _in_order(cls, stages: tuple[PipelineStage, ...]) -> tuple[PipelineStage, ...]:
         return tuple(stage for stage in STAGES if stage in stages)
 
     def uri(self, name: str) -> str:
+        """URI of one of the folders."""
         return storage.join(self.folder, name)
 
-    def stages_from(self, first: Stage | None) -> tuple[Stage, ...]:
-        """The stages to run, from ``first`` on; ValueError where that leaves none."""
+    def stages_from(self, first: PipelineStage | None) -> tuple[PipelineStage, ...]:
+        """Return the stages to run, from ``first`` on; raise ValueError where that leaves none."""
         begin = 0 if first is None else STAGES.index(first)
         stages = tuple(stage for stage in self.stages if STAGES.index(stage) >= begin)
         if not stages:
@@ -58,7 +76,7 @@ class PipelineConfig(BaseModel):
 
     @property
     def tokens(self) -> str:
-        """Shards of each dVAE have a folder of their own: codes of two would not belong together."""
+        """URI of the shards of the release's dVAE: codes of two dVAEs must not be mixed, so each has its own folder."""
         from triforce.models.release_files import load_card  # torch
 
         card = load_card(self.uri("release"), "dvae")
@@ -67,13 +85,15 @@ class PipelineConfig(BaseModel):
         return storage.join(self.folder, "tokens", card["hash"][:12])
 
     def tokenize_config(self) -> TokenizeConfig:
+        """Return the config of the stage ``tokenize``; raise FileNotFoundError where no dVAE is trained yet."""
         settings = {"corpus": self.uri("corpus"), "release": self.uri("release"), "tokens": self.tokens}
         return TokenizeConfig.model_validate(settings | self.tokenize)
 
     def train_config(self, stage: StageName) -> TrainConfig:
+        """Return the config that trains one network."""
         data = {"tokens": self.tokens} if stage == "gpt" else {"corpus": self.uri("corpus")}
         settings = {"stage": stage, "release": self.uri("release"), "runs": self.uri("runs")}
-        return TrainConfig.model_validate(settings | data | getattr(self, stage))
+        return train_config(**settings | data | getattr(self, stage))
 
 
 @flow(
@@ -86,9 +106,10 @@ class PipelineConfig(BaseModel):
 )
 def pipeline(
     config: PipelineConfig,
-    start_from: Stage | None = None,
-    ray_address: str | None = None,
+    start_from: PipelineStage | None = None,
+    ray_dashboard: str | None = None,
     ray_cluster: str | None = None,
+    ray_address: str | None = None,
 ) -> None:
     """Run the stages in their order; what an earlier run finished is skipped, so it may be run again at any time.
 
@@ -97,23 +118,25 @@ def pipeline(
     Args:
         config: the folder, the sources, the stages and their settings.
         start_from: the first stage to run, where those before it are known to be done; left out, all of them.
-        ray_address: the dashboard of a Ray cluster for the stages that tokenize and train; left out, the one that
-            TRIFORCE_RAY_ADDRESS names, or else Ray starts here.
-        ray_cluster: the same cluster's own address, ``host:6379`` or ``ray://host:10001``, to cut recordings on.
+        ray_dashboard: the dashboard of a Ray cluster for the stages that tokenize and train, as in http://head:8265;
+            left out, the one that TRIFORCE_RAY_ADDRESS names, or else Ray starts here.
+        ray_cluster: the address of the same cluster, ``host:6379`` or ``ray://host:10001``, to cut recordings on.
+        ray_address: the old name of ray_dashboard.
     """
+    ray_dashboard = ray_dashboard or ray_address
     for stage in config.stages_from(start_from):
         if stage == "ingest":
             for kind in kinds_of(config.sources):
-                ingest(kind, config.sources, config.uri("corpus"), config.clips, ray_address=ray_cluster)
+                ingest(kind, config.sources, config.uri("corpus"), config.clips, ray_cluster=ray_cluster)
         elif stage == "tokenize":
-            tokenize(config.tokenize_config(), ray_address)
+            tokenize(config.tokenize_config(), ray_dashboard)
         else:
-            train(config.train_config(stage), ray_address)
+            train(config.train_config(stage), ray_dashboard)
     _report(config)
 
 
 def _report(config: PipelineConfig) -> None:
-    """An overview, and the report's place, among the artifacts; without the extra ``report``, a line in the log."""
+    """Write the report and put an overview and a link among the artifacts; without the extra ``report``, log so."""
     from triforce.flows.report.report import write_report
 
     create_markdown_artifact(overview(config.folder), key="overview", description=f"What is in {config.folder}")

@@ -1,12 +1,11 @@
-"""The flow ``tokenize``: every clip of the corpus through the dVAE, into shards.
+"""The flow ``tokenize``: encodes every clip of the corpus with the dVAE and writes the codes to shards.
 
-The module has another name: ``tokenize`` beside a script that is run would hide Python's own.
+The module is not named ``tokenize``: beside a script that is run, it would hide Python's own module of that name.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 from typing import Any
 
 from prefect import flow, get_run_logger, task
@@ -14,11 +13,10 @@ from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 
-from triforce.flows.jobs import environment, ray_jobs
-from triforce.flows.jobs.retries import everywhere, is_worth_another_try
+from triforce.flows.jobs import run_stage
+from triforce.flows.jobs.retry_condition import is_worth_another_try
 from triforce.flows.monitor import stage_progress
 from triforce.flows.monitor.notify import stop_jobs, tell_failure
-from triforce.ingest import storage
 from triforce.tokenize.config import TokenizeConfig
 
 
@@ -33,24 +31,12 @@ from triforce.tokenize.config import TokenizeConfig
     persist_result=False,
     tags=["compute"],
 )
-def tokenize_corpus(config: TokenizeConfig, ray_address: str | None, timeout_minutes: float | None) -> dict[str, Any]:
-    """The shards' totals."""
+def tokenize_corpus(config: TokenizeConfig, ray_dashboard: str | None, timeout_minutes: float | None) -> dict[str, Any]:
+    """Run `run_stage.run_tokenize` with a progress bar; return its summary."""
+    run_id = flow_run.get_root_flow_run_id() or ""
     with stage_progress.shown("tokenize", stage_progress.Shards(config.tokens)):
-        if ray_address is None:
-            environment.prepare()
-            from triforce.tokenize import job  # Ray and torch
-
-            return dataclasses.asdict(job.tokenize_corpus(config))
-        arguments = everywhere(config.model_dump(mode="json"))
-        ray_jobs.run_module(
-            ray_address,
-            "triforce.tokenize",
-            arguments,
-            get_run_logger().info,
-            flow_run=flow_run.get_root_flow_run_id() or "",
-            timeout_s=None if timeout_minutes is None else timeout_minutes * 60,
-        )
-    return dict(json.loads(storage.read_bytes(storage.join(config.tokens, "index.json")))["totals"])
+        log = get_run_logger().info
+        return dataclasses.asdict(run_stage.run_tokenize(config, ray_dashboard, timeout_minutes, log, flow_run=run_id))
 
 
 @flow(
@@ -62,16 +48,20 @@ def tokenize_corpus(config: TokenizeConfig, ray_address: str | None, timeout_min
     on_cancellation=[stop_jobs],
 )
 def tokenize(
-    config: TokenizeConfig, ray_address: str | None = None, timeout_minutes: float | None = None
+    config: TokenizeConfig,
+    ray_dashboard: str | None = None,
+    timeout_minutes: float | None = None,
+    ray_address: str | None = None,
 ) -> dict[str, Any]:
     """Bring the token shards up to date with the corpus; finished shards are left alone.
 
     Args:
         config: corpus, release with the dVAE, folder for the shards, and how.
-        ray_address: the dashboard of a Ray cluster to run it on as a job, as in http://head:8265; left out, the one
+        ray_dashboard: the dashboard of a Ray cluster that runs it as a job, as in http://head:8265; left out, the one
             that TRIFORCE_RAY_ADDRESS names, or else Ray starts here.
         timeout_minutes: a job on a cluster that takes longer is stopped, and tried again from what it finished.
+        ray_address: the old name of ray_dashboard.
     """
-    totals = tokenize_corpus(config, ray_jobs.cluster_address(ray_address), timeout_minutes)
+    totals = tokenize_corpus(config, ray_dashboard or ray_address, timeout_minutes)
     create_table_artifact(table=[totals], key="tokenize-corpus", description=f"Token shards in {config.tokens}")
     return totals

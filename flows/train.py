@@ -1,4 +1,4 @@
-"""The flow ``train``: fits the dVAE, the GPT or the diffusion network with Ray Train, here or as a job on a cluster."""
+"""The flow ``train``: fits the dVAE, the GPT, the diffusion network or the vocoder with Ray Train."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 
-from triforce.flows.jobs import environment, ray_jobs
-from triforce.flows.jobs.retries import everywhere, is_worth_another_try
+from triforce.flows.jobs import run_stage
+from triforce.flows.jobs.retry_condition import is_worth_another_try
 from triforce.flows.monitor import stage_progress
 from triforce.flows.monitor.notify import stop_jobs, tell_failure
 from triforce.ingest import storage
@@ -29,36 +29,15 @@ from triforce.train.config import TrainConfig
     persist_result=False,
     tags=["compute"],
 )
-def fit(config: TrainConfig, ray_address: str | None, timeout_minutes: float | None) -> dict[str, Any]:
-    """The run's summary. Ray restarts lost workers from checkpoints; another try of the task continues as well."""
-    environment.prepare()
-    from triforce.train import job  # Ray and torch
+def fit(config: TrainConfig, ray_dashboard: str | None, timeout_minutes: float | None) -> dict[str, Any]:
+    """Run `run_stage.run_train` with a progress bar; return its summary.
 
-    config = config.anywhere()
-    metrics_uri = storage.join(config.runs, config.run_name(job.input_hashes(config)), "metrics.jsonl")
-    with stage_progress.shown(
-        f"train-{config.stage}", lambda: stage_progress.of_training(metrics_uri, config.max_steps)
-    ):
-        if ray_address is None:
-            return dataclasses.asdict(job.train(config))
-        ray_jobs.run_module(
-            ray_address,
-            "triforce.train",
-            everywhere(config.model_dump(mode="json")),
-            get_run_logger().info,
-            flow_run=flow_run.get_root_flow_run_id() or "",
-            timeout_s=None if timeout_minutes is None else timeout_minutes * 60,
-        )
-    return _card(config)
-
-
-def _card(config: TrainConfig) -> dict[str, Any]:
-    from triforce.models.release_files import load_card
-
-    card = load_card(config.release, config.stage)
-    if card is None:
-        raise RuntimeError(f"{config.release}: the job succeeded, but there is no {config.stage} here; same address?")
-    return {key: card[key] for key in ("stage", "run_name", "hash", "steps", "metrics")}
+    Ray restarts lost workers from checkpoints; another try of the task continues from them as well.
+    """
+    metrics, run_id = run_stage.metrics_uri(config), flow_run.get_root_flow_run_id() or ""
+    with stage_progress.shown(f"train-{config.stage}", lambda: stage_progress.of_training(metrics, config.max_steps)):
+        log = get_run_logger().info
+        return dataclasses.asdict(run_stage.run_train(config, ray_dashboard, timeout_minutes, log, flow_run=run_id))
 
 
 @flow(
@@ -69,16 +48,22 @@ def _card(config: TrainConfig) -> dict[str, Any]:
     on_crashed=[tell_failure],
     on_cancellation=[stop_jobs],
 )
-def train(config: TrainConfig, ray_address: str | None = None, timeout_minutes: float | None = None) -> dict[str, Any]:
-    """Fit one stage and write it into the release; a run that is finished is skipped, one that was stopped continues.
+def train(
+    config: TrainConfig,
+    ray_dashboard: str | None = None,
+    timeout_minutes: float | None = None,
+    ray_address: str | None = None,
+) -> dict[str, Any]:
+    """Fit one network and write it into the release; skip a finished run, continue one that was stopped.
 
     Args:
-        config: stage, where everything lies, and how to train.
-        ray_address: the dashboard of a Ray cluster to run it on as a job, as in http://head:8265; left out, the one
+        config: network, folders, and how to train.
+        ray_dashboard: the dashboard of a Ray cluster that runs it as a job, as in http://head:8265; left out, the one
             that TRIFORCE_RAY_ADDRESS names, or else Ray starts here.
         timeout_minutes: a job on a cluster that takes longer is stopped, and tried again from its last checkpoint.
+        ray_address: the old name of ray_dashboard.
     """
-    summary = fit(config, ray_jobs.cluster_address(ray_address), timeout_minutes)
+    summary = fit(config, ray_dashboard or ray_address, timeout_minutes)
     about = f"{config.stage} in {config.release}: {summary['steps']} steps, hash {summary['hash'][:12]}"
     create_table_artifact(
         table=[{"metric": name, "last": f"{value:.4g}"} for name, value in summary["metrics"].items()],

@@ -22,11 +22,11 @@ from __future__ import annotations
 import datetime
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Union
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from triforce.ingest.corpus.schema import check_source_name
+from triforce.ingest.corpus.records import check_source_name
 from triforce.ingest.strict_yaml import load_model
 
 FROZEN = ConfigDict(frozen=True, extra="forbid")
@@ -47,11 +47,11 @@ ListingAddress = Annotated[str, AfterValidator(_check_listing_url)]
 
 
 class Settings(BaseModel):
-    """What holds for every source: who we say we are, what we accept, how hard we try, how fast we go."""
+    """Settings that hold for every source: contact, limits of size and time, retries, pace."""
 
     model_config = FROZEN
 
-    contact: str = Field(min_length=3, description="An e-mail or web address for the people whose servers are asked.")
+    contact: str = Field(min_length=3, description="E-mail or web address, for the operators of the servers asked.")
     user_agent: str = Field(
         "triforce-ingest/0.1", min_length=1, description="Product name; the contact is added to it."
     )
@@ -105,24 +105,27 @@ class Settings(BaseModel):
 
     @property
     def settings(self) -> Settings:
-        """These settings alone, without the sources of a whole file.
-
-        Small, hashable, cheap to send to another process.
-        """
+        """The settings alone, without the sources of a whole file: small, hashable, cheap to send to a process."""
         return self
 
     @property
     def user_agent_header(self) -> str:
+        """Value of the User-Agent header: the product name with the contact."""
         return (
             f"{self.user_agent} (+{self.contact})" if "://" in self.contact else f"{self.user_agent} ({self.contact})"
         )
 
 
-class _Source(BaseModel):
-    """What every kind of source has."""
+class Source(BaseModel):
+    """Settings that every kind of source has; each subclass below is one kind."""
 
     model_config = FROZEN
+    paths: ClassVar[tuple[str, ...]] = ()
+    """Names of the keys that hold a path; a relative one is relative to the folder of the file."""
+    must_exist: ClassVar[tuple[str, ...]] = ()
+    """Those of `paths` that must name a file where the source is enabled."""
 
+    kind: str
     name: str = Field(description="Folder name in the corpus: lower-case letters, digits and dashes.")
     enabled: bool = Field(True, description="Whether a sync visits it.")
     licence: str | None = Field(None, description="Licence of its recordings, where the source itself states none.")
@@ -144,9 +147,21 @@ class _Source(BaseModel):
             raise ValueError(f"min_duration_s {self.min_duration_s} must be below max_duration_s {self.max_duration_s}")
         return self
 
+    @property
+    def implementation(self) -> str:
+        """Key of the class that lists and fetches this source, in `triforce.ingest.sources.registry`."""
+        return self.kind
 
-class PodcastSource(_Source):
+    def duration_limits_s(self, settings: Settings) -> tuple[float, float]:
+        """Return the shortest and longest recording in seconds: the source's own limits, else the general ones."""
+        shortest_s = settings.min_duration_s if self.min_duration_s is None else self.min_duration_s
+        return shortest_s, self.max_duration_s or settings.max_duration_s
+
+
+class PodcastSource(Source):
     """RSS or Atom feeds with audio enclosures."""
+
+    paths: ClassVar[tuple[str, ...]] = ("opml",)
 
     kind: Literal["podcast"] = "podcast"
     feeds: tuple[WebAddress, ...] = Field((), description="Addresses of the feeds.")
@@ -161,8 +176,10 @@ class PodcastSource(_Source):
         return self
 
 
-class AudiobookSource(_Source):
-    """Books read aloud: the LibriVox catalogue, items of archive.org, or a folder, by what is given."""
+class AudiobookSource(Source):
+    """Books read aloud, from one of three libraries: the LibriVox catalogue, items of archive.org, a local folder."""
+
+    paths: ClassVar[tuple[str, ...]] = ("path",)
 
     kind: Literal["audiobook"] = "audiobook"
     library: Literal["librivox", "archive.org", "folder"] = Field("librivox", description="Where the books are.")
@@ -190,14 +207,21 @@ class AudiobookSource(_Source):
         return self
 
     @property
+    def implementation(self) -> str:
+        return self.library
+
+    @property
     def library_url(self) -> str:
-        """The library's address, without a slash at its end."""
+        """Address of the library, without a slash at its end."""
         known = {"librivox": "https://librivox.org/api/feed/audiobooks", "archive.org": "https://archive.org"}
         return (self.base_url or known[self.library]).rstrip("/")
 
 
-class YoutubeSource(_Source):
-    """Anything yt-dlp reads: channels, playlists, searches, single pages."""
+class YoutubeSource(Source):
+    """Pages that yt-dlp reads: channels, playlists, searches, single videos."""
+
+    paths: ClassVar[tuple[str, ...]] = ("cookies_file",)
+    must_exist: ClassVar[tuple[str, ...]] = ("cookies_file",)
 
     kind: Literal["youtube"] = "youtube"
     urls: tuple[ListingAddress, ...] = Field(
@@ -244,13 +268,19 @@ class YoutubeSource(_Source):
         return self
 
 
-Source = Annotated[PodcastSource | AudiobookSource | YoutubeSource, Field(discriminator="kind")]
+KINDS: tuple[str, ...] = tuple(config.model_fields["kind"].default for config in Source.__subclasses__())
+"""Values that ``kind`` may have in a ``sources.yaml``: one a subclass of `Source` above."""
+
+if TYPE_CHECKING:
+    _AnySource = Source
+else:
+    _AnySource = Annotated[Union[tuple(Source.__subclasses__())], Field(discriminator="kind")]  # noqa: UP007
 
 
 class SourcesConfig(Settings):
     """A whole ``sources.yaml``. It is itself the `Settings` that `triforce.ingest.sync` takes."""
 
-    sources: tuple[Source, ...] = Field(min_length=1, description="The sources, in the order they are visited.")
+    sources: tuple[_AnySource, ...] = Field(min_length=1, description="Sources, in the order they are visited.")
 
     @model_validator(mode="after")
     def _unique_names(self):
@@ -261,9 +291,11 @@ class SourcesConfig(Settings):
 
     @property
     def settings(self) -> Settings:
+        """The settings alone, without the sources."""
         return Settings(**{name: getattr(self, name) for name in Settings.model_fields})
 
     def source(self, name: str) -> Source:
+        """Return the source of this name; raise `ValueError` with the names there are."""
         for source in self.sources:
             if source.name == name:
                 return source
@@ -271,24 +303,25 @@ class SourcesConfig(Settings):
 
 
 def load_sources(uri: str) -> SourcesConfig:
-    """Read and check a ``sources.yaml``; `ValueError` names file, line, value and fix for each fault.
+    """Read and check a ``sources.yaml``; raise `ValueError` with file, line, value and fix of each fault.
 
-    Relative paths in it begin where the file lies.
+    Relative paths in it are relative to the folder of the file.
     """
     config = load_model(uri, SourcesConfig)
-    anchored = tuple(_anchored(source, uri) for source in config.sources)
-    for source in anchored:
-        cookies = getattr(source, "cookies_file", None)
-        if cookies and source.enabled and not Path(cookies).is_file():
-            raise ValueError(f"{uri}: source {source.name!r}: cookies_file {cookies}: no such file; export it anew")
-    return config.model_copy(update={"sources": anchored})
+    sources = tuple(_with_absolute_paths(source, uri) for source in config.sources)
+    for source in sources:
+        for name in source.must_exist if source.enabled else ():
+            path = getattr(source, name)
+            if path and not Path(path).is_file():
+                raise ValueError(f"{uri}: source {source.name!r}: {name} {path}: no such file; export it again")
+    return config.model_copy(update={"sources": sources})
 
 
-def _anchored(source: Source, uri: str) -> Source:
-    paths = {name: getattr(source, name, None) for name in ("opml", "path", "cookies_file")}
-    beside = {
+def _with_absolute_paths(source: Source, uri: str) -> Source:
+    paths = {name: getattr(source, name) for name in source.paths}
+    absolute = {
         name: str(Path(uri).resolve().parent / path)
         for name, path in paths.items()
         if path and "://" not in path and "://" not in str(uri)
     }
-    return source.model_copy(update=beside) if beside else source
+    return source.model_copy(update=absolute) if absolute else source

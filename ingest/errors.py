@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from triforce.ingest.corpus.schema import RejectReason
+from triforce.ingest.corpus.records import RejectReason
 
 
-class Rejected(Exception):
-    """A recording, feed or page that cannot be had. ``detail`` is a sentence for a person."""
+class Rejected(ValueError):
+    """A recording, feed, page or media file that cannot be used. ``detail`` is a sentence for a person."""
 
     def __init__(self, reason: RejectReason, detail: str):
         super().__init__(f"{reason}: {detail}")

@@ -1,4 +1,4 @@
-"""What a sync remembers between runs, kept in the corpus itself.
+"""Ledger of a sync: what it remembers between runs, in the corpus itself.
 
 ::
 
@@ -22,10 +22,11 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from triforce.ingest import storage
-from triforce.ingest.corpus.schema import Recording, RejectReason, Status
+from triforce.ingest.corpus.records import Recording, RejectReason, Status
 from triforce.ingest.corpus.store import Corpus
 
 CLAIM_KINDS = {
@@ -51,7 +52,7 @@ TRACKING_PREFIX = re.compile(
 
 
 def canonical_url(url: str) -> str:
-    """``url`` without scheme, fragment and what only counts visitors, for comparing; not for fetching.
+    """Return ``url`` without scheme, fragment and what only counts visitors, for comparing; not for fetching.
 
     The whole query goes where the path already names a media file; elsewhere, as in ``get.php?id=7``, it may be what
     names the recording, and only known tracking keys go.
@@ -82,7 +83,7 @@ def _state(corpus: Corpus, *parts: str) -> str:
 
 
 def read_pending(corpus: Corpus, source: str) -> list[Recording] | None:
-    """The recordings discovered earlier, None where nothing is remembered."""
+    """Return the recordings discovered earlier, None where the list is lost or there never was one."""
     try:
         data = storage.read_bytes(_state(corpus, f"source={source}", "pending.jsonl"))
         return [Recording(**json.loads(line)) for line in data.splitlines()]
@@ -91,6 +92,7 @@ def read_pending(corpus: Corpus, source: str) -> list[Recording] | None:
 
 
 def write_pending(corpus: Corpus, source: str, recordings: Iterable[Recording]) -> None:
+    """Write the recordings that are discovered and not settled."""
     with (
         storage.atomic_file(_state(corpus, f"source={source}", "pending.jsonl")) as path,
         path.open("w", encoding="utf-8") as file,
@@ -99,15 +101,16 @@ def write_pending(corpus: Corpus, source: str, recordings: Iterable[Recording]) 
             file.write(json.dumps(vars(recording), ensure_ascii=False) + "\n")
 
 
-def read_pages(corpus: Corpus, source: str) -> dict[str, dict[str, str | None]]:
-    """Validators by page address: ``etag``, ``last_modified``, ``sha256``, ``next``."""
+def read_pages(corpus: Corpus, source: str) -> dict[str, dict[str, Any]]:
+    """Return notes by page address: ``etag``, ``last_modified``, ``sha256``, and what a source adds, as ``next``."""
     try:
         return json.loads(storage.read_bytes(_state(corpus, f"source={source}", "pages.json")))
     except (FileNotFoundError, ValueError):
         return {}
 
 
-def write_pages(corpus: Corpus, source: str, pages: dict[str, dict[str, str | None]]) -> None:
+def write_pages(corpus: Corpus, source: str, pages: dict[str, dict[str, Any]]) -> None:
+    """Write the notes that `read_pages` returns."""
     storage.write_bytes(
         _state(corpus, f"source={source}", "pages.json"), json.dumps(pages, indent=0, sort_keys=True).encode()
     )
@@ -122,7 +125,7 @@ def forget_pages(corpus: Corpus, source: str) -> None:
 
 
 def keys_of(recording: Recording, *, sha256: str | None = None, pcm_sha256: str | None = None) -> dict[str, str]:
-    """What a recording may share with another one, by kind of claim."""
+    """Return what ``recording`` may share with another one, by kind of claim."""
     keys = {"url": canonical_url(recording.url)} if recording.url else {}
     if is_universal(recording.source_id):
         keys["guid"] = recording.source_id
@@ -141,7 +144,7 @@ def is_universal(identifier: str) -> bool:
 
 
 def find_owner(corpus: Corpus, recording: Recording, keys: dict[str, str]) -> tuple[str, Recording] | None:
-    """The kind of claim, and the other recording that has it; None if this one is the first."""
+    """Return the kind of claim and the other recording that holds it; None if this one is the first."""
     for kind in CLAIM_KINDS:
         if kind not in keys:
             continue
@@ -158,9 +161,9 @@ def find_owner(corpus: Corpus, recording: Recording, keys: dict[str, str]) -> tu
 
 
 def write_claims(corpus: Corpus, recording: Recording, keys: dict[str, str]) -> None:
-    """Put on record that the keys are ``recording``'s. This does not wait for the disk.
+    """Record that the keys are those of ``recording``, without waiting for the disk.
 
-    A claim that a power cut takes is one duplicate missed, and `verify` restores it.
+    A claim lost in a power cut is one duplicate missed, and `verify` restores it.
     """
     owner = f"{recording.source}/{recording.recording_id}".encode()
     for kind, key in keys.items():
@@ -184,7 +187,7 @@ def _claim_uri(corpus: Corpus, kind: str, key: str) -> str:
 
 
 def partial_path(corpus: Corpus, recording_id: str) -> Path:
-    """A local file to download into: where the corpus is a local folder, inside it, so that a later run resumes it."""
+    """Return a local file to download into, inside the corpus where that is local, so that a later run resumes it."""
     if storage.is_local(corpus.uri):
         return Path(storage.resolve(_state(corpus, "partial"))[1]) / recording_id
     name = hashlib.sha256(corpus.uri.encode()).hexdigest()[:12]
@@ -192,7 +195,7 @@ def partial_path(corpus: Corpus, recording_id: str) -> Path:
 
 
 def discard_partial(corpus: Corpus, recording_id: str) -> None:
-    """Remove what a download of this recording left behind, whatever endings its files got."""
+    """Remove the files that a download of this recording left behind, whatever their extensions."""
     path = partial_path(corpus, recording_id)
     for file in path.parent.glob(f"{recording_id}*"):
         if file.suffix != ".lock":
@@ -200,11 +203,13 @@ def discard_partial(corpus: Corpus, recording_id: str) -> None:
 
 
 STALE_TEMPORARY_S, STALE_PARTIAL_S = 86_400.0, 30 * 86_400.0
-"""After a day nobody writes a file any more; a download that no run resumed in a month never will be. Assumed."""
+"""Age at which files of killed runs are removed: a day for half-written ones, 30 days for downloads that no run
+resumed. Assumed.
+"""
 
 
 def sweep(corpus: Corpus, source: str) -> int:
-    """Remove what killed runs left half-written of this source, and downloads given up; how many files that were.
+    """Remove half-written files of this source that killed runs left, and downloads given up; return their number.
 
     Once a day at most: it lists every file of the source.
     """
@@ -222,7 +227,7 @@ def sweep(corpus: Corpus, source: str) -> int:
 
 @contextlib.contextmanager
 def exclusive(path: Path) -> Iterator[None]:
-    """Hold ``path`` as a lock against threads and processes of this machine; who dies lets go of it."""
+    """Hold ``path`` as a lock against threads and processes of this machine; the lock of a dead process is free."""
     path.parent.mkdir(parents=True, exist_ok=True)
     while True:
         handle = os.open(path, os.O_CREAT | os.O_RDWR)
@@ -241,5 +246,5 @@ def exclusive(path: Path) -> Iterator[None]:
 
 
 def commit_lock(corpus: Corpus) -> contextlib.AbstractContextManager:
-    """Held from the search for duplicates to the row's writing, so that of two equal recordings one is first."""
+    """Return the lock held from the search for duplicates until the row is written, so that one of two equals wins."""
     return exclusive(partial_path(corpus, "commit").with_suffix(".lock"))

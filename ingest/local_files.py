@@ -1,16 +1,15 @@
-"""Files of a local folder as recordings and clips: pictures, films and music, which need no speech to be found in.
+"""Files of a local folder as recordings and clips: images, videos and music, in which no speech is looked for.
 
-Each file is one recording, committed as everything in a corpus is; one that is there already is left alone. The text of
-a file, where there is any, lies beside it as ``.txt``.
+Each file is one recording; one that is in the corpus already is left alone. The text of a file, where there is any,
+lies beside it as ``.txt``.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import logging
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -18,19 +17,21 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from triforce.ingest import storage
-from triforce.ingest.clips.clip_recording import encode_flac
-from triforce.ingest.corpus.schema import (
+from triforce.ingest.clips.make_clip import image_clip, sound_clip, video_clip
+from triforce.ingest.corpus.records import (
     SAMPLE_RATE_HZ,
+    TRANSCRIPT,
+    Clip,
     Recording,
     RejectReason,
     Status,
     check_source_name,
-    make_clip_id,
     make_recording_id,
 )
 from triforce.ingest.corpus.store import Corpus
-from triforce.ingest.media.decode import DecodeError, decode
-from triforce.ingest.media.pixels import PixelError, decode_png, decode_video, encode_png, encode_video, frame_rate
+from triforce.ingest.errors import Rejected
+from triforce.ingest.media.decode import decode
+from triforce.ingest.media.pixels import decode_png, decode_video, frame_rate
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ ENDINGS: dict[str, frozenset[str]] = {
 
 
 class ImportConfig(BaseModel):
-    """What is read, and how long a clip is."""
+    """Which files are imported, and how long a clip is."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -52,11 +53,12 @@ class ImportConfig(BaseModel):
     licence: str | None = Field(None, description="Licence of all the files, as their source states it.")
     author: str | None = Field(None, description="Author of all the files; a speaker label in later documents.")
     clip_s: float = Field(10.0, gt=0.1, le=60, description="Longest clip of music, seconds.")
-    clip_frames: int = Field(16, ge=1, le=1024, description="Frames of a clip of film; a shorter rest stays out.")
+    clip_frames: int = Field(16, ge=1, le=1024, description="Frames of a video clip; a shorter rest is left out.")
 
 
 def import_folder(corpus: Corpus, folder: Path, config: ImportConfig) -> dict[str, int]:
-    """Bring every file of the modality below ``folder`` into the corpus: how many are new, known, and rejected."""
+    """Bring every file of the modality below ``folder`` into the corpus; return how many are new, known and rejected,
+    and how many clips were written."""
     check_source_name(config.source)
     endings = ENDINGS[config.modality]
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in endings and path.is_file())
@@ -69,11 +71,11 @@ def import_folder(corpus: Corpus, folder: Path, config: ImportConfig) -> dict[st
             counts["known"] += 1
             continue
         try:
-            rows = list(_READERS[config.modality](path, recording, config))
-        except (PixelError, DecodeError) as error:
-            logger.warning("%s: %s", path, error)
+            clips = list(_READERS[config.modality](path, recording, config))
+        except Rejected as error:
+            logger.warning("%s: %s", path, error.detail)
             rejected = dataclasses.replace(
-                recording, status=Status.REJECTED, reason=RejectReason.UNDECODABLE, detail=str(error)
+                recording, status=Status.REJECTED, reason=RejectReason.UNDECODABLE, detail=error.detail
             )
             corpus.write_recording(rejected)
             corpus.write_clips(rejected, [])
@@ -82,39 +84,9 @@ def import_folder(corpus: Corpus, folder: Path, config: ImportConfig) -> dict[st
         with storage.atomic_file(storage.join(corpus.uri, recording.media_path)) as target:
             shutil.copyfile(path, target)
         corpus.write_recording(recording)
-        counts["clips"] += corpus.write_clips(recording, rows)
+        counts["clips"] += corpus.write_clips(recording, clips)
         counts["new"] += 1
     return counts
-
-
-def import_images(
-    corpus: Corpus, source: str, images: Iterable[tuple[str, np.ndarray, str | None]], *, licence: str | None = None
-) -> int:
-    """Bring arrays into the corpus, each ``(name, (H, W, 3) or (H, W) uint8, text)``; how many were new."""
-    check_source_name(source)
-    done, num_new = corpus.clipped_ids(source), 0
-    for name, image, text in images:
-        data, recording_id = encode_png(image), make_recording_id(source, name)
-        recording = Recording(
-            recording_id=recording_id,
-            source=source,
-            source_kind="array",
-            source_id=name,
-            url=f"array:{name}",
-            title=name,
-            licence=licence,
-            media_path=corpus.media_path(source, recording_id, "png"),
-            num_bytes=len(data),
-            sha256=hashlib.sha256(data).hexdigest(),
-        )
-        if recording.recording_id in done:
-            continue
-        storage.write_bytes(storage.join(corpus.uri, recording.media_path), data)
-        corpus.write_recording(recording)
-        corpus.write_clips(recording, [_image_row(recording, data, text)])
-        done.add(recording_id)
-        num_new += 1
-    return num_new
 
 
 def _file_recording(path: Path, folder: Path, config: ImportConfig, corpus: Corpus) -> Recording:
@@ -140,51 +112,35 @@ def _text_beside(path: Path) -> str | None:
     return " ".join(beside.read_text(encoding="utf-8").split()) if beside.is_file() else None
 
 
-def _image_rows(path: Path, recording: Recording, config: ImportConfig) -> Iterator[dict]:
-    yield _image_row(recording, encode_png(decode_png(path)), _text_beside(path))
+def _image_clips(path: Path, recording: Recording, config: ImportConfig) -> Iterator[Clip]:
+    yield image_clip(recording, 0, decode_png(path), **_about(path, recording))
 
 
-def _image_row(recording: Recording, data: bytes, text: str | None) -> dict:
-    pixels = {"image": {"bytes": data, "path": None}, "modality": "image"}
-    return _row(recording, 0, 1, 1, text, recording.author) | pixels
-
-
-def _video_rows(path: Path, recording: Recording, config: ImportConfig) -> Iterator[dict]:
+def _video_clips(path: Path, recording: Recording, config: ImportConfig) -> Iterator[Clip]:
     frames, rate = decode_video(path), frame_rate(path)
     count = config.clip_frames if len(frames) >= config.clip_frames else len(frames)
     for start in range(0, len(frames) - count + 1, count):
-        data = encode_video(frames[start : start + count], rate)
-        row = _row(recording, start, start + count, round(rate), _text_beside(path), recording.author)
-        yield row | {"video": {"bytes": data, "path": None}, "modality": "video"}
+        yield video_clip(recording, start, frames[start : start + count], rate, **_about(path, recording))
 
 
-def _music_rows(path: Path, recording: Recording, config: ImportConfig) -> Iterator[dict]:
-    waveform = np.concatenate(list(decode(path)))
+def _music_clips(path: Path, recording: Recording, config: ImportConfig) -> Iterator[Clip]:
+    samples = np.concatenate(list(decode(path)))
     longest = round(config.clip_s * SAMPLE_RATE_HZ)
-    for start in range(0, len(waveform), longest):
-        part = waveform[start : start + longest]
+    for start in range(0, len(samples), longest):
+        part = samples[start : start + longest]
         if start and len(part) < longest // 4:  # a scrap at the end
             break
-        row = _row(recording, start, start + len(part), SAMPLE_RATE_HZ, _text_beside(path), recording.author)
-        yield row | {"audio": {"bytes": encode_flac(part), "path": None}, "modality": "music"}
+        yield sound_clip(recording, start, part, modality="music", **_about(path, recording))
 
 
-_READERS: dict[str, Callable[[Path, Recording, ImportConfig], Iterator[dict]]] = {
-    "image": _image_rows,
-    "video": _video_rows,
-    "music": _music_rows,
+_READERS: dict[str, Callable[[Path, Recording, ImportConfig], Iterator[Clip]]] = {
+    "image": _image_clips,
+    "video": _video_clips,
+    "music": _music_clips,
 }
 
 
-def _row(recording: Recording, start: int, end: int, rate_hz: int, text: str | None, speaker: str | None) -> dict:
-    """Columns that every modality has; positions count samples of sound, frames of film."""
-    return {
-        "clip_id": make_clip_id(recording.recording_id, start),
-        "start_sample": start,
-        "end_sample": end,
-        "sample_rate_hz": rate_hz,
-        "duration_s": (end - start) / rate_hz,
-        "text": text,
-        "asr_model": None if text is None else "transcript",
-        "speaker": speaker,
-    }
+def _about(path: Path, recording: Recording) -> dict[str, str | None]:
+    """The columns that clips of every modality have."""
+    text = _text_beside(path)
+    return {"text": text, "asr_model": None if text is None else TRANSCRIPT, "speaker": recording.author}

@@ -1,4 +1,4 @@
-"""Files by URI: a local path and ``s3://bucket/key`` behave the same, and a file is there whole or not at all."""
+"""Files by URI: local paths and ``s3://bucket/key`` behave the same, and files are written whole or not at all."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ TEMPORARY_PREFIX = ".tmp-"
 
 
 def resolve(uri: str | os.PathLike) -> tuple[fsspec.AbstractFileSystem, str]:
-    """The filesystem of ``uri`` and the path inside it. No listing is remembered: others write there too, and what they
-    wrote since would be missing to us for as long as this process lives.
+    """Return the filesystem of ``uri`` and the path inside it. Listings are not cached, as others write there too: what
+    they wrote since would be missing for as long as this process lives.
     """
     return fsspec.core.url_to_fs(os.fspath(uri), use_listings_cache=False)
 
 
 def arrow_filesystem(uri: str | os.PathLike) -> tuple[pafs.FileSystem, str]:
-    """As `resolve`, for Arrow's readers. Of local files Arrow's own: its threads may outlive a short program, and one
-    that still holds a Python file when the interpreter ends brings the whole process down.
+    """Return what `resolve` does, for Arrow's readers. Local files are opened by Arrow itself: its threads may outlive
+    a short program, and one that holds a Python file when the interpreter ends brings the whole process down.
     """
     fs, path = resolve(uri)
     local = isinstance(fs, LocalFileSystem)
@@ -40,7 +40,7 @@ def is_local(uri: str | os.PathLike) -> bool:
 
 
 def absolute(uri: str) -> str:
-    """An address that means the same in another process's folder; one of a store does already."""
+    """Return a URI that means the same in another working folder: an absolute path, or a store's address as it is."""
     return os.path.abspath(resolve(uri)[1]) if is_local(uri) else uri
 
 
@@ -54,16 +54,14 @@ def exists(uri: str | os.PathLike) -> bool:
 
 
 def remove(uri: str | os.PathLike, *, recursive: bool = False) -> None:
-    """Remove what ``uri`` names; what is not there is fine."""
+    """Remove the file or folder at ``uri``, if there is one."""
     fs, path = resolve(uri)
     with contextlib.suppress(FileNotFoundError):
         fs.rm(path, recursive=recursive)
 
 
 def list_files(folder: str | os.PathLike, suffix: str = "") -> list[str]:
-    """Names of the finished files directly in ``folder`` that end in ``suffix``, sorted; none where there is no
-    folder.
-    """
+    """Return the sorted names of finished files in ``folder`` that end in ``suffix``; [] where there is no folder."""
     fs, path = resolve(folder)
     if isinstance(fs, LocalFileSystem):  # one system call for each thousand names, where fsspec stats every file
         try:
@@ -79,6 +77,7 @@ def list_files(folder: str | os.PathLike, suffix: str = "") -> list[str]:
 
 
 def list_folders(folder: str | os.PathLike) -> list[str]:
+    """Return the sorted names of the folders in ``folder``; [] where there is no folder."""
     fs, path = resolve(folder)
     try:
         entries = fs.ls(path, detail=True)
@@ -94,7 +93,7 @@ def read_bytes(uri: str | os.PathLike) -> bytes:
 
 @contextlib.contextmanager
 def atomic_file(uri: str | os.PathLike) -> Iterator[Path]:
-    """A local file to write, which becomes ``uri`` when the block ends well and vanishes when it raises.
+    """Yield a local file to write, which becomes ``uri`` when the block ends and is removed when it raises.
 
     On a local disk the rename is the commit; on an object store the single upload is.
     """
@@ -125,7 +124,7 @@ def write_bytes(uri: str | os.PathLike, data: bytes) -> None:
 def remove_stale_temporaries(
     folder: str | os.PathLike, *, prefix: str = TEMPORARY_PREFIX, older_than_s: float = 3600.0
 ) -> int:
-    """Remove what killed processes left half-written below a local ``folder``; how many files that were."""
+    """Remove files that killed processes left half-written below a local ``folder``; return their number."""
     if not is_local(folder):
         return 0
     count = 0
@@ -141,7 +140,7 @@ def remove_stale_temporaries(
 
 
 def sha256_of(uri: str | os.PathLike) -> str:
-    """Hex SHA-256 of a file's bytes, read in pieces."""
+    """Return the hex SHA-256 of a file, read in pieces."""
     fs, path = resolve(uri)
     digest = hashlib.sha256()
     with fs.open(path, "rb") as file:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import typing
 from pathlib import PurePosixPath
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -13,14 +13,14 @@ from pydantic import BaseModel, ValidationError
 from triforce.ingest import storage
 
 MAX_CONFIG_BYTES = 16 << 20
-"""Far above any list a person or an export writes. Assumed."""
+"""Largest file; far above any list that a person or an export writes. Assumed."""
 
 PLAIN_WORDS = {
     "tuple_type": "not a list; write [one, two], or each item in a line of its own behind '- '",
     "too_short": "an empty list; add what belongs there, or remove the key",
     "date_from_datetime_parsing": "not a date; write it as 2024-12-31",
 }
-"""In place of pydantic's, which speak of Python's types."""
+"""Messages in place of pydantic's, which speak of Python's types."""
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -31,17 +31,15 @@ class _Loader(yaml.SafeLoader):
     """
 
 
-_Loader.yaml_implicit_resolvers = {
-    first: [pair for pair in pairs if pair[0] != "tag:yaml.org,2002:bool"]
-    for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
+def _construct_word(loader: _Loader, node: yaml.ScalarNode) -> Any:
+    return loader.construct_scalar(node)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:bool", _construct_word)
 
 
 def load_model(uri: str, model: type[Model]) -> Model:
-    """Read the YAML file at ``uri`` into ``model``.
-
-    `ValueError` lists each fault as ``file:line: key = value: fix``.
-    """
+    """Read the YAML file at ``uri`` into ``model``; `ValueError` lists faults as ``file:line: key = value: fix``."""
     name = PurePosixPath(str(uri)).name
     try:
         data = storage.read_bytes(uri)
@@ -53,7 +51,7 @@ def load_model(uri: str, model: type[Model]) -> Model:
 
 
 def parse_model(text: str, model: type[Model], *, name: str = "config") -> Model:
-    """As `load_model`, from text; ``name`` is what errors call the file."""
+    """Read text into ``model`` as `load_model` does; ``name`` is what errors call the file."""
     try:
         root = yaml.compose(text, Loader=_Loader)
         _refuse_repeated_keys(root, name)
@@ -86,7 +84,7 @@ def _is_inside(place: tuple, outer: tuple) -> bool:
 
 
 def _refuse_repeated_keys(node: yaml.Node | None, name: str, seen: frozenset[int] = frozenset()) -> None:
-    """YAML lets a later key overwrite an earlier one in silence; a person who wrote both meant neither to vanish."""
+    """Raise `ValueError` for a key that is there twice: YAML would let the later one win in silence."""
     if id(node) in seen:
         line = node.start_mark.line + 1
         raise ValueError(f"{name}:{line}: what begins here holds itself, by an alias '*'; write it out")
@@ -110,14 +108,14 @@ def _describe(fault: dict, root: yaml.Node, model: type[BaseModel], name: str) -
     line, path, siblings = _locate(root, fault["loc"])
     value = fault["input"]
     if fault["type"] == "extra_forbidden":
-        known = _known_keys(model, fault["loc"], siblings)
+        known = _known_keys(model, fault["loc"])
         near = difflib.get_close_matches(str(fault["loc"][-1]), known, n=1)
         fix = f"unknown key; did you mean {near[0]!r}?" if near else f"unknown key; use one of: {', '.join(known)}"
         return line, f"{name}:{line}: {path} = {value!r}: {fix}"
     if fault["type"] == "missing":
         return line, f"{name}:{line}: {path}: missing; add it"
     if fault["type"] in ("union_tag_invalid", "union_tag_not_found"):
-        kinds = fault["ctx"].get("expected_tags", "'podcast', 'audiobook', 'youtube'")
+        kinds = fault["ctx"].get("expected_tags") or ", ".join(map(repr, _kinds(model, fault["loc"])))
         found = siblings.get("kind")
         return line, f"{name}:{line}: {path}.kind = {found!r}: use one of {kinds}"
     shown = repr(value) if len(repr(value)) <= 200 else repr(value)[:200] + "..."
@@ -125,9 +123,10 @@ def _describe(fault: dict, root: yaml.Node, model: type[BaseModel], name: str) -
     return line, f"{name}:{line}: {path} = {shown}: {words}"
 
 
-def _locate(root: yaml.Node, loc: tuple) -> tuple[int, str, dict[str, str]]:
-    """Line (from 1), dotted path and sibling keys of what pydantic calls ``loc``; a union's tag in it names no node."""
-    node, line, path, siblings = root, 1, "", {}
+def _locate(root: yaml.Node, loc: tuple) -> tuple[int, str, dict[str, str | None]]:
+    """Return line (from 1), dotted path and sibling keys of pydantic's ``loc``; a union's tag in it names no node."""
+    node, line, path = root, 1, ""
+    siblings: dict[str, str | None] = {}
     for part in loc:
         if isinstance(node, yaml.MappingNode):
             siblings = {key.value: getattr(value, "value", None) for key, value in node.value}
@@ -145,10 +144,20 @@ def _locate(root: yaml.Node, loc: tuple) -> tuple[int, str, dict[str, str]]:
     return line, path or "the file", siblings
 
 
-def _known_keys(model: type[BaseModel], loc: tuple, siblings: dict[str, str]) -> list[str]:
-    """The keys that the model at ``loc`` takes, found by walking the models' fields."""
+def _known_keys(model: type[BaseModel], loc: tuple) -> list[str]:
+    """Return the keys that the model at ``loc`` takes."""
+    return sorted({key for candidate in _models_at(model, loc[:-1]) for key in candidate.model_fields})
+
+
+def _kinds(model: type[BaseModel], loc: tuple) -> list[str]:
+    """Return the values that ``kind`` takes in the union at ``loc``."""
+    return [found.model_fields["kind"].default for found in _models_at(model, loc)]
+
+
+def _models_at(model: type[BaseModel], loc: tuple) -> list[type[BaseModel]]:
+    """Return the models that may stand at ``loc``, found by walking the models' fields."""
     current: list[type[BaseModel]] = [model]
-    for part in loc[:-1]:
+    for part in loc:
         if isinstance(part, int):
             continue
         found: list[type[BaseModel]] = []
@@ -158,7 +167,7 @@ def _known_keys(model: type[BaseModel], loc: tuple, siblings: dict[str, str]) ->
             elif getattr(candidate.model_fields.get("kind"), "default", None) == part:
                 found.append(candidate)
         current = found or current
-    return sorted({key for candidate in current for key in candidate.model_fields})
+    return current
 
 
 def _models_in(annotation: object) -> list[type[BaseModel]]:

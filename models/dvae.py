@@ -1,8 +1,8 @@
-"""The discrete VAE: a medium on a grid (mel frames, image, video) to a shorter grid of integers, and back with loss.
+"""The discrete VAE: a medium on a grid (mel frames, image, video) to a smaller grid of codes, and back with some loss.
 
-One class for one, two and three dimensions. A sample's codes depend on nothing but the sample: features are masked to
-its true size
-before every convolution, and norms see one position at a time, so padding and batch neighbours change nothing.
+One class serves one, two and three dimensions. A sample's codes depend on nothing but the sample: features are masked
+to its own size before every convolution, and norms see one position at a time, so neither padding nor the other samples
+of a batch change a code.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from triforce.models.blocks.layers import (
     Downsample,
     ResidualBlock,
     Upsample,
-    fold,
-    sane_std,
+    channels_to_space,
+    floor_std,
     size_mask,
-    unfold,
+    space_to_channels,
 )
-from triforce.models.quantize import EMAVQQuantizer, FSQQuantizer, GumbelQuantizer, SimVQQuantizer
+from triforce.models.quantize import EMAVQQuantizer, FSQQuantizer, GumbelQuantizer, Quantizer, SimVQQuantizer
 
 
 class DVAEConfig(BaseModel):
@@ -39,7 +39,7 @@ class DVAEConfig(BaseModel):
     )
     folded: bool = Field(
         False,
-        description="Fold the positions of a code into channels at once and do all work at the rate of the codes, "
+        description="Move the positions of each code into channels at once and do all work at the rate of the codes, "
         "instead of halving the rate step by step: several times as much context and depth for the same time.",
     )
     hidden: int = Field(256, ge=8, le=4096, description="Channels at the rate of the codes.")
@@ -59,13 +59,13 @@ class DVAEConfig(BaseModel):
         (8, 8, 8, 4, 4), description="Grid of `fsq`; the product is the number of codes."
     )
     codebook_size: int = Field(8192, ge=2, le=65536, description="Codes of `ema-vq`, `sim-vq` and `gumbel`.")
-    codebook_dim: int = Field(16, ge=1, le=1024, description="Dimension that `ema-vq` and `sim-vq` compare in.")
+    codebook_dim: int = Field(16, ge=1, le=1024, description="Dimension of `ema-vq`'s and `sim-vq`'s codebook vectors.")
     commitment: float = Field(0.25, ge=0, description="Weight of `ema-vq`'s and `sim-vq`'s commitment loss.")
     dead_share: float = Field(
-        0.1, ge=0, lt=1, description="Share of even use under which `ema-vq` restarts a code from the batch."
+        0.1, ge=0, lt=1, description="Share of even use below which `ema-vq` restarts a code from the batch."
     )
     refresh_share: float = Field(
-        0.35, ge=0, le=1, description="Share of the run, at its start, in which `ema-vq` draws rare codes anew."
+        0.35, ge=0, le=1, description="Share of the run, at its start, in which `ema-vq` replaces rarely used codes."
     )
     kl_weight: float = Field(1e-3, ge=0, description="Weight of `gumbel`'s divergence from the uniform prior.")
 
@@ -85,33 +85,38 @@ class DVAEConfig(BaseModel):
 
     @property
     def num_dims(self) -> int:
+        """Number of axes of the medium besides the channels."""
         return len(self.compression)
 
     @property
     def num_codes(self) -> int:
+        """Number of codes in the codebook."""
         return math.prod(self.fsq_levels) if self.quantizer == "fsq" else self.codebook_size
 
     @property
-    def stages(self) -> list[tuple[int, ...]]:
-        """The factors of each step from full rate down to the codes': 1 or 2 an axis, or all at once where folded."""
+    def downsampling(self) -> list[tuple[int, ...]]:
+        """Factors along each axis of each step from full rate to the codes' rate: 1 or 2, or all at once if folded."""
         if self.folded:
             return [self.compression]
         exponents = [factor.bit_length() - 1 for factor in self.compression]
-        return [tuple(2 if stage < e else 1 for e in exponents) for stage in range(max(exponents))]
+        return [tuple(2 if step < e else 1 for e in exponents) for step in range(max(exponents))]
 
     def grid(self, size: tuple[int, ...]) -> tuple[int, ...]:
-        """The grid of codes for a sample of ``size`` positions."""
+        """Return the shape of the codes of a sample of ``size`` positions."""
         return tuple(-(-n // factor) for n, factor in zip(size, self.compression, strict=True))
 
     @property
     def encoder_reach(self) -> tuple[int, ...]:
-        """How far, in positions of each axis, what a code depends on lies from the positions that it stands for."""
+        """Positions to either side, along each axis, that a code depends on beyond those that it stands for.
+
+        A part of a long sample that is encoded with this much beside it gets the codes of the whole.
+        """
         cycle = self.dilation_cycle
         trunk = sum(cycle[i % len(cycle)] for i in range(self.num_blocks))
         reach = []
         for axis, factor in enumerate(self.compression):
             scale, total = 1, 0 if self.folded else 1  # the stem's convolution of width 3
-            for factors in [] if self.folded else self.stages:
+            for factors in [] if self.folded else self.downsampling:
                 total += (self.num_outer_blocks + 1) * scale  # blocks of width 3, then the downsampling's overlap
                 scale *= factors[axis]
             total += (trunk + self.folded) * factor
@@ -120,13 +125,16 @@ class DVAEConfig(BaseModel):
 
 
 class DVAEOutput(NamedTuple):
+    """Output of the network in training."""
+
     reconstruction: torch.Tensor
-    """``(B, C, *size)``, in the units of the input."""
+    """Reconstruction ``(B, C, *size)``, in the units of the input."""
     codes: torch.Tensor
-    """``(B, *grid)`` int64; 0 past a sample's true grid."""
+    """Codes ``(B, *grid)`` int64; 0 past a sample's own grid."""
     codes_mask: torch.Tensor
-    """``(B, 1, *grid)``."""
+    """Mask ``(B, 1, *grid)``; 1 where a code belongs to the sample."""
     quantizer_loss: torch.Tensor
+    """Scalar to add to the reconstruction loss."""
 
 
 class _Trunk(nn.Module):
@@ -147,15 +155,17 @@ class _Trunk(nn.Module):
 
 
 class DVAE(nn.Module):
-    """See the module. ``mean`` and ``std`` ``(channels,)`` normalise the medium; `set_statistics` fills them from
-    data.
-    """
+    """The discrete VAE; ``mean`` and ``std`` ``(channels,)`` normalise the medium, and `set_statistics` sets them."""
+
+    mean: torch.Tensor
+    std: torch.Tensor
+    quantizer: Quantizer
 
     def __init__(self, config: DVAEConfig) -> None:
         super().__init__()
         self.config = config
         dims = config.num_dims
-        halvings = [] if config.folded else list(enumerate(config.stages))
+        halvings = [] if config.folded else list(enumerate(config.downsampling))
         widths = [*(min(config.hidden, config.stem << i) for i, _ in halvings), config.hidden]
         self.register_buffer("mean", torch.zeros(config.channels))
         self.register_buffer("std", torch.ones(config.channels))
@@ -179,15 +189,16 @@ class DVAE(nn.Module):
 
     @torch.no_grad()
     def set_statistics(self, mean: torch.Tensor, std: torch.Tensor) -> None:
-        """Normalise by these, each ``(channels,)``, in the units of the medium; see `sane_std`."""
+        """Normalise by ``mean`` and ``std`` ``(channels,)``, in the units of the medium; see `floor_std`."""
         self.mean.copy_(mean)
-        self.std.copy_(sane_std(std))
+        self.std.copy_(floor_std(std))
 
     def forward(self, x: torch.Tensor, sizes: torch.Tensor | None = None) -> DVAEOutput:
-        """``x`` ``(B, C, *size)`` with true sizes ``(B, D)`` in positions; all of it is true where ``sizes`` is
-        None.
+        """Encode and decode ``x`` ``(B, C, *size)``.
+
+        ``sizes`` ``(B, D)`` are the samples' own sizes in positions; by default nothing is padding.
         """
-        z_e, masks = self._encode(x, sizes)
+        z_e, masks = self.encode_vectors(x, sizes)
         flat_mask = masks[-1].flatten(2).squeeze(1)
         quantized = self.quantizer(z_e.flatten(2).transpose(1, 2), flat_mask)
         z_q = quantized.z_q.transpose(1, 2).reshape(z_e.shape)
@@ -198,41 +209,25 @@ class DVAE(nn.Module):
 
     @torch.no_grad()
     def encode(self, x: torch.Tensor, sizes: torch.Tensor | None = None) -> torch.Tensor:
-        """Codes ``(B, *grid)`` int64 of ``x`` ``(B, C, *size)``; 0 past a sample's own grid."""
-        z_e, masks = self._encode(x, sizes)
+        """Return the codes ``(B, *grid)`` int64 of ``x`` ``(B, C, *size)``; 0 past a sample's own grid."""
+        z_e, masks = self.encode_vectors(x, sizes)
         mask = masks[-1]
         codes = self.quantizer(z_e.flatten(2).transpose(1, 2), mask.flatten(2).squeeze(1)).codes
         return codes.view(-1, *mask.shape[2:]) * mask.squeeze(1).long()
 
     @torch.no_grad()
     def reconstruct_soft(self, x: torch.Tensor) -> torch.Tensor:
-        """``x`` ``(B, C, *size)`` by encoder and decoder without rounding to codes between them."""
-        z_e, masks = self._encode(x, None)
+        """Pass ``x`` ``(B, C, *size)`` through encoder and decoder without rounding to codes between them."""
+        z_e, masks = self.encode_vectors(x)
         z_soft = self.quantizer.soft(z_e.flatten(2).transpose(1, 2)).transpose(1, 2).reshape(z_e.shape)
         return self._decode(z_soft, masks, tuple(x.shape[2:]))
 
     @torch.no_grad()
-    def encode_long(self, x: torch.Tensor, chunk: int) -> torch.Tensor:
-        """Codes of one sample ``x`` ``(1, C, *size)`` of any length, in chunks of about ``chunk`` positions of its
-        first axis.
-
-        Each chunk is encoded with as much beside it as a code can see, so that the codes are those of the whole.
-        """
-        factor, length = self.config.compression[0], x.shape[2]
-        step = max(1, chunk // factor) * factor
-        margin = -(-self.config.encoder_reach[0] // factor) * factor
-        parts = []
-        for start in range(0, length, step):
-            first = max(0, start - margin)
-            codes = self.encode(x[:, :, first : min(length, start + step + margin)])
-            skipped = (start - first) // factor
-            parts.append(codes[:, skipped : skipped + step // factor])
-        return torch.cat(parts, dim=1) if parts else self.encode(x)
-
-    @torch.no_grad()
     def decode(self, codes: torch.Tensor, sizes: torch.Tensor | None = None) -> torch.Tensor:
-        """``(B, C, *size)`` of codes ``(B, *grid)``; ``sizes`` ``(B, D)`` in positions, by default all that the grid
-        spans.
+        """Decode codes ``(B, *grid)`` to ``(B, C, *size)``.
+
+        ``sizes`` ``(B, D)`` are the samples' own sizes in positions, by default all that the grid spans. Raises
+        ValueError for a code outside the codebook, and for sizes that do not make this grid.
         """
         if codes.numel() and (codes.min() < 0 or codes.max() >= self.config.num_codes):
             raise ValueError(
@@ -249,16 +244,19 @@ class DVAE(nn.Module):
         return self._decode(z_q.reshape(codes.shape[0], -1, *grid), self._masks(sizes, full), size)
 
     def _masks(self, sizes: torch.Tensor, padded: tuple[int, ...]) -> list[torch.Tensor]:
-        """A mask for each rate, from full down to the codes'."""
+        """Return a mask for each rate, from full rate down to the codes' rate."""
         masks = [size_mask(sizes, padded)]
-        for factors in self.config.stages:
+        for factors in self.config.downsampling:
             factor = torch.tensor(factors, device=sizes.device)
             sizes = -(-sizes // factor)
             padded = tuple(n // f for n, f in zip(padded, factors, strict=True))
             masks.append(size_mask(sizes, padded))
         return masks
 
-    def _encode(self, x: torch.Tensor, sizes: torch.Tensor | None) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    def encode_vectors(
+        self, x: torch.Tensor, sizes: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Return the vectors ``(B, hidden, *grid)`` that the quantizer rounds, and the mask of each rate."""
         config = self.config
         if x.ndim != 2 + config.num_dims or x.shape[1] != config.channels:
             raise ValueError(f"input of shape {tuple(x.shape)}: give (B, {config.channels}) and {config.num_dims} axes")
@@ -271,7 +269,7 @@ class DVAE(nn.Module):
         h = nn.functional.pad(h, padding)
         masks = self._masks(sizes, tuple(h.shape[2:]))
         h = h * masks[0]
-        h = self.stem(fold(h, config.compression) if config.folded else h)
+        h = self.stem(space_to_channels(h, config.compression) if config.folded else h)
         for (outer, down), mask in zip(self.encoder, masks, strict=False):
             h = down(outer(h, mask), mask)
         return self.encoder_norm(self.encoder_trunk(h, masks[-1])), masks
@@ -282,13 +280,13 @@ class DVAE(nn.Module):
             h = outer(up(h, below), mask)
         folded = self.config.folded
         h = self.head(nn.functional.gelu(self.head_norm(h)) * masks[-1 if folded else 0])
-        h = unfold(h, self.config.compression) if folded else h
+        h = channels_to_space(h, self.config.compression) if folded else h
         per_channel = (-1, *([1] * self.config.num_dims))
         h = h * self.std.view(per_channel) + self.mean.view(per_channel)
         return h[(..., *(slice(n) for n in size))]
 
 
-def _make_quantizer(config: DVAEConfig) -> nn.Module:
+def _make_quantizer(config: DVAEConfig) -> Quantizer:
     if config.quantizer == "fsq":
         return FSQQuantizer(config.hidden, config.fsq_levels)
     if config.quantizer == "ema-vq":

@@ -1,4 +1,4 @@
-"""What a transformer of some shape will weigh and cost, by arithmetic, before one is made."""
+"""Memory and work that a GPT of a given shape will take, computed before one is made."""
 
 from __future__ import annotations
 
@@ -7,20 +7,24 @@ from typing import NamedTuple
 from triforce.models.gpt import GPTConfig
 
 BYTES_PER_PARAMETER = 20
-"""float32 weight, gradient, two moments of AdamW, moving average."""
+"""Bytes per parameter: float32 weight, gradient, two moments of AdamW, moving average."""
 ACTIVATIONS_PER_BLOCK = 14
-"""Tensors of ``width`` that a block keeps for its backward pass, beside 3 of the MLP's width: inputs and outputs of
+"""Tensors of ``width`` that a block keeps for its backward pass, besides 3 of the MLP's width: inputs and outputs of
 norms, q, k, v twice, attention. Counted in `models.gpt`."""
 
 
 class Footprint(NamedTuple):
+    """Size, memory and work of a GPT in training."""
+
     parameters: int
+    """Number of weights."""
     state_bytes: int
-    """Weights, gradients, optimizer and average of one worker."""
+    """Bytes of weights, gradients, optimizer state and averages of one worker."""
     activation_bytes: int
-    """Kept for the backward pass of one part of a batch, float32."""
+    """Bytes kept for the backward pass of one part of a batch, in float32."""
     flops_per_token: int
-    """Forward and backward, with attention over half of the context on average (Kaplan et al. 2020, table 1)."""
+    """Floating-point operations for each token, forward and backward, with attention over half of the context on
+    average (Kaplan et al. 2020, table 1)."""
 
     def __str__(self) -> str:
         return (
@@ -31,15 +35,16 @@ class Footprint(NamedTuple):
 
 
 def num_parameters(config: GPTConfig) -> int:
-    """As ``GPT(config).num_parameters()``, without the memory."""
+    """Return ``GPT(config).num_parameters()`` without making the network."""
     width, size = config.width, config.vocabulary.size
     block = 4 * width**2 + 3 * width * config.mlp_width + 2 * config.head_dim + 2 * width
     return config.num_layers * block + width + size * width * (1 if config.tie_embeddings else 2)
 
 
 def footprint(config: GPTConfig, context: int, rows: int, *, shards: int = 1, recompute: bool = False) -> Footprint:
-    """For ``rows`` of ``context`` tokens at a time; ``shards`` workers share the state, ``recompute`` keeps only the
-    inputs of blocks.
+    """Compute the footprint of training on ``rows`` of ``context`` tokens at a time.
+
+    ``shards`` workers share the state; with ``recompute`` only the inputs of blocks are kept for the backward pass.
     """
     parameters = num_parameters(config)
     matrices = config.num_layers * (4 * config.width**2 + 3 * config.width * config.mlp_width)

@@ -1,4 +1,4 @@
-"""The causal transformer over one vocabulary of integers: RoPE, RMSNorm before each sublayer, QK-norm, SwiGLU, SDPA."""
+"""The GPT: a causal transformer over one vocabulary, with RoPE, pre-norm RMSNorm, QK-norm, SwiGLU and SDPA."""
 
 from __future__ import annotations
 
@@ -19,16 +19,15 @@ from triforce.models.blocks.fused import qk_norm_rotate, rms_norm
 from triforce.models.vocabulary import Modality, Segment, Vocabulary
 
 PARTS = 4096
-"""Of a position: paces are rounded to these."""
+"""Parts of a position; paces are rounded to whole parts."""
 
 
-class GPTConfig(BaseModel):
-    """Shape of the transformer."""
+class GPTShape(BaseModel):
+    """Shape of the GPT, whatever its vocabulary."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    vocabulary: Vocabulary
-    num_layers: int = Field(6, ge=1, le=200, description="Blocks.")
+    num_layers: int = Field(6, ge=1, le=200, description="Number of transformer blocks.")
     width: int = Field(256, ge=16, description="Channels of the residual stream.")
     num_heads: int = Field(4, ge=1, description="Attention heads.")
     mlp_ratio: float = Field(
@@ -40,51 +39,65 @@ class GPTConfig(BaseModel):
     dropout: float = Field(0.0, ge=0, lt=1, description="Dropout after each sublayer and on the embedding.")
     paces: dict[str, float] = Field(
         {},
-        description="Positions from one token of a modality to the next, 1 where it is not named. Given any, each "
-        "segment begins at position 0, and media that run in parallel lie side by side: with {text: 1.9}, where a "
-        "character is spoken in 1.9 codes, what a code tells of lies about where the code does. Empty: positions are "
-        "counted through the document.",
+        description="Positions from one token of a modality to the next, 1 for modalities not named. If any is given, "
+        "each segment begins at position 0, so that parallel media get matching positions: with {text: 1.9}, where a "
+        "piece of text takes 1.9 codes of speech, a piece and its codes have about the same positions. Empty: "
+        "positions are counted through the document.",
     )
 
     @model_validator(mode="after")
-    def _check(self) -> GPTConfig:
+    def _check(self) -> GPTShape:
         if self.width % (2 * self.num_heads):
             raise ValueError(f"width {self.width}: must be a multiple of twice num_heads, {2 * self.num_heads}")
-        names = [modality.name for modality in self.vocabulary.modalities if not modality.shares]
         for name, pace in self.paces.items():
-            if name not in names:
-                raise ValueError(f"paces: modality {name!r}: codes of this vocabulary are of {', '.join(names)}")
             if not 1 / PARTS <= pace <= 1000:
                 raise ValueError(f"paces: {name} {pace}: must be at least 1/{PARTS} and at most 1000")
         return self
 
     @property
     def head_dim(self) -> int:
+        """Channels of an attention head."""
         return self.width // self.num_heads
 
     @property
     def mlp_width(self) -> int:
+        """Inner width of the SwiGLU layer."""
         return math.ceil(self.width * self.mlp_ratio / 32) * 32
+
+
+class GPTConfig(GPTShape):
+    """Shape of the transformer and the vocabulary that it speaks of."""
+
+    vocabulary: Vocabulary
+
+    @model_validator(mode="after")
+    def _check_paces(self) -> GPTConfig:
+        names = [modality.name for modality in self.vocabulary.modalities if not modality.shares]
+        for name in self.paces:
+            if name not in names:
+                raise ValueError(f"paces: modality {name!r}: codes of this vocabulary are of {', '.join(names)}")
+        return self
 
 
 @dataclass
 class KVCache:
-    """Keys and values of what has been read, in memory taken once: ``(num_layers, 2, B, num_heads, capacity,
-    head_dim)``.
-    """
+    """Keys and values of the tokens read so far, in memory allocated once."""
 
     store: torch.Tensor
+    """Keys and values ``(num_layers, 2, B, num_heads, capacity, head_dim)``."""
     length: int = 0
+    """Number of tokens read so far."""
     reached: torch.Tensor | None = None
-    """Position of the last token, ``(B, 1)`` in parts, where segments have their own."""
+    """Position ``(B, 1)`` of the last token, in parts, where segments have positions of their own."""
 
     @classmethod
     def empty(cls, config: GPTConfig, batch_size: int, capacity: int, like: torch.Tensor) -> KVCache:
+        """Make a cache for ``capacity`` tokens on the device and in the type of ``like``."""
         shape = (config.num_layers, 2, batch_size, config.num_heads, capacity, config.head_dim)
         return cls(torch.empty(shape, device=like.device, dtype=like.dtype))
 
     def fan_out(self, num_copies: int) -> KVCache:
-        """The same past for ``num_copies`` continuations; this cache holds one."""
+        """Copy the past of this cache, which holds one row, for ``num_copies`` continuations."""
         store = torch.empty(
             (*self.store.shape[:2], num_copies, *self.store.shape[3:]), device=self.store.device, dtype=self.store.dtype
         )
@@ -93,9 +106,7 @@ class KVCache:
         return KVCache(store, self.length, reached)
 
     def extend(self, layer: int, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write ``(B, H, T, head_dim)`` behind what is there; all keys and values so far. The caller moves
-        ``length``.
-        """
+        """Append ``(B, H, T, head_dim)`` and return all keys and values so far; the caller advances ``length``."""
         end = self.length + k.shape[2]
         if end > self.store.shape[4]:
             raise ValueError(f"{end} tokens: this cache holds {self.store.shape[4]}; make it with a larger capacity")
@@ -105,6 +116,8 @@ class KVCache:
 
 
 class RMSNorm(nn.Module):
+    """Root-mean-square norm with a learned scale."""
+
     def __init__(self, width: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(width))
@@ -114,19 +127,23 @@ class RMSNorm(nn.Module):
 
 
 class Context(NamedTuple):
-    """What the blocks of one forward pass share."""
+    """Tensors that the blocks of one forward pass share."""
 
     cos: torch.Tensor
-    """``(N, head_dim / 2)`` of all tokens in a row, as ``sin``."""
+    """Cosines of the rotary angles of all tokens, ``(N, head_dim / 2)``."""
     sin: torch.Tensor
+    """Sines of the rotary angles of all tokens, ``(N, head_dim / 2)``."""
     mask: torch.Tensor | None
-    """``(B, 1, T, S)`` bool: which keys a query may see; None for all or, among several queries, the earlier ones."""
+    """Keys that a query may see, ``(B, 1, T, S)`` bool; None for all or, among several queries, the earlier ones."""
     lengths: list[int] | None
-    """Of the documents, where each is attended to by itself."""
+    """Lengths of the documents, where each is attended to by itself."""
     cache: KVCache | None
+    """Keys and values of the tokens before, or None."""
 
 
 class Attention(nn.Module):
+    """Causal self-attention with QK-norm and rotary positions."""
+
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.num_heads, self.head_dim = config.num_heads, config.head_dim
@@ -155,14 +172,16 @@ class Attention(nn.Module):
 
 
 def attend_each(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, lengths: list[int]) -> torch.Tensor:
-    """Causal attention inside each of the documents that lie end to end in ``(N, H, D)``."""
+    """Apply causal attention inside each of the documents that lie end to end in ``(N, H, D)``."""
     parts = zip(*(tensor.transpose(0, 1)[None].split(lengths, dim=2) for tensor in (q, k, v)), strict=True)
-    with torch.autocast("cpu", enabled=False):  # short documents: float32 is the faster there
+    with torch.autocast("cpu", enabled=False):  # float32 is faster for short documents
         attended = [F.scaled_dot_product_attention(*part, is_causal=True) for part in parts]
     return torch.cat(attended, dim=2)[0].transpose(0, 1)
 
 
 class MLP(nn.Module):
+    """SwiGLU feed-forward layer."""
+
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.gate_up = nn.Linear(config.width, 2 * config.mlp_width, bias=False)
@@ -174,6 +193,8 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
+    """One transformer block: attention and MLP, each after its norm."""
+
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.attention_norm = RMSNorm(config.width)
@@ -188,6 +209,13 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
+    """The causal transformer."""
+
+    cos: torch.Tensor
+    sin: torch.Tensor
+    paces: torch.Tensor
+    begins: torch.Tensor
+
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.config = config
@@ -197,7 +225,7 @@ class GPT(nn.Module):
         self.norm = RMSNorm(config.width)
         self.head = nn.Linear(config.width, config.vocabulary.size, bias=False)
         self.checkpoint_activations = False
-        """Recompute each block in the backward pass instead of keeping what is inside it."""
+        """Whether to recompute each block in the backward pass instead of keeping its activations."""
         angles = torch.arange(config.max_positions)[:, None] * rotary_frequencies(config)
         self.register_buffer("cos", angles.cos(), persistent=False)
         self.register_buffer("sin", angles.sin(), persistent=False)
@@ -225,11 +253,11 @@ class GPT(nn.Module):
         documents: torch.Tensor | None = None,
         cache: KVCache | None = None,
     ) -> torch.Tensor:
-        """Hidden states ``(B, T, width)`` of ids ``(B, T)``; `logits` makes scores of them.
+        """Return the last hidden states ``(B, T, width)`` of ids ``(B, T)``; `logits` turns them into scores.
 
-        ``positions`` ``(B, T)``, by default from 0 or from the cache's end; with ``paces`` the ids tell them.
-        ``documents`` ``(B, T)`` numbers the documents of a packed row: a token attends to its own document alone. With
-        a ``cache``, ids are what comes next.
+        ``positions`` ``(B, T)`` count by default from 0 or from the cache's end; with ``paces`` they follow from the
+        ids. ``documents`` ``(B, T)`` numbers the documents of a packed row: a token attends to its own document alone.
+        With a ``cache``, ids continue what it holds.
         """
         past = cache.length if cache is not None else 0
         if positions is None:
@@ -255,7 +283,7 @@ class GPT(nn.Module):
     def _angles(
         self, ids: torch.Tensor, positions: torch.Tensor, cache: KVCache | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cosines and sines ``(N, head_dim / 2)`` of where the tokens are."""
+        """Return cosines and sines ``(N, head_dim / 2)`` of the tokens' rotary angles."""
         if not self.config.paces:
             places = positions.reshape(-1)
             return self.cos[places], self.sin[places]
@@ -269,7 +297,7 @@ class GPT(nn.Module):
     def _visibility(
         ids: torch.Tensor, documents: torch.Tensor | None, past: int, cache: KVCache | None
     ) -> tuple[torch.Tensor | None, list[int] | None]:
-        """A mask, or on a CPU, where its zeros would cost as much as its ones, the lengths of the documents."""
+        """Return a mask or, on a CPU, where masked entries would cost as much as others, the documents' lengths."""
         if documents is not None:
             if cache is not None:
                 raise ValueError("a cache holds one document a row: give no `documents` with it")
@@ -282,10 +310,11 @@ class GPT(nn.Module):
         return None, None
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Return scores ``(..., vocabulary)`` of hidden states ``(..., width)``."""
         return self.head(hidden)
 
     def extended(self, *modalities: Modality) -> GPT:
-        """This network with more modalities: new rows of the embedding and the head, the old ones as they were."""
+        """Return a copy with more modalities: embedding and head get new rows, all other weights stay."""
         config = self.config.model_copy(update={"vocabulary": self.config.vocabulary.extended(*modalities)})
         model = GPT(config).to(self.embedding.weight.device)
         old = self.config.vocabulary.size
@@ -299,13 +328,16 @@ class GPT(nn.Module):
         return model.train(self.training)
 
     def num_parameters(self) -> int:
+        """Return the number of weights."""
         return sum(p.numel() for p in self.parameters())
 
 
 @torch.no_grad()
-def hidden_states(gpt: GPT, prompt: Sequence[Segment], segment: Segment) -> torch.Tensor | None:
-    """The hidden state ``(width, L)`` at each code of ``segment`` behind ``prompt``: what the transformer makes of that
-    code, of all before it and of the prompt. None where together they are longer than it reads.
+def gpt_latents(gpt: GPT, prompt: Sequence[Segment], segment: Segment) -> torch.Tensor | None:
+    """Return the GPT's latents ``(width, L)``: its last hidden state at each code of ``segment`` after ``prompt``.
+
+    A code's latent depends on the prompt, on all codes before it and on itself. Returns None where prompt and segment
+    together are longer than the GPT reads.
     """
     before = [gpt.config.vocabulary.segment_ids(part) for part in prompt]
     ids = np.concatenate([*before, gpt.config.vocabulary.segment_ids(segment)[:-1]])
@@ -316,13 +348,13 @@ def hidden_states(gpt: GPT, prompt: Sequence[Segment], segment: Segment) -> torc
 
 
 def rotary_frequencies(config: GPTConfig) -> torch.Tensor:
-    """Angle per position of each pair of channels, ``(head_dim // 2,)`` (Su et al. 2021, arXiv 2104.09864)."""
+    """Return rotary angles per position of each pair of channels, ``(head_dim // 2,)`` (Su et al. 2021)."""
     return config.rope_base ** (-torch.arange(0, config.head_dim, 2).float() / config.head_dim)
 
 
 def _paces(config: GPTConfig) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of each id: how far it lies from the token before it, ``(V,)`` in parts of a position, and whether it opens a
-    segment.
+    """Return, for each id, its distance from the token before it, ``(V,)`` in parts of a position, and whether it
+    opens a segment, ``(V,)`` bool.
     """
     vocabulary = config.vocabulary
     paces = torch.full((vocabulary.size,), PARTS)
@@ -339,8 +371,10 @@ def _paces(config: GPTConfig) -> tuple[torch.Tensor, torch.Tensor]:
 def segment_positions(
     ids: torch.Tensor, paces: torch.Tensor, begins: torch.Tensor, reached: torch.Tensor | None
 ) -> torch.Tensor:
-    """Positions ``(B, T)`` of ids, in parts: 0 at each token that opens a segment, and onwards by each token's pace,
-    from ``reached`` ``(B, 1)`` in a row that is continued. Integers, for sums that are the same in any order.
+    """Return positions ``(B, T)`` of ids, in parts: 0 at each token that opens a segment, then onwards by each token's
+    pace.
+
+    A continued row starts from ``reached`` ``(B, 1)``. Positions are integers, so that sums do not depend on order.
     """
     along = paces[ids].cumsum(1)
     opened = torch.where(begins[ids], along, -1).cummax(1).values
@@ -348,7 +382,7 @@ def segment_positions(
 
 
 def document_lengths(documents: torch.Tensor) -> list[int]:
-    """How many tokens each document of packed rows ``(B, T)`` has, row after row; padding counts as one more."""
+    """Return the number of tokens of each document of packed rows ``(B, T)``, row after row; padding counts as one."""
     starts = torch.ones_like(documents, dtype=torch.bool)
     starts[:, 1:] = documents[:, 1:] != documents[:, :-1]
     bounds = [*starts.flatten().nonzero()[:, 0].tolist(), documents.numel()]
@@ -356,7 +390,7 @@ def document_lengths(documents: torch.Tensor) -> list[int]:
 
 
 def document_mask(documents: torch.Tensor) -> torch.Tensor:
-    """``(B, 1, T, T)`` bool: true where row position i may attend to j, the same document and not later."""
+    """Return ``(B, 1, T, T)`` bool: whether position i may attend to j, in the same document and not later."""
     length = documents.shape[1]
     causal = torch.ones(length, length, dtype=torch.bool, device=documents.device).tril()
     return ((documents[:, :, None] == documents[:, None, :]) & causal)[:, None]

@@ -1,22 +1,23 @@
-"""How the C library treats memory that tensors give back."""
+"""A setting of the C library's memory allocator that speeds up networks on a CPU."""
 
 from __future__ import annotations
 
 import ctypes
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-"""From glibc's malloc.h."""
+"""Parameters of ``mallopt``, from glibc's malloc.h."""
 
 MMAP_BYTES, TRIM_BYTES = 32 * 2**20, 2**31 - 1
-"""The most that glibc takes for each."""
+"""Largest values that glibc accepts for the two thresholds."""
 
 
 def reuse_freed_memory() -> bool:
-    """Keep for later tensors what earlier ones freed, in this process; whether the C library could be told.
+    """Make this process reuse the memory of freed tensors; return whether the C library supports it.
 
-    PyTorch caches no memory on CPU, and glibc hands blocks of some megabytes back to the kernel, which clears each page
-    again before its next use: as much as a fifth of the time of a convolutional network. The process stays as large
-    as it ever was. For processes that compute; a no-op where the C library is another.
+    PyTorch caches no memory on CPU, and glibc returns blocks of some megabytes to the kernel, which clears each page
+    again before its next use: as much as a fifth of the time of a convolutional network. With this setting the process
+    keeps the largest size that it ever had. Meant for processes that compute; has no effect where the C library is not
+    glibc.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

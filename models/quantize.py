@@ -1,14 +1,14 @@
-"""Quantizers by name: vectors to integers and back, behind one interface.
+"""Quantizers by name: they turn vectors into codes (integers) and back, behind one interface.
 
-``fsq`` rounds a few bounded coordinates to a grid (Mentzer et al. 2023, arXiv 2309.15505) and has no codebook that
-could collapse;
-``ema-vq`` learns one by moving averages (van den Oord et al. 2017), seeded from data and with dead codes restarted.
-``sim-vq`` maps a fixed random codebook by one learnt matrix, so that all codes follow the encoder at each step, used or
-not (Zhu et al. 2024, arXiv 2411.02038), with gradients turned as the codes are (Fifty et al. 2024, arXiv 2410.06424).
+``fsq`` rounds a few bounded coordinates to a grid (Mentzer et al. 2023, arXiv 2309.15505), so no codebook can collapse.
+``ema-vq`` learns a codebook by moving averages (van den Oord et al. 2017), initialised by k-means on the first batch,
+with dead codes restarted from the batch.
+``sim-vq`` transforms a fixed random codebook by one learned matrix, so that all codes move at each step, used or not
+(Zhu et al. 2024, arXiv 2411.02038), with the rotation trick for gradients (Fifty et al. 2024, arXiv 2410.06424).
 These three come from vector-quantize-pytorch. ``gumbel`` draws a relaxed one-hot code (Jang et al. 2016).
 
-Each gives vectors for vectors when called, ``lookup`` the vectors ``(B, L, C)`` of codes, and ``soft`` what the decoder
-would get if nothing were rounded: the difference in error is the price of being discrete.
+Calling a quantizer gives quantized vectors, `lookup` the vectors ``(B, L, C)`` of codes, and `soft` what the decoder
+would get without rounding: the difference in error is the price of discrete codes.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -23,38 +24,46 @@ from torch.nn import functional as F
 
 class Quantized(NamedTuple):
     z_q: torch.Tensor
-    """``(B, L, C)``, straight-through."""
+    """Quantized vectors ``(B, L, C)``; gradients pass straight through."""
     codes: torch.Tensor
-    """``(B, L)`` int64."""
+    """Codes ``(B, L)`` int64."""
     loss: torch.Tensor
     """Scalar to add to the reconstruction loss."""
 
 
 class Quantizer(nn.Module):
-    """The interface; see the module."""
+    """Base class of quantizers."""
 
     codebook_size: int
 
     def forward(self, z_e: torch.Tensor, mask: torch.Tensor) -> Quantized:
-        """``z_e`` ``(B, L, C)``; where ``mask`` ``(B, L)`` is 0, vectors count for nothing."""
+        """Quantize ``z_e`` ``(B, L, C)``; vectors where ``mask`` ``(B, L)`` is 0 affect neither loss nor codebook."""
         raise NotImplementedError
 
     def soft(self, z_e: torch.Tensor) -> torch.Tensor:
+        """Return ``z_e`` as the decoder would get it without rounding to codes."""
         raise NotImplementedError
 
     def lookup(self, codes: torch.Tensor) -> torch.Tensor:
+        """Return the vectors ``(B, L, C)`` of codes ``(B, L)``."""
         raise NotImplementedError
 
     def anneal(self, progress: float) -> None:
-        """Told before each step of training how much of the run is behind, 0 to 1."""
+        """Update schedules; called before each training step with the share of the run that is done, 0 to 1."""
 
 
 class FSQQuantizer(Quantizer):
+    """Finite scalar quantization: each coordinate is rounded to one of its ``levels``."""
+
+    levels: torch.Tensor
+
     def __init__(self, channels: int, levels: tuple[int, ...]) -> None:
         super().__init__()
-        from vector_quantize_pytorch import FSQ  # takes a second, which processes that only read or write are spared
+        # Imported here because it takes a second, which processes that only read or write shards need not spend.
+        from vector_quantize_pytorch import FSQ
 
         self.codebook_size = math.prod(levels)
+        self.register_buffer("levels", torch.tensor(levels, dtype=torch.int32), persistent=False)
         self.fsq = FSQ(levels=list(levels), dim=channels)
 
     def forward(self, z_e: torch.Tensor, mask: torch.Tensor) -> Quantized:
@@ -62,21 +71,22 @@ class FSQQuantizer(Quantizer):
         return Quantized(z_q, codes.long(), z_e.new_zeros(()))
 
     def soft(self, z_e: torch.Tensor) -> torch.Tensor:
-        """The library's bound without its rounding."""
-        levels = self.fsq._levels
-        half = (levels - 1) * (1 + 1e-3) / 2
-        offset = (levels % 2 == 0) * 0.5
+        """Return ``z_e`` bounded as the library bounds it (its ``FSQ.bound``), but without the rounding."""
+        half = (self.levels - 1) * (1 + 1e-3) / 2
+        offset = (self.levels % 2 == 0) * 0.5
         bounded = torch.tanh(self.fsq.project_in(z_e) + torch.atanh(offset / half)) * half - offset
-        return self.fsq.project_out(bounded / (levels // 2))
+        return self.fsq.project_out(bounded / (self.levels // 2))
 
     def lookup(self, codes: torch.Tensor) -> torch.Tensor:
         return self.fsq.indices_to_codes(codes)
 
 
 class EMAVQQuantizer(Quantizer):
-    """Two phases, of which `anneal` tells. While the encoder moves fast, a codebook that follows by moving averages is
-    always late, since most of many codes are drawn once in dozens of steps: at first every code that is not drawn in
-    each step is taken anew from the batch. Then codes settle, and only dead ones are restarted.
+    """A codebook that follows the encoder by moving averages, in two phases that `anneal` switches between.
+
+    While the encoder moves fast, moving averages lag behind, because most of many codes are drawn only once in dozens
+    of steps. So at first every code that a step does not draw is replaced by a vector of the batch. Later the codes
+    settle, and only dead ones are restarted.
     """
 
     def __init__(
@@ -91,7 +101,7 @@ class EMAVQQuantizer(Quantizer):
         super().__init__()
         self.codebook_size = codebook_size
         self.dead_share, self.refresh_share = dead_share, refresh_share
-        # Projected here, not by the library: its own projection and a mask together fail (1.32.0).
+        # Projected here and not by the library, whose own projection fails together with a mask (1.32.0).
         self.project_in = nn.Linear(channels, codebook_dim)
         self.project_out = nn.Linear(codebook_dim, channels)
         from vector_quantize_pytorch import VectorQuantize
@@ -107,10 +117,11 @@ class EMAVQQuantizer(Quantizer):
         )
 
     def anneal(self, progress: float) -> None:
-        """Set under which moving count a code is taken anew: once a step, then a share of even use, the same on every
-        rank since the counts are.
+        """Set the moving count under which a code is replaced: 1 a step at first, then a share of even use.
+
+        The moving counts are the same on every rank, and so are these thresholds.
         """
-        codebook = self.vq._codebook
+        codebook = self.vq._codebook  # no public way; tests/models/test_quantizer_insides.py pins what these mean
         even_use = float(codebook.cluster_size.mean())
         dead_below = 1.0 if progress < self.refresh_share else self.dead_share * even_use
         codebook.threshold_ema_dead_code = dead_below
@@ -128,6 +139,8 @@ class EMAVQQuantizer(Quantizer):
 
 
 class SimVQQuantizer(Quantizer):
+    """A fixed random codebook behind one learned matrix."""
+
     def __init__(self, channels: int, codebook_size: int, codebook_dim: int, commitment: float) -> None:
         super().__init__()
         self.codebook_size = codebook_size
@@ -140,7 +153,7 @@ class SimVQQuantizer(Quantizer):
     def forward(self, z_e: torch.Tensor, mask: torch.Tensor) -> Quantized:
         z_low = self.project_in(z_e)
         z_q, codes, _ = self.vq(z_low)
-        # The library's own loss counts padding; its parts are the same.
+        # The library's own loss includes padding; its two terms are the same.
         chosen = self.vq.indices_to_codes(codes)
         pull = (z_low.detach() - chosen).pow(2) + self.vq.input_to_quantize_commit_loss_weight * (
             z_low - chosen.detach()
@@ -156,9 +169,13 @@ class SimVQQuantizer(Quantizer):
 
 
 class GumbelQuantizer(Quantizer):
-    """Soft while training, hard in evaluation. `anneal` follows DALL-E (Ramesh et al. 2021, appendix A.2): temperature
-    from 1 to 1/16 and the divergence's weight from 0 up, each along a cosine.
+    """A relaxed one-hot code: soft in training, hard in evaluation.
+
+    `anneal` follows DALL-E (Ramesh et al. 2021, appendix A.2): the temperature falls from 1 to 1/16 and the weight of
+    the KL divergence rises from 0, each along a cosine.
     """
+
+    temperature: torch.Tensor
 
     def __init__(self, channels: int, codebook_size: int, kl_weight: float) -> None:
         super().__init__()
@@ -170,13 +187,16 @@ class GumbelQuantizer(Quantizer):
         self.kl_share = 1.0
 
     def anneal(self, progress: float) -> None:
-        """Temperature over the whole run; DALL-E's weight rises over 5 000 of 3 000 000 steps, here over a tenth."""
+        """Anneal the temperature over the whole run, and raise the divergence's weight over the first tenth.
 
-        def risen(share: float) -> float:
+        DALL-E's weight rises over 5 000 of 3 000 000 steps.
+        """
+
+        def cosine_rise(share: float) -> float:
             return 0.5 - 0.5 * math.cos(math.pi * min(1.0, share))
 
-        self.temperature.fill_(math.exp(math.log(1 / 16) * risen(progress)))
-        self.kl_share = risen(10 * progress)
+        self.temperature.fill_(math.exp(math.log(1 / 16) * cosine_rise(progress)))
+        self.kl_share = cosine_rise(10 * progress)
 
     def forward(self, z_e: torch.Tensor, mask: torch.Tensor) -> Quantized:
         logits = self.to_logits(z_e)
@@ -190,8 +210,18 @@ class GumbelQuantizer(Quantizer):
         return Quantized(soft @ self.codebook.weight, codes, self.kl_weight * self.kl_share * kl)
 
     def soft(self, z_e: torch.Tensor) -> torch.Tensor:
-        """The mean of the codes by their probability."""
+        """Return the mean of the codebook's vectors, weighted by their probability."""
         return self.to_logits(z_e).softmax(-1) @ self.codebook.weight
 
     def lookup(self, codes: torch.Tensor) -> torch.Tensor:
         return self.codebook(codes)
+
+
+def perplexity(counts: torch.Tensor | np.ndarray) -> float:
+    """Return the number of equally likely codes that would be as unpredictable as codes counted ``(num_codes,)``.
+
+    It is the exponential of the entropy of their frequencies, and 0 where nothing was counted.
+    """
+    counted = torch.as_tensor(counts).double()
+    share = counted[counted > 0] / counted.sum()
+    return float(torch.exp(-(share * share.log()).sum())) if share.numel() else 0.0

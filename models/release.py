@@ -1,9 +1,7 @@
-"""A release: the three trained networks in a folder that loads without the corpus.
+"""A release: the trained networks in a folder, which encode, decode and speak without the corpus.
 
-Layout below a release URI: ``dvae/``, ``gpt/``, ``diffusion/`` and, where one was fitted, ``vocoder/``, each with
-``model.safetensors`` and ``config.json``; ``gpt/`` also holds the text ``tokenizer.json``. ``config.json`` is written
-last. GPT and diffusion name the hash of the dVAE they were trained on, and a release whose hashes do not agree is
-refused.
+`triforce.models.release_files` defines the files. A release whose hashes do not agree is refused: GPT and diffusion
+name the dVAE that they were trained on, and a diffusion network that is conditioned on latents names its GPT.
 """
 
 from __future__ import annotations
@@ -22,29 +20,36 @@ from triforce.models.audio.vocoder import GriffinLim, Vocoder, make_vocoder
 from triforce.models.audio.vocos import NeuralVocoder
 from triforce.models.diffusion import Diffusion
 from triforce.models.dvae import DVAE
-from triforce.models.gpt import GPT, hidden_states
-from triforce.models.release_files import VOCODER, Stage, load_card, load_stage, load_tokenizer_of, require_dvae
-from triforce.models.samplers import SamplerConfig
-from triforce.models.sampling import Candidate, SamplingConfig, sample_segment
+from triforce.models.flow_samplers import SamplerConfig
+from triforce.models.gpt import GPT, gpt_latents
+from triforce.models.gpt_sampling import Candidate, SamplingConfig, sample_segment
+from triforce.models.release_files import (
+    TrainedNetwork,
+    load_card,
+    load_stage,
+    load_tokenizer_of,
+    require_dvae,
+)
 from triforce.models.text import TextTokenizer, clean_text
 from triforce.models.vocabulary import Segment
 
 
 @dataclass(frozen=True)
 class Speech:
-    """What `Release.speak` made."""
+    """Result of `Release.speak`."""
 
     waveform: np.ndarray
-    """``(N,)`` float32 at the release's rate."""
+    """Samples ``(N,)`` float32 at the release's sample rate."""
     codes: np.ndarray
-    """``(K,)`` int64, as the GPT drew them."""
+    """Codes ``(K,)`` int64 that the GPT drew."""
     mel: np.ndarray
-    """``(num_mels, T)``, as the vocoder got it."""
+    """Log-mel ``(num_mels, T)`` that the vocoder got."""
     text: str
+    """Text that was read."""
     reached_end: bool
-    """Whether the GPT ended by itself, not at the cap."""
+    """Whether the GPT ended by itself and not at the maximal number of codes."""
     wall_s: float
-    """Time it took."""
+    """Time it took, s."""
 
 
 class Release:
@@ -57,77 +62,89 @@ class Release:
 
     @classmethod
     def load(cls, uri: str, *, device: str | torch.device = "cpu", vocoder: Vocoder | str | None = None) -> Release:
-        """Open the release at ``uri``; it needs a dVAE at least. ``vocoder`` is one, or a name for `make_vocoder`; by
-        default the release's own, and Griffin-Lim where it has none.
+        """Open the release at ``uri``; it needs at least a dVAE.
+
+        ``vocoder`` is a vocoder or a name for `make_vocoder`; by default the release's own, or Griffin-Lim if it has
+        none.
         """
         release = cls(uri, device=device, vocoder=vocoder)
-        release._dvae  # noqa: B018 - an unreadable release fails here, not at the first word
+        release._dvae  # noqa: B018 - an unreadable release fails here, not at first use
         return release
 
-    def _load(self, stage: str) -> Stage | None:
-        loaded = load_stage(self.uri, stage, self.device)
-        if loaded is not None and stage != "dvae" and loaded.card["dvae_hash"] != self._dvae.hash:
+    def _check_dvae(self, stage: str, card: dict[str, Any]) -> None:
+        if card["dvae_hash"] != self._dvae.hash:
             raise ValueError(
-                f"{self.uri}: the {stage} was trained on dVAE {loaded.card['dvae_hash'][:12]}, "
+                f"{self.uri}: the {stage} was trained on dVAE {card['dvae_hash'][:12]}, "
                 f"this release holds {self._dvae.hash[:12]}; "
                 f"train the {stage} again or put the other dVAE back"
             )
-        return loaded
 
     @cached_property
-    def _dvae(self) -> Stage:
+    def _dvae(self) -> TrainedNetwork[DVAE]:
         return require_dvae(self.uri, self.device)
 
     @cached_property
-    def _gpt(self) -> Stage | None:
-        return self._load("gpt")
+    def _gpt(self) -> TrainedNetwork[GPT] | None:
+        loaded = load_stage(self.uri, "gpt", self.device)
+        if loaded is not None:
+            self._check_dvae("gpt", loaded.card)
+        return loaded
 
     @cached_property
-    def _diffusion(self) -> Stage | None:
-        loaded = self._load("diffusion")
-        return self._same_gpt(loaded) if loaded else None
+    def _diffusion(self) -> TrainedNetwork[Diffusion] | None:
+        loaded = load_stage(self.uri, "diffusion", self.device)
+        if loaded is not None:
+            self._check_dvae("diffusion", loaded.card)
+            self._check_gpt(loaded)
+        return loaded
 
-    def _same_gpt(self, diffusion: Stage) -> Stage:
+    def _check_gpt(self, diffusion: TrainedNetwork[Diffusion]) -> None:
         known = diffusion.card.get("gpt_hash")
         if diffusion.model.config.latent_channels and (self._gpt is None or self._gpt.hash != known):
             found = f"this release holds {self._gpt.hash[:12]}" if self._gpt else "this release holds none"
             raise ValueError(
-                f"{self.uri}: the diffusion network listens to gpt {str(known)[:12]}, {found}; "
+                f"{self.uri}: the diffusion network is conditioned on latents of gpt {str(known)[:12]}, {found}; "
                 "train the diffusion again or put the other gpt back"
             )
-        return diffusion
 
     @property
     def dvae(self) -> DVAE:
+        """The discrete VAE."""
         return self._dvae.model
 
     @property
     def gpt(self) -> GPT | None:
+        """The GPT; None where it is not trained yet."""
         return self._gpt.model if self._gpt else None
 
     @property
     def diffusion(self) -> Diffusion | None:
+        """The diffusion network; None where it is not trained yet."""
         return self._diffusion.model if self._diffusion else None
 
     @property
     def dvae_hash(self) -> str:
+        """Hash of the dVAE, which token shards and the other networks name."""
         return self._dvae.hash
 
     @cached_property
     def mel_config(self) -> MelConfig:
+        """Mel front-end that the dVAE was trained on."""
         return MelConfig.model_validate(self._dvae.card["mel"])
 
     @property
     def sample_rate_hz(self) -> int:
+        """Sample rate of the speech."""
         return self.mel_config.sample_rate_hz
 
     @cached_property
     def vocoder(self) -> Vocoder:
+        """The vocoder that was asked for, else the release's own, else Griffin-Lim."""
         if isinstance(self._vocoder, str):
             return make_vocoder(self._vocoder, self.mel_config)
         if self._vocoder is not None:
             return self._vocoder
-        own = load_stage(self.uri, VOCODER, self.device)
+        own = load_stage(self.uri, "vocoder", self.device)
         if own is None:
             return GriffinLim(self.mel_config)
         if MelConfig.model_validate(own.card["mel"]) != self.mel_config:
@@ -139,21 +156,22 @@ class Release:
 
     @cached_property
     def vocoder_hash(self) -> str:
-        """What tells this vocoder from another: its hash in the release, or its name."""
+        """Identity of the vocoder: its hash in the release, or its name."""
         if self._vocoder is not None:
             return self._vocoder if isinstance(self._vocoder, str) else type(self._vocoder).__name__
-        card = load_card(self.uri, VOCODER)
+        card = load_card(self.uri, "vocoder")
         return card["hash"] if card else "griffin-lim"
 
     @cached_property
     def tokenizer(self) -> TextTokenizer:
+        """Text tokenizer of the GPT."""
         return load_tokenizer_of(self.uri)
 
     def info(self) -> dict[str, Any]:
-        """Sizes, hashes and rates, for tables."""
+        """Return sizes, hashes and rates, for tables."""
         config = self.dvae.config
         rate = self.mel_config.frames_per_s / config.compression[0]
-        stages = {"dvae": self._dvae, "gpt": self._gpt, "diffusion": self._diffusion}
+        networks = {"dvae": self._dvae, "gpt": self._gpt, "diffusion": self._diffusion}
         return {
             "codebook_size": config.num_codes,
             "codes_per_second": rate,
@@ -161,37 +179,39 @@ class Release:
             "vocoder": self.vocoder_hash,
             "stages": {
                 name: {
-                    "hash": stage.hash,
-                    "parameters": sum(p.numel() for p in stage.model.parameters()),
-                    "card": stage.card,
+                    "hash": network.hash,
+                    "parameters": sum(p.numel() for p in network.model.parameters()),
+                    "card": network.card,
                 }
-                for name, stage in stages.items()
-                if stage
+                for name, network in networks.items()
+                if network
             },
         }
 
     def log_mel(self, waveform: np.ndarray | torch.Tensor) -> torch.Tensor:
-        """Samples ``(N,)`` float32 in -1 to 1 to the log-mel ``(num_mels, T)``."""
+        """Return the log-mel ``(num_mels, T)`` of samples ``(N,)`` float32 in -1 to 1."""
         return log_mel(torch.as_tensor(waveform, dtype=torch.float32, device=self.device), self.mel_config)
 
     def encode(self, waveform: np.ndarray | torch.Tensor) -> np.ndarray:
-        """Samples ``(N,)`` to codes ``(K,)`` int64."""
+        """Encode samples ``(N,)`` to codes ``(K,)`` int64."""
         return self.dvae.encode(self.log_mel(waveform)[None])[0].cpu().numpy()
 
     def decode(self, codes: np.ndarray | torch.Tensor, num_frames: int | None = None) -> torch.Tensor:
-        """Codes ``(K,)`` to the dVAE's mel ``(num_mels, T)``, by default of all the frames the codes span."""
+        """Decode codes ``(K,)`` to the dVAE's mel ``(num_mels, T)``, by default all frames that the codes span."""
         codes = torch.as_tensor(codes, device=self.device).long()[None]
         sizes = None if num_frames is None else torch.tensor([[num_frames]], device=self.device)
         return self.dvae.decode(codes, sizes)[0]
 
     def latents(self, text: str | None, codes: np.ndarray | torch.Tensor) -> torch.Tensor | None:
-        """The transformer's hidden states ``(width, K)`` at codes ``(K,)`` that say ``text``, for `restore`; None where
-        the diffusion network was not trained to listen to them, or text and codes are more than the transformer reads.
+        """Return the GPT's latents ``(width, K)`` of codes ``(K,)`` that say ``text``, for `restore`.
+
+        Returns None where the diffusion network is not conditioned on latents, or text and codes are longer than the
+        GPT reads.
         """
         if self.diffusion is None or not self.diffusion.config.latent_channels or not text or self.gpt is None:
             return None
         prompt = [Segment("text", self.tokenizer.encode(clean_text(text)))]
-        return hidden_states(self.gpt, prompt, Segment("speech", torch.as_tensor(codes).cpu().numpy()))
+        return gpt_latents(self.gpt, prompt, Segment("speech", torch.as_tensor(codes).cpu().numpy()))
 
     def restore(
         self,
@@ -201,16 +221,17 @@ class Release:
         config: SamplerConfig | None = None,
         latents: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """The diffusion network's reading of a dVAE mel ``(num_mels, T)``, with `latents` where they are given; the mel
-        itself where no diffusion is trained.
+        """Restore a dVAE mel ``(num_mels, T)`` by the diffusion network, conditioned on `latents` where they are given.
+
+        Returns the mel itself where no diffusion network is trained.
         """
         if self.diffusion is None:
             return mel
-        states = None if latents is None else latents[None]
-        return self.diffusion.sample(mel[None], config=config, seed=seed, latents=states)[0]
+        batched = None if latents is None else latents[None]
+        return self.diffusion.sample(mel[None], config=config, seed=seed, latents=batched)[0]
 
     def vocode(self, mel: torch.Tensor, *, seed: int = 0) -> np.ndarray:
-        """Log-mel ``(num_mels, T)`` to samples ``((T - 1) * hop_length,)`` float32."""
+        """Turn a log-mel ``(num_mels, T)`` into samples ``((T - 1) * hop_length,)`` float32."""
         return self.vocoder(mel, seed=seed).cpu().numpy()
 
     def speak(
@@ -223,8 +244,10 @@ class Release:
         sampler: SamplerConfig | None = None,
         speed: float = 1.0,
     ) -> Speech:
-        """Read ``text`` aloud, in the voice of the samples ``voice`` where they are given and the GPT knows voice
-        prompts. ``speed`` 2 takes half the time, at the same pitch.
+        """Read ``text`` aloud.
+
+        ``voice`` are samples ``(N,)`` of the voice to speak in, for a GPT trained with voice prompts. ``speed`` 2 takes
+        half the time, at the same pitch.
         """
         started = time.monotonic()
         best = self.draw(text, voice=voice, seed=seed, sampling=sampling)[0]
@@ -239,7 +262,10 @@ class Release:
         seed: int = 0,
         sampling: SamplingConfig | None = None,
     ) -> list[Candidate]:
-        """Codes for ``text`` from the GPT, ``sampling.num_candidates`` of them, the likeliest first."""
+        """Draw ``sampling.num_candidates`` sequences of codes for ``text`` from the GPT, the most likely first.
+
+        Raises FileNotFoundError where the release has no GPT, and ValueError for a text without words.
+        """
         if self.gpt is None:
             raise FileNotFoundError(f"{self.uri}: no gpt/config.json here; train one with `triforce train gpt`")
         cleaned = clean_text(text)
@@ -259,8 +285,9 @@ class Release:
         sampler: SamplerConfig | None = None,
         speed: float = 1.0,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Codes ``(K,)``, and the text that they say where it is known, to samples ``(N,)`` float32 and the mel
-        ``(num_mels, T)`` that the vocoder got.
+        """Turn codes ``(K,)`` into samples ``(N,)`` float32 and the mel ``(num_mels, T)`` that the vocoder got.
+
+        ``text`` is what the codes say, where it is known.
         """
         if not 0.25 <= speed <= 4:
             raise ValueError(f"speed {speed}: from 0.25 to 4")
@@ -274,6 +301,6 @@ class Release:
 
     @cached_property
     def characters(self) -> frozenset[str] | None:
-        """What the texts of the GPT's training were written in; None where the release does not say."""
+        """Characters of the GPT's training texts; None where the release does not say."""
         found = (load_card(self.uri, "gpt") or {}).get("characters")
         return None if found is None else frozenset(found)

@@ -1,14 +1,20 @@
-"""The files of a release: weights, cards and hashes of each stage."""
+"""The files of a release: what one network's files hold, its hash, and how it is loaded.
+
+Layout below a release URI: ``dvae/``, ``gpt/``, ``diffusion/`` and, where one was fitted, ``vocoder/``, each with
+``model.safetensors`` and ``config.json`` (the card); ``gpt/`` also holds the text ``tokenizer.json``. ``config.json``
+is written last. GPT and diffusion name the hash of the dVAE that they were trained on.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, Literal, TypeVar, cast, overload
 
 import fsspec
 import torch
+from pydantic import BaseModel
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import nn
@@ -20,10 +26,12 @@ from triforce.models.gpt import GPT, GPTConfig
 from triforce.models.text import TextTokenizer
 
 FORMAT = 1
+"""Version of the files' format."""
 STAGES = ("dvae", "gpt", "diffusion")
+"""Networks of a release, in the order in which they are trained."""
 VOCODER = "vocoder"
-"""A release may hold one; without it Griffin-Lim speaks."""
-MODELS: dict[str, tuple[type, type]] = {
+"""Optional fourth network; without it Griffin-Lim is the vocoder."""
+MODELS: dict[str, tuple[type[nn.Module], type[BaseModel]]] = {
     "dvae": (DVAE, DVAEConfig),
     "gpt": (GPT, GPTConfig),
     "diffusion": (Diffusion, DiffusionConfig),
@@ -31,29 +39,33 @@ MODELS: dict[str, tuple[type, type]] = {
 }
 
 
-@dataclass(frozen=True)
-class Stage:
-    """One trained network with what its ``config.json`` says."""
+ModelT = TypeVar("ModelT", bound=nn.Module, covariant=True)
 
-    model: nn.Module
+
+@dataclass(frozen=True)
+class TrainedNetwork(Generic[ModelT]):
+    """One trained network with its card, the content of its ``config.json``."""
+
+    model: ModelT
     card: dict[str, Any]
 
     @property
     def hash(self) -> str:
+        """SHA-256 over the stage, the model's config and its weights."""
         return self.card["hash"]
 
 
 def stage_files(
     stage: str, model: nn.Module, card: dict[str, Any], tokenizer: TextTokenizer | None = None
 ) -> dict[str, bytes]:
-    """The files of a stage by name, in the order to write them: ``config.json``, the marker that the stage is whole,
-    comes last.
+    """Return a network's files by name, in the order to write them; ``config.json``, which marks the network as
+    complete, comes last.
 
-    ``card`` is what else is to be known of the network: its training, its data, ``mel`` for the dVAE, ``dvae_hash``
-    for the others.
+    ``card`` holds what else ``config.json`` says: the training, the data, ``mel`` for the dVAE and the vocoder,
+    ``dvae_hash`` for the others.
     """
     weights = save_tensors({name: tensor.detach().cpu().contiguous() for name, tensor in unique_tensors(model).items()})
-    config = json.loads(model.config.model_dump_json())
+    config = json.loads(cast(BaseModel, model.config).model_dump_json())
     identity = json.dumps({"stage": stage, "model": config, "mel": card.get("mel")}, sort_keys=True).encode()
     digest = hashlib.sha256(identity + hashlib.sha256(weights).digest()).hexdigest()
     card = {"format": FORMAT, "stage": stage, "hash": digest, "model": config} | card
@@ -64,7 +76,7 @@ def stage_files(
 
 
 def unique_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
-    """The state without names for a tensor that is there already: safetensors stores no shared memory."""
+    """Return the state without second names of one tensor, because safetensors stores no shared memory."""
     seen: set[int] = set()
     tensors = {}
     for name, tensor in model.state_dict().items():
@@ -75,7 +87,7 @@ def unique_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def load_unique(model: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
-    """Load what `unique_tensors` gave; anything else missing or left over is an error."""
+    """Load what `unique_tensors` returned; raises ValueError where tensors are missing or left over."""
     expected = set(unique_tensors(model))
     if expected != set(tensors):
         difference = sorted(expected ^ set(tensors))[:4]
@@ -87,7 +99,10 @@ def load_unique(model: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
 
 
 def load_card(uri: str, stage: str) -> dict[str, Any] | None:
-    """What ``config.json`` of a stage says, without its weights; None where the stage is not trained yet."""
+    """Return the card of a stage (its ``config.json``) without loading weights; None where it is not trained yet.
+
+    Raises ValueError for a card of another format or stage.
+    """
     fs, root = fsspec.core.url_to_fs(uri, use_listings_cache=False)
     path = f"{root.rstrip('/')}/{stage}/config.json"
     if not fs.exists(path):
@@ -101,8 +116,22 @@ def load_card(uri: str, stage: str) -> dict[str, Any] | None:
     return card
 
 
-def load_stage(uri: str, stage: str, device: str | torch.device = "cpu") -> Stage | None:
-    """A stage of the release at ``uri``, or None where it is not trained yet."""
+@overload
+def load_stage(uri: str, stage: Literal["dvae"], device: str | torch.device = "cpu") -> TrainedNetwork[DVAE] | None: ...
+@overload
+def load_stage(uri: str, stage: Literal["gpt"], device: str | torch.device = "cpu") -> TrainedNetwork[GPT] | None: ...
+@overload
+def load_stage(
+    uri: str, stage: Literal["diffusion"], device: str | torch.device = "cpu"
+) -> TrainedNetwork[Diffusion] | None: ...
+@overload
+def load_stage(
+    uri: str, stage: Literal["vocoder"], device: str | torch.device = "cpu"
+) -> TrainedNetwork[Vocos] | None: ...
+
+
+def load_stage(uri: str, stage: str, device: str | torch.device = "cpu") -> TrainedNetwork[nn.Module] | None:
+    """Load a network of the release at ``uri``, frozen and in evaluation mode; None where it is not trained yet."""
     card = load_card(uri, stage)
     if card is None:
         return None
@@ -110,21 +139,21 @@ def load_stage(uri: str, stage: str, device: str | torch.device = "cpu") -> Stag
     model_class, config_class = MODELS[stage]
     model = model_class(config_class.model_validate(card["model"]))
     load_unique(model, load_tensors(fs.cat_file(f"{root.rstrip('/')}/{stage}/model.safetensors")))
-    return Stage(model.to(device).eval().requires_grad_(False), card)
+    return TrainedNetwork(model.to(device).eval().requires_grad_(False), card)
 
 
-def require_dvae(uri: str, device: str | torch.device = "cpu") -> Stage:
-    """The dVAE of a release, which everything else stands on."""
-    stage = load_stage(uri, "dvae", device)
-    if stage is None:
+def require_dvae(uri: str, device: str | torch.device = "cpu") -> TrainedNetwork[DVAE]:
+    """Load the dVAE of a release; raises FileNotFoundError where it has none."""
+    dvae = load_stage(uri, "dvae", device)
+    if dvae is None:
         raise FileNotFoundError(
             f"{uri}: no dvae/config.json here; train one with `triforce train dvae`, or name another release"
         )
-    return stage
+    return dvae
 
 
 def load_tokenizer_of(uri: str) -> TextTokenizer:
-    """The text tokenizer of a release's GPT."""
+    """Load the text tokenizer of a release's GPT; raises FileNotFoundError where there is none."""
     fs, root = fsspec.core.url_to_fs(uri, use_listings_cache=False)
     path = f"{root.rstrip('/')}/gpt/tokenizer.json"
     if not fs.exists(path):

@@ -1,4 +1,4 @@
-"""Text to integers and back: byte-level BPE, so every string round-trips and none is out of vocabulary."""
+"""Text tokenizer: byte-level BPE, so that every string round-trips and none is out of vocabulary."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 NUM_BYTES = 256
+"""Smallest vocabulary: one piece for each byte."""
 
 
 class TextTokenizer:
-    """A trained tokenizer. `TextTokenizer.train` makes one; ``to_json`` and ``TextTokenizer(json)`` carry it."""
+    """A trained tokenizer; `train` makes one, `to_json` and ``TextTokenizer(json)`` save and load it."""
 
     def __init__(self, json: str) -> None:
         self._tokenizer = Tokenizer.from_str(json)
@@ -34,21 +35,25 @@ class TextTokenizer:
 
     @property
     def size(self) -> int:
+        """Number of pieces."""
         return self._tokenizer.get_vocab_size()
 
     def encode(self, text: str) -> np.ndarray:
-        """Pieces ``(L,)`` int64."""
+        """Return the pieces ``(L,)`` int64 of ``text``."""
         return np.array(self._tokenizer.encode(text).ids, dtype=np.int64)
 
     def decode(self, codes: Iterable[int]) -> str:
+        """Return the text of pieces."""
         return self._tokenizer.decode([int(code) for code in codes])
 
     def to_json(self) -> str:
+        """Return the tokenizer as JSON."""
         return self._tokenizer.to_str(pretty=False)
 
 
 def clean_text(text: str) -> str:
-    """Text as the models read it: one space for white space, none at the ends; half of a surrogate pair, which is no
-    character, becomes U+FFFD.
+    """Return text as the models read it: white space becomes one space, none at the ends.
+
+    Half of a surrogate pair, which is no character, becomes U+FFFD.
     """
     return " ".join(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").split())

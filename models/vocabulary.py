@@ -1,7 +1,7 @@
-"""One vocabulary for every medium: specials, then for each modality its begin and end markers and its range of codes.
+"""The vocabulary of the GPT: special ids, then for each modality its begin and end markers and its range of codes.
 
-Ids are handed out in the order of registration and never move, so a modality can be added to a trained model by
-growing its embedding.
+Ids are assigned in the order in which modalities are listed and never change, so a modality can be added to a trained
+model by growing its embedding.
 """
 
 from __future__ import annotations
@@ -13,33 +13,40 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 PAD = 0
+"""Id of padding."""
 END_OF_DOCUMENT = 1
+"""Id that ends a document."""
 NUM_SPECIALS = 2
+"""Number of special ids."""
 
 
 class Modality(BaseModel):
-    """A kind of segment."""
+    """A medium as the GPT sees it: a name and a number of codes."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str = Field(pattern=r"^[a-z][a-z0-9_-]*$", description="As layouts name it: text, speech, image.")
-    num_codes: int = Field(ge=1, le=65536, description="Codes of its tokenizer.")
+    name: str = Field(pattern=r"^[a-z][a-z0-9_-]*$", description="Name that layouts use: text, speech, image.")
+    num_codes: int = Field(ge=1, le=65536, description="Number of codes of its tokenizer.")
     shares: str | None = Field(
-        None, description="An earlier modality whose codes it uses: a voice prompt shares speech's."
+        None, description="An earlier modality whose codes it uses; a voice prompt shares those of speech."
     )
     grid: tuple[int, ...] | None = Field(
-        None, description="Shape of its codes where that is always the same, as an image's: so many are drawn."
+        None, description="Shape of its codes where it is fixed, as for images: that many codes are drawn."
     )
 
 
 class Segment(NamedTuple):
-    """A piece of a document: codes of one modality, ``(L,)`` integers from 0."""
+    """A part of a document: codes of one modality."""
 
     modality: str
+    """Name of the modality."""
     codes: np.ndarray
+    """Codes ``(L,)``, integers from 0."""
 
 
 class Vocabulary(BaseModel):
+    """Modalities in the order of their ids."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     modalities: tuple[Modality, ...]
@@ -62,13 +69,15 @@ class Vocabulary(BaseModel):
 
     @property
     def size(self) -> int:
+        """Number of ids."""
         return NUM_SPECIALS + sum(2 + (0 if m.shares else m.num_codes) for m in self.modalities)
 
     def extended(self, *modalities: Modality) -> Vocabulary:
-        """This vocabulary with more modalities behind it; those that are there keep their ids."""
+        """Return this vocabulary with more modalities at the end; present ones keep their ids."""
         return Vocabulary(modalities=(*self.modalities, *modalities))
 
     def modality(self, name: str) -> Modality:
+        """Return the modality of that name; raises ValueError where there is none."""
         for modality in self.modalities:
             if modality.name == name:
                 return modality
@@ -83,19 +92,19 @@ class Vocabulary(BaseModel):
         raise ValueError(f"modality {name!r}: this vocabulary has {', '.join(m.name for m in self.modalities)}")
 
     def begin(self, name: str) -> int:
-        """The id that opens a segment."""
+        """Return the id that opens a segment."""
         return self._start(name)
 
     def end(self, name: str) -> int:
-        """The id that closes a segment."""
+        """Return the id that closes a segment."""
         return self._start(name) + 1
 
     def offset(self, name: str) -> int:
-        """The id of a modality's code 0."""
+        """Return the id of a modality's code 0."""
         return self._start(self.modality(name).shares or name) + 2
 
     def segment_ids(self, segment: Segment) -> np.ndarray:
-        """Ids ``(L + 2,)`` int64 of a segment between its markers."""
+        """Return the ids ``(L + 2,)`` int64 of a segment with its markers; raises ValueError for an unknown code."""
         modality = self.modality(segment.modality)
         codes = np.asarray(segment.codes, dtype=np.int64).reshape(-1)
         if codes.size and (codes.min() < 0 or codes.max() >= modality.num_codes):
@@ -108,13 +117,13 @@ class Vocabulary(BaseModel):
         )
 
     def document_ids(self, segments: Sequence[Segment]) -> np.ndarray:
-        """Ids of a whole document: its segments in their order, then the end of the document."""
+        """Return the ids of a document: its segments in order, then the end of the document."""
         return np.concatenate([*(self.segment_ids(segment) for segment in segments), [END_OF_DOCUMENT]]).astype(
             np.int64
         )
 
     def split(self, ids: Sequence[int]) -> list[Segment]:
-        """The segments of a document's ids, the inverse of `document_ids`; an open last segment is closed."""
+        """Split a document's ids into segments, the inverse of `document_ids`; an open last segment is closed."""
         begins = {self.begin(m.name): m.name for m in self.modalities}
         segments: list[Segment] = []
         name, codes = None, []

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,14 @@ environment.prepare()
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 RATE_HZ = 24_000
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _ray_ends_with_the_module() -> Iterator[None]:
+    """Shut down a Ray that this process started, for the next module's tests start their own."""
+    yield
+    if (ray := sys.modules.get("ray")) is not None and ray.is_initialized():
+        ray.shutdown()
 
 
 @pytest.fixture(scope="session")

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import io
-
 import numpy as np
-import soundfile
 
-from triforce.ingest.corpus.schema import SAMPLE_RATE_HZ, Recording, make_clip_id, make_recording_id
+from triforce.ingest.corpus.records import SAMPLE_RATE_HZ, TRANSCRIPT, Clip, Media, Recording, make_recording_id
 from triforce.ingest.corpus.store import Corpus
+from triforce.ingest.media.encode import encode_flac
 
 WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
 
@@ -24,12 +22,6 @@ def sweep(duration_s: float, seed: int) -> np.ndarray:
     return (0.1 * voice * loudness + 0.002 * generator.normal(size=time.shape)).astype(np.float32)
 
 
-def flac(waveform: np.ndarray, rate_hz: int = SAMPLE_RATE_HZ) -> bytes:
-    buffer = io.BytesIO()
-    soundfile.write(buffer, waveform, rate_hz, format="FLAC", subtype="PCM_16")
-    return buffer.getvalue()
-
-
 def add_recording(
     corpus: Corpus, source: str, source_id: str, num_clips: int, *, drop: int = 0, seed: int = 0
 ) -> list[str]:
@@ -38,24 +30,23 @@ def add_recording(
         make_recording_id(source, source_id), source, "podcast", source_id, f"http://127.0.0.1/{source_id}.mp3"
     )
     generator = np.random.default_rng([seed, num_clips])
-    rows, start = [], 0
+    clips, start = [], 0
     for index in range(num_clips):
         waveform = sweep(generator.uniform(1, 3), seed * 1000 + index)
-        rows.append(
-            {
-                "clip_id": make_clip_id(recording.recording_id, start),
-                "start_sample": start,
-                "end_sample": start + len(waveform),
-                "sample_rate_hz": SAMPLE_RATE_HZ,
-                "duration_s": len(waveform) / SAMPLE_RATE_HZ,
-                "audio": {"bytes": flac(waveform), "path": None},
-                "text": " ".join(generator.choice(WORDS, 4)),
-                "asr_model": "transcript",
-                "speaker": f"speaker-{source_id}",
-                "drop_reason": "quiet" if index < drop else None,
-            }
+        clips.append(
+            Clip.cut(
+                recording,
+                start,
+                start + len(waveform),
+                SAMPLE_RATE_HZ,
+                audio=Media(encode_flac(waveform)),
+                text=" ".join(generator.choice(WORDS, 4)),
+                asr_model=TRANSCRIPT,
+                speaker=f"speaker-{source_id}",
+                drop_reason="quiet" if index < drop else None,
+            )
         )
         start += len(waveform)
     corpus.write_recording(recording)
-    corpus.write_clips(recording, rows)
-    return [row["clip_id"] for row in rows if row["drop_reason"] is None]
+    corpus.write_clips(recording, clips)
+    return [clip.clip_id for clip in clips if clip.drop_reason is None]

@@ -9,9 +9,10 @@ import numpy as np
 import torch
 
 from triforce.ingest import storage
-from triforce.ingest.clips.clip_recording import encode_flac
-from triforce.ingest.corpus.schema import SAMPLE_RATE_HZ, Recording, make_clip_id, make_recording_id
+from triforce.ingest.clips.make_clip import sound_clip
+from triforce.ingest.corpus.records import SAMPLE_RATE_HZ, TRANSCRIPT, Recording, make_recording_id
 from triforce.ingest.corpus.store import Corpus
+from triforce.ingest.media.samples import to_int16
 from triforce.models.audio.mel import MelConfig
 from triforce.models.diffusion import Diffusion, DiffusionConfig
 from triforce.models.dvae import DVAE, DVAEConfig
@@ -73,26 +74,21 @@ def write_corpus(
         licence="CC0-1.0",
     )
     corpus.write_recording(recording)
-    rows, start = [], 0
+    clips, start = [], 0
     for text, waveform in utterances.items():
-        clip_id = make_clip_id(recording.recording_id, start)
-        samples = (np.clip(waveform, -1, 1) * 32767).astype(np.int16)
-        rows.append(
-            {
-                "clip_id": clip_id,
-                "start_sample": start,
-                "end_sample": start + samples.size,
-                "sample_rate_hz": SAMPLE_RATE_HZ,
-                "duration_s": samples.size / SAMPLE_RATE_HZ,
-                "audio": {"bytes": encode_flac(samples), "path": f"{clip_id}.flac"},
-                "text": text,
-                "asr_model": "transcript",
-                "language": "en",
-                "drop_reason": (drop_reasons or {}).get(text),
-            }
+        clips.append(
+            sound_clip(
+                recording,
+                start,
+                to_int16(waveform),
+                text=text,
+                asr_model=TRANSCRIPT,
+                language="en",
+                drop_reason=(drop_reasons or {}).get(text),
+            )
         )
-        start += samples.size
-    corpus.write_clips(recording, rows)
+        start += waveform.size
+    corpus.write_clips(recording, clips)
     return str(folder)
 
 

@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 import sys
 
+from triforce.tokenize.arguments import FieldParser
 from triforce.tokenize.config import TokenizeConfig
 from triforce.tokenize.job import tokenize_corpus
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m triforce.tokenize", description="Run the dVAE over a corpus and write token shards."
+    fields = TokenizeConfig.model_fields
+    parser = FieldParser(
+        "python -m triforce.tokenize",
+        "Run the dVAE over a corpus and write token shards.",
+        {name: field.description for name, field in fields.items()},
+        required=[name for name, field in fields.items() if field.is_required()],
     )
-    for name, field in TokenizeConfig.model_fields.items():
-        parser.add_argument(
-            f"--{name.replace('_', '-')}",
-            required=field.is_required(),
-            default=argparse.SUPPRESS,
-            help=field.description,
-        )
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     try:
-        summary = tokenize_corpus(TokenizeConfig.model_validate(vars(arguments)))
+        summary = tokenize_corpus(TokenizeConfig.model_validate(arguments))
     except (ValueError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -1,4 +1,4 @@
-"""What a tokenize run is told."""
+"""Settings of a tokenize run."""
 
 from __future__ import annotations
 
@@ -6,41 +6,41 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class TokenizeConfig(BaseModel):
-    """Corpus and dVAE in, shards of integers out. Shards depend on these alone, not on workers or their number."""
+    """Settings of a tokenize run; the number and kind of workers do not change the shards."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     corpus: str = Field(description="URI of the corpus.")
-    release: str = Field(description="URI of the release whose dVAE is run.")
+    release: str = Field(description="URI of the release whose dVAE encodes.")
     tokens: str = Field(description="URI of the folder for the shards.")
     clips_per_shard: int = Field(
         256,
         ge=1,
         le=10_000,
-        description="Clips in a shard; the last of a run may hold fewer. A shard is in memory whole, as mels: 80 MB "
+        description="Clips in a shard; the last of a run may hold fewer. A whole shard is in memory as mels: 80 MB "
         "for 256 clips of 8 s.",
     )
     text_vocabulary_size: int = Field(
-        512, ge=256, le=65_536, description="Pieces of the text tokenizer, trained on the first run's texts."
+        512, ge=256, le=65_536, description="Pieces of the text tokenizer, which is trained on the first run's texts."
     )
     batch_positions: int = Field(
         4_096,
         ge=256,
         description="Positions of the medium in a batch, padding included: mel frames, of which 4096 are 44 s, or "
-        "pixels. Fastest on CPU; a GPU takes 65536.",
+        "pixels. 4096 is fastest on a CPU; give 65536 on a GPU.",
     )
-    num_workers: int = Field(1, ge=1, le=4096, description="Actors that hold the dVAE.")
+    num_workers: int = Field(1, ge=1, le=4096, description="Number of actors that hold the dVAE.")
     device: str = Field(
-        "cpu", pattern=r"^(cpu|cuda)$", description="Where the dVAE runs; `cuda` takes one GPU a worker."
+        "cpu", pattern=r"^(cpu|cuda)$", description="Device of the dVAE; `cuda` takes one GPU a worker."
     )
-    cpus_per_worker: float = Field(1, gt=0, description="Cores, and threads, of a worker.")
+    cpus_per_worker: float = Field(1, gt=0, description="Cores and threads of a worker.")
     readers_per_worker: int = Field(
         1, ge=1, le=64, description="Actors that read and decode the next shards while a worker encodes one."
     )
     cpus_per_reader: float = Field(
         0,
         ge=0,
-        description="Cores such an actor reserves; with 0 it uses what the workers leave, which suits one machine.",
+        description="Cores that such an actor reserves; with 0 it uses what workers leave, which suits one machine.",
     )
     max_failed_share: float = Field(
         0.01, ge=0, le=1, description="Share of clips that may fail before the run ends in an error."

@@ -1,4 +1,4 @@
-"""The computing half of tokenizing: the dVAE over batches of like size."""
+"""Encoding: the dVAE over batches of media of similar size."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from triforce.models.dvae import DVAE
 
 
 def size_batches(sizes: Sequence[tuple[int, ...]], batch_positions: int) -> Iterator[list[int]]:
-    """Indices grouped by size, largest first, so that padded batches stay within ``batch_positions``; a larger one
-    goes alone.
+    """Yield batches of indices, largest size first, that stay within ``batch_positions`` when padded.
+
+    A medium that is larger than that is a batch by itself.
     """
     order = sorted(range(len(sizes)), key=lambda i: (tuple(-n for n in sizes[i]), i))
     batch: list[int] = []
@@ -32,15 +33,15 @@ def size_batches(sizes: Sequence[tuple[int, ...]], batch_positions: int) -> Iter
 def encode_media(
     dvae: DVAE, media: Sequence[np.ndarray], batch_positions: int, device: torch.device
 ) -> list[np.ndarray]:
-    """Media ``(C, *size)`` float32 to codes ``(*grid,)`` uint16, in the same order, whatever the batches are."""
+    """Encode media ``(C, *size)`` float32 to codes ``(*grid,)`` uint16, in the same order; batches change no code."""
     sizes = [array.shape[1:] for array in media]
     codes: list[np.ndarray] = [np.empty(0, np.uint16)] * len(media)
     for batch in size_batches(sizes, batch_positions):
-        true_sizes = torch.tensor([sizes[i] for i in batch])
-        padded = torch.zeros(len(batch), media[0].shape[0], *true_sizes.amax(0).tolist())
+        own_sizes = torch.tensor([sizes[i] for i in batch])
+        padded = torch.zeros(len(batch), media[0].shape[0], *own_sizes.amax(0).tolist())
         for row, i in enumerate(batch):
             padded[(row, slice(None), *map(slice, sizes[i]))] = torch.tensor(media[i])
-        found = dvae.encode(padded.to(device), true_sizes.to(device)).cpu().numpy()
+        found = dvae.encode(padded.to(device), own_sizes.to(device)).cpu().numpy()
         for row, i in enumerate(batch):
             codes[i] = found[(row, *map(slice, dvae.config.grid(sizes[i])))].astype(np.uint16)
     return codes

@@ -1,8 +1,8 @@
-"""The tokenize stage on Ray Data: readers feed actors that hold the dVAE, writers commit shard by shard.
+"""The tokenize job on Ray Data: readers feed actors that hold the dVAE, writers commit shard by shard.
 
-The unit that streams through is the planned shard, not the clip. Ray Data blocks of clips would have no fixed bounds:
-what ends up in a shard would depend on workers, retries and timing. With the shard as the row, a retried or repeated
-task can only write the same bytes to the same name, so exactly-once needs no bookkeeping beside the files themselves.
+The unit of work is the planned shard, not the clip. Ray Data blocks of clips would have no fixed bounds: what ends up
+in a shard would depend on workers, retries and timing. With the shard as the row, a retried or repeated task can only
+write the same bytes to the same name, so exactly-once needs no bookkeeping besides the files themselves.
 """
 
 from __future__ import annotations
@@ -19,33 +19,44 @@ import ray
 from ray.data import ActorPoolStrategy
 
 from triforce.ingest import storage
-from triforce.models.release_files import Stage, load_card, require_dvae
-from triforce.tokenize.cluster import connect
+from triforce.ingest.corpus.shard_names import STALE_ENDING, shard_name, stale_mark
+from triforce.models.dvae import DVAE
+from triforce.models.release_files import TrainedNetwork, load_card, require_dvae
+from triforce.tokenize.actors import EncodeActor, ReadActor, WriteActor, planned_row
 from triforce.tokenize.config import TokenizeConfig
 from triforce.tokenize.plan import PlannedShard, extend_plan, load_tokenizer, modality_of, open_tokens
-from triforce.tokenize.shards import list_shards, read_stats, shard_name, stale_mark, stats_uri
-from triforce.tokenize.stages import EncodeStage, ReadStage, WriteStage, planned_row
+from triforce.tokenize.ray_session import connect
+from triforce.tokenize.shards import list_shards, read_stats, stats_uri
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class TokenizeSummary:
+    """Counts of all shards, and of this run."""
+
     num_shards: int
     num_new_shards: int
+    """Shards that this run made."""
     num_clips: int
     num_codes: int
     num_failed: int
+    """Clips that could not be read."""
     hours: float
+    """Hours of media in all shards."""
     wall_s: float
+    """Time that this run took, s."""
 
 
 def tokenize_corpus(config: TokenizeConfig) -> TokenizeSummary:
-    """Bring the shards up to date with the corpus. Ray is started here unless the caller or the cluster has done so."""
+    """Bring the shards up to date with the corpus; starts Ray unless the caller or the cluster has done so.
+
+    Raises ValueError where more clips fail than ``max_failed_share``, or another dVAE made the shards.
+    """
     started = time.monotonic()
-    stage = require_dvae(config.release)
+    dvae = require_dvae(config.release)
     storage.remove_stale_temporaries(config.tokens)
-    open_tokens(config, stage)
+    open_tokens(config, dvae)
     shards = extend_plan(config)
     _remove_unplanned(config.tokens, shards)
     missing = _missing(config.tokens, shards)
@@ -57,7 +68,7 @@ def tokenize_corpus(config: TokenizeConfig) -> TokenizeSummary:
                 "tokenize: shard %d (%d clips, %.1f s), %d of %d",
                 *(row["index"], row["num_clips"], row["encode_s"], finished, len(missing)),
             )
-    summary = write_index(config, stage, len(missing), time.monotonic() - started)
+    summary = write_index(config, dvae, len(missing), time.monotonic() - started)
     total = summary.num_clips + summary.num_failed
     if summary.num_failed > config.max_failed_share * total:
         raise ValueError(
@@ -68,9 +79,9 @@ def tokenize_corpus(config: TokenizeConfig) -> TokenizeSummary:
 
 
 def run_pipeline(config: TokenizeConfig, shards: list[PlannedShard]) -> Iterator[dict[str, Any]]:
-    """Make these shards, in any order; a row for each as it is committed."""
+    """Make these shards, in any order; yield a row for each as it is committed."""
     context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False  # one line a finished shard says more
+    context.enable_progress_bars = False  # the log has a line for each finished shard
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     num_workers = min(config.num_workers, len(shards))
     reading = (config.corpus, load_card(config.release, "dvae"), load_tokenizer(config.tokens).to_json())
@@ -79,25 +90,28 @@ def run_pipeline(config: TokenizeConfig, shards: list[PlannedShard]) -> Iterator
     dataset = (
         ray.data.from_items([planned_row(shard) for shard in shards], override_num_blocks=len(shards))
         .map(
-            ReadStage,
+            ReadActor,
             fn_constructor_args=reading,
             compute=ActorPoolStrategy(size=num_readers),
             num_cpus=config.cpus_per_reader,
         )
         .map(
-            EncodeStage,
+            EncodeActor,
             fn_constructor_args=(config,),
             compute=ActorPoolStrategy(size=num_workers),
             num_cpus=config.cpus_per_worker,
             num_gpus=1 if config.device == "cuda" else None,
         )
-        .map(WriteStage, fn_constructor_args=(config.tokens,), compute=ActorPoolStrategy(size=num_workers), num_cpus=0)
+        .map(WriteActor, fn_constructor_args=(config.tokens,), compute=ActorPoolStrategy(size=num_workers), num_cpus=0)
     )
     yield from dataset.iter_rows()
 
 
 def _require_room(config: TokenizeConfig, num_readers: int) -> None:
-    """Readers hold their cores to the end: beside them a worker must find its own, or nothing would ever be done."""
+    """Refuse readers that leave no core for a worker: they hold their cores to the end, so nothing would be done.
+
+    On a cluster, which may grow, this is only a warning.
+    """
     taken, there = num_readers * config.cpus_per_reader, ray.cluster_resources().get("CPU", 0)
     if taken + config.cpus_per_worker <= there:
         return
@@ -112,10 +126,10 @@ def _require_room(config: TokenizeConfig, num_readers: int) -> None:
 
 
 def _missing(tokens: str, shards: list[PlannedShard]) -> list[PlannedShard]:
-    """The shards that are not there, or were made of other clips or texts than the corpus has now."""
+    """Return the shards that do not exist, or were made of other clips or texts than the corpus has now."""
     there = {uri.rsplit("/", 1)[-1] for uri in list_shards(tokens)}
     stats = read_stats(tokens)
-    stale = {name.removesuffix(".stale") + ".tar" for name in storage.list_files(tokens, ".stale")}
+    stale = {name.removesuffix(STALE_ENDING) + ".tar" for name in storage.list_files(tokens, STALE_ENDING)}
     return [
         shard
         for shard in shards
@@ -126,7 +140,7 @@ def _missing(tokens: str, shards: list[PlannedShard]) -> list[PlannedShard]:
 
 
 def _remove_unplanned(tokens: str, shards: list[PlannedShard]) -> None:
-    """A shard whose clips have all left the corpus goes as a whole."""
+    """Remove the shards whose clips have all left the corpus."""
     planned = {shard_name(shard.index) for shard in shards}
     for uri in list_shards(tokens):
         if uri.rsplit("/", 1)[-1] not in planned:
@@ -134,16 +148,16 @@ def _remove_unplanned(tokens: str, shards: list[PlannedShard]) -> None:
                 storage.remove(each)
 
 
-def write_index(config: TokenizeConfig, stage: Stage, num_new: int, wall_s: float) -> TokenizeSummary:
-    """``index.json``: counts per shard and in total, with the dVAE that the codes belong to."""
+def write_index(config: TokenizeConfig, dvae: TrainedNetwork[DVAE], num_new: int, wall_s: float) -> TokenizeSummary:
+    """Write ``index.json``: counts per shard and in total, and the hash of the dVAE that made the codes."""
     stats = [found for _, found in sorted(read_stats(config.tokens).items())]
     totals = {key: sum(shard[key] for shard in stats) for key in ("num_clips", "num_codes", "num_text", "duration_s")}
     totals["num_failed"] = sum(len(shard["failed"]) for shard in stats)
     totals["num_shards"] = len(stats)
     index = {
         "format": 1,
-        "modality": modality_of(stage.card),
-        "dvae_hash": stage.hash,
+        "modality": modality_of(dvae.card),
+        "dvae_hash": dvae.hash,
         "totals": totals,
         "shards": [shard | {"failed": len(shard["failed"])} for shard in stats],
     }

@@ -1,13 +1,13 @@
-"""Which clip goes into which shard: decided once, before any work, and only ever added to.
+"""The plan: which clip goes into which shard. It is decided before any work, and only ever added to.
 
 Layout below a tokens URI: ``meta.json`` (dVAE, settings) and ``tokenizer.json``, written once;
-``plan/part-000000.parquet`` for each run that met new clips; ``shard-000000.json`` and then ``shard-000000.tar`` for
-each shard; ``index.json`` over all of them. A shard is there or it is not; there is no other state, so a run that was
-killed anywhere continues by being run again.
+``plan/part-000000.parquet`` for each run that found new clips; ``shard-000000.json`` and then ``shard-000000.tar`` for
+each shard; ``index.json`` over all of them. A shard exists or it does not; there is no other state, so a run that was
+killed at any moment continues by being run again.
 
 The plan says in which shard a clip belongs; the corpus says whether it is kept. A shard is up to date when it was made
-of the very clips and texts that both name now, so clips that were taken out or filtered out leave their shard on the
-next run, and only theirs.
+of the very clips and texts that both name now. So clips that were taken out or filtered out leave their shard on the
+next run, and only their shards are made again.
 """
 
 from __future__ import annotations
@@ -22,41 +22,41 @@ import pyarrow.parquet as pq
 
 from triforce.ingest import storage
 from triforce.ingest.corpus.store import Corpus
-from triforce.models.release_files import Stage
+from triforce.models.dvae import DVAE
+from triforce.models.release_files import TrainedNetwork
 from triforce.models.text import TextTokenizer, clean_text
 from triforce.tokenize.config import TokenizeConfig
-
-METADATA = (
-    *("text", "duration_s", "speaker", "source", "licence", "language"),
-    *("recording_id", "start_sample", "end_sample", "sample_rate_hz", "modality"),
-)
-"""Columns of the corpus that a sample carries along."""
+from triforce.tokenize.token_sample import METADATA
 
 PLAN_SCHEMA = pa.schema(
     [("shard", pa.int32()), ("clip_id", pa.string()), ("recording_id", pa.string()), ("source", pa.string())]
 )
 FORMAT = 2
+"""Version of the layout."""
 
 
 @dataclass(frozen=True)
 class PlannedShard:
+    """A shard's number and the clips that belong into it."""
+
     index: int
     clips: list[tuple[str, str, str]]
-    """``(clip_id, recording_id, source)`` of the kept clips, in the shard's order."""
+    """Kept clips as ``(clip_id, recording_id, source)``, in the shard's order."""
     inputs_sha256: str
-    """Of their ids and metadata: what the shard is to be made of."""
+    """SHA-256 over the clips' ids and metadata, from which the shard is made."""
 
 
-def open_tokens(config: TokenizeConfig, stage: Stage) -> dict:
-    """``meta.json`` of the tokens folder, made on the first run; a folder that another dVAE or other settings began is
-    refused.
+def open_tokens(config: TokenizeConfig, dvae: TrainedNetwork[DVAE]) -> dict:
+    """Return ``meta.json`` of the tokens folder, which the first run writes.
+
+    Raises ValueError for a folder that was begun with another dVAE or other settings, and where no clip is kept.
     """
     meta_uri = storage.join(config.tokens, "meta.json")
     wanted = {
         "format": FORMAT,
-        "dvae_hash": stage.hash,
+        "dvae_hash": dvae.hash,
         "clips_per_shard": config.clips_per_shard,
-        "num_codes": stage.model.config.num_codes,
+        "num_codes": dvae.model.config.num_codes,
     }
     if storage.exists(meta_uri):
         meta = read_meta(config.tokens)
@@ -67,7 +67,7 @@ def open_tokens(config: TokenizeConfig, stage: Stage) -> dict:
                     f"would not belong together. Use another tokens folder, or remove this one"
                 )
         return meta
-    modality = modality_of(stage.card)
+    modality = modality_of(dvae.card)
     texts = kept_clips(Corpus(config.corpus), modality)["text"].to_pylist()
     if not texts:
         raise ValueError(f"{config.corpus}: no {modality} clip to keep; run `triforce ingest`, or loosen the filters")
@@ -75,7 +75,7 @@ def open_tokens(config: TokenizeConfig, stage: Stage) -> dict:
     storage.write_bytes(storage.join(config.tokens, "tokenizer.json"), tokenizer.to_json().encode())
     meta = wanted | {
         "modality": modality,
-        "compression": list(stage.model.config.compression),
+        "compression": list(dvae.model.config.compression),
         "text_vocabulary_size": tokenizer.size,
     }
     storage.write_bytes(meta_uri, json.dumps(meta, indent=1, sort_keys=True).encode())
@@ -83,7 +83,7 @@ def open_tokens(config: TokenizeConfig, stage: Stage) -> dict:
 
 
 def read_meta(tokens: str) -> dict:
-    """``meta.json``; raises FileNotFoundError where no run began this folder."""
+    """Return ``meta.json``; raises FileNotFoundError where no run began this folder."""
     uri = storage.join(tokens, "meta.json")
     if not storage.exists(uri):
         raise FileNotFoundError(f"{tokens}: no meta.json here; give a folder that `triforce tokenize` wrote")
@@ -91,11 +91,12 @@ def read_meta(tokens: str) -> dict:
 
 
 def load_tokenizer(tokens: str) -> TextTokenizer:
+    """Load the text tokenizer of a tokens folder."""
     return TextTokenizer(storage.read_bytes(storage.join(tokens, "tokenizer.json")).decode())
 
 
 def read_plan(tokens: str) -> pa.Table:
-    """Every planned clip, in the order of shards."""
+    """Return every planned clip, in the order of shards."""
     folder = storage.join(tokens, "plan")
     tables = []
     for name in storage.list_files(folder, ".parquet"):
@@ -106,12 +107,12 @@ def read_plan(tokens: str) -> pa.Table:
 
 
 def modality_of(card: dict) -> str:
-    """The medium that a dVAE is for, by its card."""
+    """Return the medium that a dVAE is for, by its card."""
     return card.get("modality") or "speech"
 
 
 def kept_clips(corpus: Corpus, modality: str) -> pa.Table:
-    """The kept clips of a medium, without their bytes, by source, recording and time."""
+    """Return the kept clips of a medium without their bytes, sorted by source, recording and time."""
     table = corpus.clips(["clip_id", *METADATA], kept_only=True)
     named = table["modality"].fill_null("speech")
     table = table.set_column(table.schema.get_field_index("modality"), "modality", named)
@@ -120,7 +121,7 @@ def kept_clips(corpus: Corpus, modality: str) -> pa.Table:
 
 
 def extend_plan(config: TokenizeConfig) -> list[PlannedShard]:
-    """Plan the kept clips that are in no shard yet; all shards that have clips. `open_tokens` came before."""
+    """Plan the kept clips that are in no shard yet, and return all shards that have clips; call `open_tokens` first."""
     modality = read_meta(config.tokens)["modality"]
     plan, kept = read_plan(config.tokens), kept_clips(Corpus(config.corpus), modality)
     known = set(plan["clip_id"].to_pylist())
@@ -138,7 +139,7 @@ def extend_plan(config: TokenizeConfig) -> list[PlannedShard]:
 
 
 def shards_of(plan: pa.Table, kept: pa.Table) -> list[PlannedShard]:
-    """The shards that a plan makes of the clips that are kept; none for a shard that has lost them all."""
+    """Return the shards that a plan makes of the kept clips, without those that have lost all of theirs."""
     rows = {row["clip_id"]: row for row in kept.to_pylist()}
     members: dict[int, list[dict]] = {}
     for shard, clip_id in zip(plan["shard"].to_pylist(), plan["clip_id"].to_pylist(), strict=True):

@@ -1,4 +1,4 @@
-"""Token samples back to what they were made of, as far as the networks can: sound, pictures, films."""
+"""Decoding: token samples back to sound, images and video files."""
 
 from __future__ import annotations
 
@@ -9,16 +9,22 @@ import soundfile
 import torch
 
 from triforce.ingest import storage
+from triforce.ingest.corpus.shard_names import shard_name
 from triforce.ingest.media.pixels import encode_png, encode_video, from_planes
 from triforce.models.release import Release
 from triforce.tokenize.plan import read_meta, read_plan
-from triforce.tokenize.shards import TokenSample, read_shard, shard_name
+from triforce.tokenize.shards import read_shard
+from triforce.tokenize.token_sample import TokenSample
 
 SOUNDS = ("wav", "flac", "ogg", "mp3")
+"""File formats for sound."""
 
 
 def find_samples(tokens: str, clip_ids: list[str]) -> list[TokenSample]:
-    """These samples, in the order asked for; a beginning of an id will do where it fits one clip alone."""
+    """Return samples by their clips' ids, in that order; the beginning of an id suffices where only one clip has it.
+
+    Raises ValueError for an id that fits no clip or several.
+    """
     plan = read_plan(tokens)
     ids, shards = plan["clip_id"].to_pylist(), plan["shard"].to_pylist()
     chosen: dict[str, int] = {}
@@ -39,7 +45,7 @@ def find_samples(tokens: str, clip_ids: list[str]) -> list[TokenSample]:
 
 
 def check_release(tokens: str, release: Release) -> str:
-    """The modality of the shards; codes of another dVAE than the release's are refused."""
+    """Return the modality of the shards; raises ValueError where another dVAE than the release's made them."""
     meta = read_meta(tokens)
     if meta["dvae_hash"] != release.dvae_hash:
         raise ValueError(
@@ -50,7 +56,7 @@ def check_release(tokens: str, release: Release) -> str:
 
 
 def restore_medium(release: Release, sample: TokenSample, *, diffusion: bool = False, seed: int = 0) -> torch.Tensor:
-    """The dVAE's reading of a sample, ``(C, *size)`` at its true size; with ``diffusion`` made sharp again."""
+    """Decode a sample to its medium ``(C, *size)`` at its own size; with ``diffusion``, restored by that network."""
     codes = torch.from_numpy(sample.codes.astype(np.int64))[None].to(release.device)
     size = torch.tensor([sample.metadata["size"]], device=release.device)
     medium = release.dvae.decode(codes, size)[0]
@@ -60,7 +66,7 @@ def restore_medium(release: Release, sample: TokenSample, *, diffusion: bool = F
 def write_restored(
     release: Release, sample: TokenSample, modality: str, folder: Path, sound: str = "wav", *, diffusion: bool = False
 ) -> Path:
-    """Decode a sample into a file of its own in ``folder``, ``<clip_id>.wav`` or what its medium asks for."""
+    """Decode a sample into a file in ``folder``: ``<clip_id>.wav``, or PNG and MKV for images and video."""
     medium = restore_medium(release, sample, diffusion=diffusion)
     if modality in ("image", "video"):
         pixels = from_planes(medium.cpu().numpy())

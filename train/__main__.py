@@ -4,32 +4,37 @@ single fields over it, lists and mappings as JSON.
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import sys
+from typing import Any
 
 from triforce.ingest import storage
-from triforce.train.config import TrainConfig
+from triforce.tokenize.arguments import FieldParser
+from triforce.train.config import train_config, train_fields
 from triforce.train.job import train
 
 
+def fields() -> dict[str, str | None]:
+    """Return the description of each field of a run by name; each is a flag."""
+    return {name: field.description for name, field in train_fields().items()}
+
+
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m triforce.train", description="Fit a stage: dvae, gpt, diffusion or vocoder."
+    parser = FieldParser(
+        "python -m triforce.train",
+        "Fit a stage: dvae, gpt, diffusion or vocoder.",
+        {"config": "URI of a JSON file with the fields of the run"} | fields(),
     )
-    parser.add_argument("--config", help="URI of a JSON file with the fields of the run")
-    for name, field in TrainConfig.model_fields.items():
-        parser.add_argument(f"--{name.replace('_', '-')}", default=argparse.SUPPRESS, help=field.description)
-    arguments = vars(parser.parse_args(argv))
-    config_uri = arguments.pop("config")
+    arguments: dict[str, Any] = dict(parser.parse(argv))
+    config_uri = arguments.pop("config", None)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     try:
         settings = json.loads(storage.read_bytes(config_uri)) if config_uri else {}
         for name, text in arguments.items():
             if text[:1] in ("[", "{"):
                 arguments[name] = json.loads(text)
-        summary = train(TrainConfig.model_validate(settings | arguments))
+        summary = train(train_config(**settings | arguments))
     except (ValueError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

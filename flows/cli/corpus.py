@@ -12,7 +12,14 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(name="corpus", help="Look at a corpus, check it, take recordings out of it.", no_args_is_help=True)
+from triforce.flows.cli.options import example
+
+app = typer.Typer(
+    name="corpus",
+    help="Look at a corpus, check it, take recordings out of it.",
+    epilog=example("corpus stats data/corpus"),
+    no_args_is_help=True,
+)
 
 CorpusUri = Annotated[str, typer.Argument(help="The corpus: a folder, or an address such as s3://bucket/corpus.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a program instead of text for a person.")]
@@ -29,7 +36,7 @@ def _open(uri: str):
     return corpus
 
 
-@app.command()
+@app.command(epilog=example("corpus ls data/corpus --status rejected"))
 def ls(
     uri: CorpusUri,
     source: Annotated[str | None, typer.Option(help="Only this source.")] = None,
@@ -40,7 +47,7 @@ def ls(
     as_json: AsJson = False,
 ) -> None:
     """List recordings, one a line."""
-    from triforce.ingest.corpus.schema import RejectReason, Status
+    from triforce.ingest.corpus.records import RejectReason, Status
     from triforce.ingest.corpus.stats import list_recordings
 
     corpus = _open(uri)
@@ -58,7 +65,7 @@ def ls(
         _say(f"{item.recording_id}  {item.source:<20} {_clock(length)}  {state:<28} {item.title or item.url}")
 
 
-@app.command()
+@app.command(epilog=example("corpus show data/corpus 571dd85f"))
 def show(
     uri: CorpusUri,
     identifier: Annotated[str, typer.Argument(help="A recording's id, the beginning of one, or a clip's id.")],
@@ -94,7 +101,7 @@ def show(
             _say(f"{'':<30}published: {text_between(published, begin_s, end_s)}")
 
 
-@app.command()
+@app.command(epilog=example("corpus stats data/corpus"))
 def stats(uri: CorpusUri, as_json: AsJson = False) -> None:
     """Count recordings, clips and hours, by source and by reason."""
     from triforce.ingest.corpus.stats import stats as count
@@ -123,15 +130,15 @@ def stats(uri: CorpusUri, as_json: AsJson = False) -> None:
             _say(f"{title}: " + ", ".join(f"{key or 'unknown'} {count}" for key, count in counts.most_common()))
 
 
-@app.command()
+@app.command(epilog=example("corpus verify data/corpus --quick"))
 def verify(
     uri: CorpusUri,
     quick: Annotated[bool, typer.Option("--quick", help="Sizes and rows only: hash no file, decode no clip.")] = False,
     repair: Annotated[
-        bool, typer.Option("--repair", help="Remove what is broken, so that the next run makes it anew.")
+        bool, typer.Option("--repair", help="Remove what is broken, so that the next run makes it again.")
     ] = False,
 ) -> None:
-    """Check every file and row; ends with 1 if something is wrong."""
+    """Check every file and row; exit with 1 if something is wrong."""
     from tqdm import tqdm
 
     from triforce.ingest.corpus.verify import verify as check
@@ -146,7 +153,7 @@ def verify(
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(epilog=example('corpus rm data/corpus --author "A. Name" --tokens data/tokens'))
 def rm(
     uri: CorpusUri,
     recording: Annotated[list[str] | None, typer.Option(help="A recording's id; may be given several times.")] = None,
@@ -183,44 +190,44 @@ def rm(
         return
     done = remove(corpus, chosen, tokens=tokens, forget=forget)
     if done.stale_shards:
-        print(f"removed; these shards are stale, tokenize makes them anew: {', '.join(done.stale_shards)}")
+        print(f"removed; these shards are stale, tokenize makes them again: {', '.join(done.stale_shards)}")
     else:
         print(
             "removed" if tokens else "removed; no --tokens was given, so shards that were made of them stay as they are"
         )
 
 
-@app.command()
+@app.command(epilog=example("corpus refilter data/corpus --set min_snr_db=10 --dry-run"))
 def refilter(
     uri: CorpusUri,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="A limit of the filters, as in min_snr_db=10; repeat.")
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would change, and change nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would change, and change nothing.")] = False,
 ) -> None:
-    """Decide anew which clips are kept, from their stored scores; no audio is touched."""
+    """Decide again which clips are kept, from their stored scores; no audio is touched."""
     from triforce.flows.cli.settings import merged
     from triforce.ingest.clips.filters import FilterConfig
-    from triforce.ingest.clips.filters import refilter as judge_anew
+    from triforce.ingest.clips.refilter import refilter as run_refilter
 
-    changes = judge_anew(_open(uri), FilterConfig.model_validate(merged({}, settings)), dry_run=dry_run).to_pylist()
+    changes = run_refilter(_open(uri), FilterConfig.model_validate(merged({}, settings)), dry_run=dry_run).to_pylist()
     for (before, after), count in Counter((row["before"], row["after"]) for row in changes).most_common():
         print(f"{before or 'kept':<18} -> {after or 'kept':<18} {count}")
     verb = "would change" if dry_run else "changed"
     print(f"{len(changes)} clips {verb}; the next `triforce tokenize` renews the shards that hold them")
 
 
-@app.command("import")
+@app.command("import", epilog=example("corpus import photos --corpus data/corpus --modality image --source holiday"))
 def import_files(
     folder: Annotated[Path, typer.Argument(help="A folder of files; the text of each beside it as .txt, if any.")],
-    uri: Annotated[str, typer.Option("--corpus", help="The corpus to bring them into; made where there is none.")],
+    uri: Annotated[str, typer.Option("--corpus", help="The corpus to import into; made where there is none.")],
     modality: Annotated[str, typer.Option(help="image, video or music.")],
     source: Annotated[str, typer.Option(help="Name of the source in the corpus.")],
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="licence=..., author=..., clip_s=10, clip_frames=16; repeat.")
     ] = None,
 ) -> None:
-    """Bring pictures, films or music of a local folder into a corpus, as they are; again: only what is new."""
+    """Import pictures, video or music of a local folder into a corpus, as they are; again: only what is new."""
     from triforce.flows.cli.settings import merged
     from triforce.ingest.corpus.store import Corpus
     from triforce.ingest.local_files import ImportConfig, import_folder
@@ -230,7 +237,7 @@ def import_files(
     print(", ".join(f"{name} {count}" for name, count in counts.items()))
 
 
-@app.command()
+@app.command(epilog=example("corpus rescore data/corpus --no-dnsmos"))
 def rescore(
     uri: CorpusUri,
     voices: Annotated[bool, typer.Option(help="Who speaks: embeddings, labels, conditioning clips.")] = True,
@@ -245,14 +252,14 @@ def rescore(
     from tqdm import tqdm
 
     from triforce.flows.cli.settings import merged
-    from triforce.ingest.clips.rescore import rescore as score_anew
-    from triforce.ingest.clips.voices import VoiceConfig
+    from triforce.ingest.clips.rescore import rescore as run_rescore
+    from triforce.ingest.clips.speakers import SpeakerConfig
 
     if not (voices or dnsmos):
         raise ValueError("nothing to compute: leave out one of --no-voices and --no-dnsmos")
-    config = VoiceConfig.model_validate(merged({}, settings)) if voices else None
+    config = SpeakerConfig.model_validate(merged({}, settings)) if voices else None
     with tqdm(unit=" recordings", disable=not sys.stderr.isatty()) as bar:
-        done = score_anew(
+        done = run_rescore(
             _open(uri), voices=config, dnsmos=dnsmos, again=again, source=source, on_recording=lambda _: bar.update()
         )
     for item in done:
@@ -273,7 +280,7 @@ def _check_choice(option: str, value: str | None, choices: list[str]) -> None:
 
 
 def _say(line: str) -> None:
-    """Print a line that may quote what strangers wrote: whatever could steer a terminal is made visible."""
+    """Print a line that may quote foreign text: characters that could control a terminal are made visible."""
     print("".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in line))
 
 

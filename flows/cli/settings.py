@@ -7,7 +7,7 @@ from typing import Any
 
 
 def each_set(arguments: list[str]) -> list[str]:
-    """Command-line arguments with ``--set`` before each setting of a row of them: ``--set a=1 b=2`` may be written."""
+    """Return the arguments with ``--set`` before each setting of a row, so that ``--set a=1 b=2`` may be written."""
     spelt: list[str] = []
     in_row = False
     for argument in arguments:
@@ -19,7 +19,7 @@ def each_set(arguments: list[str]) -> list[str]:
 
 
 def merged(fields: dict[str, Any], settings: list[str] | None) -> dict[str, Any]:
-    """``fields`` with ``a.b=value`` settings put in; a value is read as YAML, so numbers, lists and null work."""
+    """Put ``a.b=value`` settings into ``fields`` and return them; values are YAML, so numbers, lists and null work."""
     import yaml
 
     for setting in settings or []:

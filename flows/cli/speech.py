@@ -1,4 +1,4 @@
-"""``triforce speak``, ``read`` and ``serve``: a release put to use."""
+"""``triforce speak``, ``read`` and ``serve``: use a release."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
+from triforce.flows.cli.options import Panel, example
 from triforce.flows.cli.settings import merged
+
+app = typer.Typer()
 
 ReleaseUri = Annotated[str, typer.Option("--release", help="The release whose networks speak.")]
 Voices = Annotated[
@@ -24,6 +27,9 @@ Settings = Annotated[
 ]
 
 
+@app.command(
+    rich_help_panel=Panel.SPEECH, epilog=example('speak "Good evening." --release data/release -o evening.wav')
+)
 def speak(
     text: Annotated[str, typer.Argument(help="What to say.")],
     release: ReleaseUri,
@@ -31,9 +37,9 @@ def speak(
         "speech.wav"
     ),
     voice: Voices = None,
-    seed: Annotated[int, typer.Option(min=0, help="Another number, another reading.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed; another number gives another utterance.")] = 0,
     speed: Annotated[float, typer.Option(min=0.25, max=4, help="2 takes half the time.")] = 1.0,
-    candidates: Annotated[int, typer.Option(min=1, help="Readings to draw; Whisper picks the best of several.")] = 1,
+    candidates: Annotated[int, typer.Option(min=1, help="Utterances to draw; Whisper picks the best of several.")] = 1,
     vocoder: Vocoder = None,
     settings: Settings = None,
 ) -> None:
@@ -41,6 +47,7 @@ def speak(
     import soundfile
 
     from triforce.flows.speech.speaker import SpeakConfig, Speaker, join
+    from triforce.flows.speech.voices import read_waveform
     from triforce.ingest import storage
     from triforce.models.release import Release
 
@@ -52,19 +59,20 @@ def speak(
     model = Release.load(release, vocoder=vocoder)
     speaker = Speaker(model, config, voices=[read_waveform(path, model.sample_rate_hz) for path in voice or []])
     started = time.monotonic()
-    readings = list(speaker.read(text, seed=seed))
+    utterances = list(speaker.read(text, seed=seed))
     rate = model.sample_rate_hz
-    waveform = join(readings, rate)
-    if not any(reading.waveform.size for reading in readings):
+    waveform = join(utterances, rate)
+    if not any(utterance.waveform.size for utterance in utterances):
         raise RuntimeError("the network said nothing; try another --seed, or train it longer")
     with storage.atomic_file(out) as temporary:
         soundfile.write(temporary, waveform, rate, format=kind)
-    heard = " ".join(reading.heard for reading in readings if reading.heard is not None)
+    heard = " ".join(utterance.heard for utterance in utterances if utterance.heard is not None)
     typer.echo(f"{out}: {len(waveform) / rate:.1f} s, made in {time.monotonic() - started:.1f} s")
     if config.listens:
         typer.echo(f"heard: {heard or '(nothing)'}")
 
 
+@app.command(rich_help_panel=Panel.SPEECH, epilog=example("read book.epub --release data/release -o book.m4b"))
 def read(
     book: Annotated[Path, typer.Argument(help="The book: .txt, .md or .epub.")],
     release: ReleaseUri,
@@ -72,12 +80,13 @@ def read(
         Path | None, typer.Option("--out", "-o", help="The .m4b to write; by default named as the book.")
     ] = None,
     voice: Voices = None,
-    seed: Annotated[int, typer.Option(min=0, help="Another number, another reading.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed; another number gives another utterance.")] = 0,
     vocoder: Vocoder = None,
     settings: Settings = None,
 ) -> None:
     """Read a whole book aloud, with chapters; again, it continues where it was stopped."""
     from triforce.flows.speech.read import ReadConfig, read_book
+    from triforce.flows.speech.voices import read_waveform
     from triforce.models.release import Release
 
     config = ReadConfig.model_validate(merged({"seed": seed}, settings))
@@ -93,6 +102,7 @@ def read(
             typer.echo(f"  {row['chapter']}: {row['text']!r}, heard as {row['heard']!r}")
 
 
+@app.command(rich_help_panel=Panel.SPEECH, epilog=example("serve --release data/release --port 8123"))
 def serve(
     release: ReleaseUri,
     host: Annotated[str, typer.Option(help="Address to listen on; one that others reach needs a key.")] = "127.0.0.1",
@@ -110,14 +120,3 @@ def serve(
     fields = {"release": release, "host": host, "port": port, "replicas": replicas, "vocoder": vocoder}
     fields["voices"] = None if voices is None else str(voices)
     serve_forever(ServeConfig.model_validate(merged(fields, settings)))
-
-
-def read_waveform(path: Path, sample_rate_hz: int) -> Any:
-    """Any sound file as ``(N,) float32`` mono in -1 to 1."""
-    import numpy as np
-
-    from triforce.ingest.media.decode import decode
-
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; give a recording of speech")
-    return np.concatenate(list(decode(path, sample_rate_hz))).astype(np.float32) / 32768

@@ -1,4 +1,4 @@
-"""``triforce up``, ``status`` and ``down``: a server, a worker and a Ray head on this machine."""
+"""``triforce up``, ``status`` and ``down``: a Prefect server, a worker and a Ray head on this machine."""
 
 from __future__ import annotations
 
@@ -7,12 +7,16 @@ from typing import Annotated
 
 import typer
 
+from triforce.flows.cli.options import Panel, example
 from triforce.flows.cli.settings import merged
+
+app = typer.Typer()
 
 Folder = Annotated[Path, typer.Option("--state", help="The folder for logs, secrets and Prefect's database.")]
 STATE = Path(".triforce")
 
 
+@app.command(rich_help_panel=Panel.SERVICES, epilog=example("up --set num_cpus=4"))
 def up(
     state: Folder = STATE,
     project: Annotated[Path, typer.Option(help="The folder with prefect.yaml; flows run in it.")] = Path("."),
@@ -37,6 +41,7 @@ def up(
     typer.echo(addresses(stack))
 
 
+@app.command(rich_help_panel=Panel.SERVICES, epilog=example("down"))
 def down(state: Folder = STATE) -> None:
     """Stop what `triforce up` started, and nothing else."""
     from triforce.flows.stack.services import Stack
@@ -44,8 +49,9 @@ def down(state: Folder = STATE) -> None:
     typer.echo(f"stopped: {', '.join(Stack(state).down()) or 'nothing ran'}")
 
 
+@app.command(rich_help_panel=Panel.SERVICES, epilog=example("status"))
 def status(state: Folder = STATE) -> None:
-    """Say what runs where: services, flow runs, Ray jobs."""
+    """Show what runs where: services, flow runs, Ray jobs."""
     from triforce.flows.stack.services import Stack
     from triforce.flows.stack.status import describe
 
@@ -53,7 +59,7 @@ def status(state: Folder = STATE) -> None:
 
 
 def addresses(stack) -> str:
-    """Where to look, and what to set for one's own commands."""
+    """Return the dashboards' addresses and what to export for one's own commands."""
     names = ("PREFECT_API_URL", "PREFECT_HOME", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH", "TRIFORCE_RAY_ADDRESS")
     environment = stack.environment()
     lines = [

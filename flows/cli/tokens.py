@@ -1,4 +1,4 @@
-"""``triforce tokens``: look at token shards, prove them right, turn them back into sound."""
+"""``triforce tokens``: look at token shards, verify them, decode them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,14 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(name="tokens", help="Look at token shards, prove them right, hear them.", no_args_is_help=True)
+from triforce.flows.cli.options import example
+
+app = typer.Typer(
+    name="tokens",
+    help="Look at token shards, verify them, decode them.",
+    epilog=example("tokens stats data/tokens"),
+    no_args_is_help=True,
+)
 
 TokensUri = Annotated[str, typer.Argument(help="The folder of the shards, or an address such as s3://bucket/tokens.")]
 ReleaseUri = Annotated[str, typer.Option("--release", help="The release whose dVAE made them.")]
@@ -20,7 +27,7 @@ CorpusUri = Annotated[str, typer.Option("--corpus", help="The corpus that they w
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a program instead of text for a person.")]
 
 
-@app.command()
+@app.command(epilog=example("tokens ls data/tokens --clips"))
 def ls(
     uri: TokensUri,
     clips: Annotated[bool, typer.Option("--clips", help="List clips, not shards.")] = False,
@@ -30,8 +37,9 @@ def ls(
 ) -> None:
     """List shards, or with --clips their samples, one a line."""
     from triforce.ingest import storage
+    from triforce.ingest.corpus.shard_names import shard_name, stale_mark
     from triforce.tokenize.plan import read_meta
-    from triforce.tokenize.shards import read_shard, read_stats, shard_name, stale_mark
+    from triforce.tokenize.shards import read_shard, read_stats
 
     read_meta(uri)
     records = sorted((index, row) for index, row in read_stats(uri).items() if shard in (None, index))
@@ -54,7 +62,7 @@ def ls(
         print(json.dumps(row) if as_json else line + size)
 
 
-@app.command()
+@app.command(epilog=example("tokens show data/tokens 571dd85f"))
 def show(
     uri: TokensUri,
     clip: Annotated[str, typer.Argument(help="A clip's id, or the beginning of one.")],
@@ -78,7 +86,7 @@ def show(
     print(f"{'codes':<14} {'x'.join(map(str, sample.codes.shape))}: {' '.join(map(str, sample.codes.ravel()))}")
 
 
-@app.command()
+@app.command(epilog=example("tokens stats data/tokens"))
 def stats(uri: TokensUri, as_json: AsJson = False) -> None:
     """Count clips, codes and hours, and how much of the codebook is in use."""
     from triforce.tokenize.inspect.statistics import token_statistics
@@ -91,7 +99,7 @@ def stats(uri: TokensUri, as_json: AsJson = False) -> None:
         print(f"{name:<26} {text}")
 
 
-@app.command()
+@app.command(epilog=example("tokens verify data/tokens --corpus data/corpus --release data/release"))
 def verify(
     uri: TokensUri,
     corpus: CorpusUri,
@@ -99,13 +107,13 @@ def verify(
     recompute: Annotated[
         int,
         typer.Option(
-            min=0, help="Encode so many clips anew and compare bit for bit; on the kind of processor that made them."
+            min=0, help="Encode so many clips again and compare bit for bit; on the kind of processor that made them."
         ),
     ] = 0,
-    seed: Annotated[int, typer.Option(min=0, help="Which clips are drawn for that.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the clips that are drawn for that.")] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Prove every kept clip to be there once, whole, in this dVAE's codes; ends with 1 if something is wrong."""
+    """Check that every kept clip is there once, whole, in this dVAE's codes; exit with 1 if something is wrong."""
     from tqdm import tqdm
 
     from triforce.tokenize.inspect.verify import verify_tokens
@@ -124,13 +132,13 @@ def verify(
             print(f"{fault.kind:<16} {fault.place}: {fault.detail}")
         print(
             f"{len(found.faults)} faults in {found.num_shards} shards, {found.num_clips} clips, {found.num_codes} "
-            f"codes; {found.num_recomputed} clips encoded anew; {found.num_failed} clips could not be tokenized"
+            f"codes; {found.num_recomputed} clips encoded again; {found.num_failed} clips could not be tokenized"
         )
     if found.faults:
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(epilog=example("tokens decode data/tokens --release data/release --limit 10 -o decoded"))
 def decode(
     uri: TokensUri,
     release: ReleaseUri,
@@ -143,11 +151,13 @@ def decode(
     sound: Annotated[str, typer.Option("--format", help="wav, flac, ogg or mp3, for sound.")] = "wav",
     diffusion: Annotated[bool, typer.Option("--diffusion", help="Through the diffusion network as well.")] = False,
 ) -> None:
-    """Restore sound, pictures or films from codes."""
+    """Restore sound, pictures or video from codes."""
     from triforce.ingest import storage
+    from triforce.ingest.corpus.shard_names import shard_name
     from triforce.models.release import Release
     from triforce.tokenize.restore import SOUNDS, check_release, find_samples, write_restored
-    from triforce.tokenize.shards import TokenSample, list_shards, read_shard, shard_name
+    from triforce.tokenize.shards import list_shards, read_shard
+    from triforce.tokenize.token_sample import TokenSample
 
     if sound not in SOUNDS:
         raise ValueError(f"--format {sound!r}: use one of {', '.join(SOUNDS)}")
@@ -168,14 +178,14 @@ def decode(
     print(f"{count} files in {out}")
 
 
-@app.command()
+@app.command(epilog=example("tokens picture data/tokens --corpus data/corpus --release data/release -o codes.html"))
 def picture(
     uri: TokensUri,
-    corpus: Annotated[str | None, typer.Option(help="The corpus, to hear the codes in.")] = None,
+    corpus: Annotated[str | None, typer.Option(help="The corpus, for sounds of the codes.")] = None,
     release: Annotated[str | None, typer.Option(help="The release whose dVAE made them, for the same.")] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="The page to write.")] = Path("codes.html"),
 ) -> None:
-    """Show what the codes are: how often each occurs, what follows what, what the frequent ones sound like."""
+    """Draw how often each code occurs, which follows which, and what the frequent ones sound like."""
     from triforce.flows.report.codes import write_codes_page
 
     print(write_codes_page(uri, str(out), corpus, release))

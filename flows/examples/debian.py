@@ -1,4 +1,4 @@
-"""Files out of Debian packages, without installing them and without being root."""
+"""Files from Debian packages, without installing them and without being root."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from pathlib import Path
 logger = logging.getLogger(__name__)
 
 TIMEOUT_S = 300.0
-"""For one apt command on a slow line. Assumed."""
+"""Time allowed for one apt command on a slow line. Assumed."""
 
 
 class DebianError(RuntimeError):
-    """The packages cannot be had here; the message says why."""
+    """The packages cannot be downloaded here; the message says why."""
 
 
 def unpack(packages: list[str], folder: Path) -> Path:
-    """Download ``packages`` and unpack them into ``folder``, once: if it is there, nothing is done. The folder."""
+    """Download ``packages`` and unpack them into ``folder``, unless it is there; return the folder."""
     if folder.is_dir():
         return folder
     for tool in ("apt-get", "dpkg-deb"):
@@ -39,7 +39,7 @@ def unpack(packages: list[str], folder: Path) -> Path:
 
 
 def _download(packages: list[str], folder: Path) -> None:
-    """Into ``folder``: by the machine's own package lists, or where these are missing or old by lists of our own."""
+    """Download by the machine's own package lists or, where these are missing or old, by lists of our own."""
     # apt drops to the user _apt for downloads, who may not write here; as any other user it ignores the setting.
     download = ["apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", *packages]
     try:
@@ -52,7 +52,7 @@ def _download(packages: list[str], folder: Path) -> None:
 
 
 def _private_state(folder: Path) -> list[str]:
-    """Options that keep apt's lists and caches in ``folder``; its sources stay the machine's."""
+    """Return options that keep apt's lists and caches in ``folder``; its sources stay the machine's."""
     for name in ("lists/partial", "cache/archives/partial"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     settings = {

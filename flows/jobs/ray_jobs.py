@@ -1,7 +1,7 @@
-"""A stage as a job on a Ray cluster: submitted or joined, its log followed, its end checked; stopped with its flow.
+"""Run a module as a job on a Ray cluster: submit or join it, follow its log, check its end, stop it with its flow.
 
-A job's name is a hash of what it is told, and a number. So the cluster itself says what runs: a flow that is retried,
-or started a second time, joins the job that is under way instead of starting another beside it.
+A job's name is a hash of its arguments, and a number. So the cluster itself says what runs: a flow that is retried, or
+started a second time, joins the job that is under way instead of starting another beside it.
 """
 
 from __future__ import annotations
@@ -17,22 +17,24 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
+
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
 log = logging.getLogger(__name__)
 
 ADDRESS_VARIABLE = "TRIFORCE_RAY_ADDRESS"
-"""The dashboard of the cluster that jobs go to where a flow names none."""
+"""Environment variable with the dashboard of the cluster that jobs go to where none is given."""
 
 FLOW_RUN = "triforce_flow_run"
-"""Key in a job's metadata: the flow run at the root of the one that started it."""
+"""Key in a job's metadata of the id of the flow run at the root of the one that started it."""
 
 UNREACHABLE_S = 300.0
-"""How long a head that does not answer is waited for before a job counts as lost. A restart takes under a minute."""
+"""Time without an answer from the head after which a job counts as lost. A restart takes under a minute."""
 
 BAD_INPUT = 2
-"""The exit code of our modules for what no repetition mends."""
+"""Exit code of our modules for bad input, which another attempt does not change."""
 
 
 class RayJobError(RuntimeError):
@@ -40,16 +42,16 @@ class RayJobError(RuntimeError):
 
 
 class RayJobRefused(ValueError):
-    """A job said that its input is bad."""
+    """A job exited with `BAD_INPUT`."""
 
 
-def cluster_address(address: str | None) -> str | None:
-    """``address``, or the one the environment names; None where work is to be done in this process."""
-    return address or os.environ.get(ADDRESS_VARIABLE) or None
+def find_dashboard(given: str | None) -> str | None:
+    """Return ``given``, or the dashboard that the environment names; None where the work is done in this process."""
+    return given or os.environ.get(ADDRESS_VARIABLE) or None
 
 
 def run_module(
-    address: str,
+    dashboard: str,
     module: str,
     arguments: dict[str, object],
     on_lines: Callable[[str], None],
@@ -57,28 +59,30 @@ def run_module(
     flow_run: str = "",
     timeout_s: float | None = None,
 ) -> str:
-    """Run ``python -m module --name value ...`` on the cluster whose dashboard is at ``address``, to its end; its id.
+    """Run ``python -m module --name value ...`` to its end as a job on a cluster; return the job's id.
 
-    The cluster's machines have the project installed. ``on_lines`` gets the log as it comes. ``flow_run`` is noted with
-    the job, for `stop_jobs_of`. Raises RayJobRefused where the job exits with 2, and RayJobError where it fails, is
-    stopped, takes over ``timeout_s`` or its cluster cannot be reached for `UNREACHABLE_S`.
+    ``dashboard`` is the URL of the cluster's dashboard. The cluster's machines have the project installed. ``on_lines``
+    gets the log as it comes. ``flow_run`` is noted with the job, for `stop_jobs_of`.
+
+    Raises RayJobRefused where the job exits with 2, and RayJobError where it fails, is stopped, takes over
+    ``timeout_s`` or its cluster cannot be reached for `UNREACHABLE_S`.
     """
-    client = _connect(address)
+    client = _connect(dashboard)
     job = _submit(client, module, arguments, flow_run)
     try:
         asyncio.run(_follow(client, job, on_lines, timeout_s))
     except (KeyboardInterrupt, TimeoutError) as error:
         client.stop_job(job)
         if isinstance(error, TimeoutError):
-            raise RayJobError(f"job {job} on {address}: not done within {timeout_s:.0f} s, and stopped") from error
+            raise RayJobError(f"job {job} on {dashboard}: not done within {timeout_s:.0f} s, and stopped") from error
         raise
-    _check(client, job, address)
+    _check(client, job, dashboard)
     return job
 
 
-def stop_jobs_of(address: str, flow_run: str) -> list[str]:
-    """Stop every job that the flow run, or one below it, started; their ids."""
-    client = _connect(address)
+def stop_jobs_of(dashboard: str, flow_run: str) -> list[str]:
+    """Stop every job that the flow run, or one below it, started; return their ids."""
+    client = _connect(dashboard)
     jobs = [
         job.submission_id
         for job in client.list_jobs()
@@ -90,26 +94,26 @@ def stop_jobs_of(address: str, flow_run: str) -> list[str]:
 
 
 def job_prefix(module: str, arguments: dict[str, object]) -> str:
-    """What the ids of all jobs with this work begin with."""
+    """Return what the ids of all jobs with this module and these arguments begin with."""
     text = json.dumps([module, arguments], sort_keys=True, default=str)
     return f"{module.rpartition('.')[2]}-{hashlib.sha256(text.encode()).hexdigest()[:12]}-"
 
 
-def _connect(address: str) -> JobSubmissionClient:
+def _connect(dashboard: str) -> JobSubmissionClient:
+    """Return a client of the cluster's job server, waiting up to `UNREACHABLE_S` for a head that does not answer."""
     from ray.job_submission import JobSubmissionClient
 
-    deadline = time.monotonic() + UNREACHABLE_S
-    while True:
-        try:
-            return JobSubmissionClient(address)
-        except ConnectionError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(2)
+    patiently = retry(
+        retry=retry_if_exception_type(ConnectionError),
+        stop=stop_after_delay(UNREACHABLE_S),
+        wait=wait_fixed(2),
+        reraise=True,
+    )
+    return patiently(JobSubmissionClient)(dashboard)
 
 
 def _submit(client: JobSubmissionClient, module: str, arguments: dict[str, object], flow_run: str) -> str:
-    """The job with this work that is under way, or else a new one."""
+    """Return the job with this work that is under way, or else submit a new one."""
     prefix = job_prefix(module, arguments)
     earlier = {
         int(job.submission_id.removeprefix(prefix)): job
@@ -157,7 +161,7 @@ async def _follow(
 
 
 async def _tail(client: JobSubmissionClient, job: str, on_lines: Callable[[str], None], seen: int) -> int:
-    """Pass on the log beyond its first ``seen`` characters; how long it is now. It always comes from its beginning."""
+    """Pass on the log beyond its first ``seen`` characters; return its length. Ray sends it from its beginning."""
     position = 0
     async for text in client.tail_job_logs(job):
         fresh = text[max(0, seen - position) :]
@@ -168,8 +172,8 @@ async def _tail(client: JobSubmissionClient, job: str, on_lines: Callable[[str],
     return seen
 
 
-def _check(client: JobSubmissionClient, job: str, address: str) -> None:
-    """Following a log ends the same way for a job that failed."""
+def _check(client: JobSubmissionClient, job: str, dashboard: str) -> None:
+    """Raise unless the job succeeded: following its log does not tell."""
     from ray.job_submission import JobStatus
 
     info = client.get_job_info(job)
@@ -177,4 +181,4 @@ def _check(client: JobSubmissionClient, job: str, address: str) -> None:
         return
     tail = " / ".join(client.get_job_logs(job).splitlines()[-3:])
     error = RayJobRefused if info.driver_exit_code == BAD_INPUT else RayJobError
-    raise error(f"job {job} on {address} ended as {info.status}: {tail}")
+    raise error(f"job {job} on {dashboard} ended as {info.status}: {tail}")

@@ -1,16 +1,26 @@
-"""Which of a ``sources.yaml``'s sources a run visits."""
+"""Choice of the sources of a ``sources.yaml`` that a run visits."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated
 
-from triforce.ingest.config import Source, SourcesConfig, load_sources
+from pydantic import AfterValidator, Field
 
-Kind = Literal["podcast", "audiobook", "youtube"]
+from triforce.ingest.config import KINDS, Source, SourcesConfig, load_sources
+
+
+def _check_kind(kind: str) -> str:
+    if kind not in KINDS:
+        raise ValueError(f"kind {kind!r} is unknown; use one of {', '.join(KINDS)}")
+    return kind
+
+
+Kind = Annotated[str, AfterValidator(_check_kind), Field(json_schema_extra={"enum": list(KINDS)})]
+"""A kind of source; Prefect's pages offer those there are."""
 
 
 def choose_sources(uri: str, kind: Kind, only: list[str] | None = None) -> tuple[SourcesConfig, list[Source]]:
-    """The file at ``uri``, and its enabled sources of one kind or, with ``only``, those of that kind that are named.
+    """Return the file at ``uri`` and its enabled sources of one kind or, with ``only``, the named ones of that kind.
 
     Raises ValueError for a bad file, for a name that is not in it, and where nothing is left to visit.
     """
@@ -28,5 +38,5 @@ def choose_sources(uri: str, kind: Kind, only: list[str] | None = None) -> tuple
 
 
 def kinds_of(uri: str) -> list[Kind]:
-    """The kinds of the enabled sources in the file at ``uri``, in its order."""
+    """Return the kinds of the enabled sources in the file at ``uri``, in its order."""
     return list(dict.fromkeys(source.kind for source in load_sources(uri).sources if source.enabled))

@@ -1,4 +1,4 @@
-"""How far the ingest of a source is, as a progress bar among the artifacts of Prefect's dashboard."""
+"""The progress of a source's ingest, as a bar among the artifacts of Prefect's dashboard."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ INTERVAL_S = 2.0
 """Least time between two updates: each is a request to the server. Assumed."""
 
 
-class Progress:
-    """The bar ``progress-<source>`` and a sentence below it, brought up to date as recordings come in."""
+class IngestProgress:
+    """The bar ``progress-<source>`` and a sentence below it, updated as recordings come in."""
 
     def __init__(self, summary: SourceSummary, total: int):
         self._summary, self._total = summary, total
@@ -27,18 +27,19 @@ class Progress:
         self._artifact = create_progress_artifact(self._percent(), key=key, description=self.sentence())
 
     def advance(self) -> None:
-        """Say so where one recording more is done with; at times, update the bar."""
+        """Log that one more recording is done; update the bar if the last update is `INTERVAL_S` ago."""
         logger.info("%s: %s", self._summary.sync.source, self.sentence())
         if time.monotonic() - self._shown_s >= INTERVAL_S:
             self.show()
 
     def show(self) -> None:
-        """Update the bar now. A server that does not answer is no reason to stop an ingest."""
+        """Update the bar now. A server that does not answer does not stop the ingest."""
         self._shown_s = time.monotonic()
         with contextlib.suppress(httpx.HTTPError):
             update_progress_artifact(self._artifact, self._percent(), description=self.sentence())
 
     def sentence(self) -> str:
+        """Return the counts so far, and about how long the rest takes."""
         sync, summary = self._summary.sync, self._summary
         if not self._total:
             return f"could not be read: {sync.problems[0]}"[:300] if sync.problems else "nothing new"

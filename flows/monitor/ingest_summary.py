@@ -1,4 +1,4 @@
-"""What an ingest run did, as one table: in, fetched, rejected, clips kept and dropped, hours."""
+"""The result of an ingest run as one table: in, fetched, rejected, clips kept and dropped, hours."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 
 from triforce.ingest.clips.clip_recording import ClipSummary
 from triforce.ingest.config import Settings
-from triforce.ingest.corpus.schema import Recording, Status
+from triforce.ingest.corpus.records import Recording, Status
 from triforce.ingest.sync import SyncSummary
+from triforce.ingest.text_tables import format_table
 
 
 @dataclass
 class SourceSummary:
-    """One source's part of a run."""
+    """Counts of one source in a run."""
 
     sync: SyncSummary
     clips: int = 0
@@ -24,18 +25,20 @@ class SourceSummary:
     unusable: Counter = field(default_factory=Counter)
     """Recordings that were fetched but gave no clip, by `RejectReason`."""
     done: int = 0
-    """Recordings that came in, whatever became of them."""
+    """Recordings that were finished, with whatever result."""
     errors: list[str] = field(default_factory=list)
-    """Recordings on which a task failed for a reason of ours: a full disk, a lost cluster."""
+    """Errors of tasks that failed for a reason of our own: a full disk, a lost cluster."""
     recording_s: float = 0.0
     kept_s: float = 0.0
     clip_wall_s: float = 0.0
 
     def add_recording(self, recording: Recording) -> None:
+        """Count a recording that was visited."""
         self.sync.discovered += 1
         self.sync.add(recording)
 
     def add_clips(self, summary: ClipSummary) -> None:
+        """Count the clips of a recording that was cut."""
         self.clips += summary.num_clips
         self.kept += summary.num_kept
         self.dropped.update(summary.dropped)
@@ -47,11 +50,11 @@ class SourceSummary:
 
     @property
     def not_taken(self) -> Counter:
-        """Recordings that gave no clips, by `RejectReason`, or "error" where we failed."""
+        """Recordings that gave no clips, by `RejectReason`, or "error" where a task failed."""
         return self.sync.rejected + self.unusable + Counter(error=len(self.errors))
 
     def failure(self, settings: Settings) -> str | None:
-        """Why the run must count as failed on this source's account, None if it went well enough."""
+        """Return why this source makes the run count as failed, None if it went well enough."""
         if self.errors and not self.done:
             return f"{self.sync.source}: the run broke off: {self.errors[-1]}"
         if len(self.errors) > settings.max_failed_share * self.done:
@@ -60,7 +63,7 @@ class SourceSummary:
         return self.sync.failure(settings)
 
     def row(self) -> dict[str, str | int]:
-        """A row of the table, in words and plain numbers."""
+        """Return a row of the table, in words and plain numbers."""
         return {
             "source": self.sync.source,
             "in": self.sync.discovered,
@@ -77,17 +80,15 @@ class SourceSummary:
 
 
 def counted(counts: Counter) -> str:
-    """``3: 2 network, 1 not_audio``, or ``0``."""
+    """Format counts as ``3: 2 network, 1 not_audio``, or ``0``."""
     if not counts.total():
         return "0"
     return f"{counts.total()}: {', '.join(f'{number} {reason}' for reason, number in counts.most_common())}"
 
 
 def as_text(rows: Iterable[dict]) -> str:
-    """The table in columns, for a terminal."""
-    rows = [{key: str(value) for key, value in row.items()} for row in rows]
+    """Return the table in columns, for a terminal."""
+    rows = list(rows)
     if not rows:
         return "nothing"
-    widths = {key: max(len(key), *(len(row[key]) for row in rows)) for key in rows[0]}
-    lines = [{key: key for key in widths}, *rows]
-    return "\n".join("  ".join(line[key].ljust(width) for key, width in widths.items()).rstrip() for line in lines)
+    return format_table(list(rows[0]), [list(row.values()) for row in rows], left=range(len(rows[0])))

@@ -1,4 +1,4 @@
-"""Word of a flow that failed, sent to a webhook; and the end of its Ray jobs when it is cancelled."""
+"""Failure notifications to a webhook, and the end of a flow's Ray jobs when it is cancelled."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 
-from triforce.flows.jobs.ray_jobs import cluster_address, stop_jobs_of
+from triforce.flows.jobs.ray_jobs import find_dashboard, stop_jobs_of
 
 log = logging.getLogger(__name__)
 
@@ -21,9 +21,10 @@ TIMEOUT_S = 10.0
 
 
 def tell_failure(flow: Any, flow_run: Any, state: Any) -> None:
-    """Hook for ``on_failure`` and ``on_crashed``: a JSON object with ``text``, as chat programs take it, and details.
+    """Send a failure notification: the hook for ``on_failure`` and ``on_crashed``.
 
-    The address is a secret: an error in sending names only what kind of error it was.
+    It is a JSON object with ``text``, as chat programs take it, and details. The webhook's address is a secret: an
+    error in sending names only what kind of error it was.
     """
     url = webhook_url()
     if url is None:
@@ -38,13 +39,13 @@ def tell_failure(flow: Any, flow_run: Any, state: Any) -> None:
     try:
         httpx.post(url, json=message, timeout=TIMEOUT_S).raise_for_status()
     except httpx.HTTPStatusError as error:
-        log.warning("webhook: refused the word of a failure with %d", error.response.status_code)
+        log.warning("webhook: refused a failure notification with status %d", error.response.status_code)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        log.warning("webhook: the word of a failure did not arrive: %s", type(error).__name__)
+        log.warning("webhook: a failure notification was not delivered: %s", type(error).__name__)
 
 
 def webhook_url() -> str | None:
-    """From the Secret block, or the environment; None where neither has one."""
+    """Return the webhook's address from the Secret block or the environment; None where neither has one."""
     from prefect.blocks.system import Secret
 
     try:
@@ -54,7 +55,8 @@ def webhook_url() -> str | None:
 
 
 def stop_jobs(flow: Any, flow_run: Any, state: Any) -> None:
-    """Hook for ``on_cancellation``: what the flow run started on a Ray cluster ends as well."""
-    address = cluster_address(flow_run.parameters.get("ray_address"))
-    if address is not None:
-        log.warning("cancelled: stopped the jobs %s on %s", stop_jobs_of(address, str(flow_run.id)), address)
+    """Stop the jobs that the flow run started on a Ray cluster: the hook for ``on_cancellation``."""
+    given = flow_run.parameters.get("ray_dashboard") or flow_run.parameters.get("ray_address")
+    dashboard = find_dashboard(given)
+    if dashboard is not None:
+        log.warning("cancelled: stopped the jobs %s on %s", stop_jobs_of(dashboard, str(flow_run.id)), dashboard)

@@ -1,4 +1,4 @@
-"""One page of what a person watches, from what the stages wrote: hours by source, drops by reason, shards, losses."""
+"""One page about a run, from what the stages wrote: hours by source, drops by reason, shards, losses."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ STAGES = ("dvae", "gpt", "diffusion")
 
 
 def overview(folder: str) -> str:
-    """Markdown about the run below ``folder``, laid out as by the flow ``pipeline``; what is not there is left out."""
+    """Return Markdown about the run below ``folder``, laid out as by the flow ``pipeline``; leave out missing parts."""
     parts = [_corpus(storage.join(folder, "corpus")), _tokens(storage.join(folder, "tokens"))]
     parts += [_stage(storage.join(folder, "release"), stage) for stage in STAGES]
     return "\n\n".join(part for part in parts if part) or "nothing is here yet"
@@ -42,7 +42,7 @@ def _corpus(uri: str) -> str:
 
 
 def _tokens(uri: str) -> str:
-    """A line a dVAE: its shards are in a folder of their own."""
+    """Return a line for each dVAE, whose shards are in a folder of their own."""
     rows = []
     for name in storage.list_folders(uri):
         index = storage.join(uri, name, "index.json")

@@ -1,4 +1,4 @@
-"""How far a stage is, whoever runs it: read from what it writes, shown as a bar among Prefect's artifacts."""
+"""The progress of tokenizing and training: read from the files they write, shown as a bar among Prefect's artifacts."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from triforce.ingest import storage
 log = logging.getLogger(__name__)
 
 INTERVAL_S = 5.0
-"""Time between two looks: each is a request to the store and one to the server. Assumed."""
+"""Time between two updates: each is a request to the store and one to the server. Assumed."""
 
 
 @dataclass(frozen=True)
-class Progress:
+class StageProgress:
     """A share of the work from 0 to 1, and a sentence about it."""
 
     share: float
@@ -30,13 +30,13 @@ class Progress:
 
 
 @contextlib.contextmanager
-def shown(key: str, look: Callable[[], Progress | None]) -> Iterator[None]:
-    """While the block runs, the artifact ``progress-<key>`` follows what ``look`` finds; None: nothing is there yet."""
+def shown(key: str, look: Callable[[], StageProgress | None]) -> Iterator[None]:
+    """Update the artifact ``progress-<key>`` with what ``look`` returns while the block runs; None: nothing yet."""
     artifact = create_progress_artifact(0.0, key=f"progress-{key}", description="begins")
     done = threading.Event()
 
     def show() -> None:
-        # Neither a store nor a server that is out of reach for a while is a reason to stop the work.
+        # A store or a server that is out of reach for a while must not stop the work.
         with contextlib.suppress(httpx.HTTPError, OSError, ValueError):
             if (progress := look()) is not None:
                 update_progress_artifact(artifact, round(100 * progress.share, 1), description=progress.sentence)  # type: ignore[arg-type]
@@ -56,14 +56,14 @@ def shown(key: str, look: Callable[[], Progress | None]) -> Iterator[None]:
 
 
 class Shards:
-    """Finished shards among the planned; the plan is read again only when a run has added to it."""
+    """Counts finished shards among the planned; the plan is read again only when a run has added to it."""
 
     def __init__(self, tokens: str) -> None:
         self._tokens = tokens
         self._parts: list[str] = []
         self._planned = 0
 
-    def __call__(self) -> Progress | None:
+    def __call__(self) -> StageProgress | None:
         from triforce.tokenize.plan import read_plan
         from triforce.tokenize.shards import list_shards
 
@@ -73,11 +73,11 @@ class Shards:
         if not self._planned:
             return None
         finished = min(len(list_shards(self._tokens)), self._planned)
-        return Progress(finished / self._planned, f"{finished} of {self._planned} shards")
+        return StageProgress(finished / self._planned, f"{finished} of {self._planned} shards")
 
 
-def of_training(metrics_uri: str, max_steps: int) -> Progress | None:
-    """The last step of a run, its loss and its rate."""
+def of_training(metrics_uri: str, max_steps: int) -> StageProgress | None:
+    """Return the last step of a run, its losses and its time."""
     if not storage.exists(metrics_uri):
         return None
     history = [json.loads(line) for line in storage.read_bytes(metrics_uri).decode().splitlines()]
@@ -89,11 +89,11 @@ def of_training(metrics_uri: str, max_steps: int) -> Progress | None:
     parts += [f"{name} {latest[name]:.4g}" for name in ("train/loss", "eval/loss") if name in latest]
     if latest.get("wall_s"):
         parts.append(f"{latest['wall_s']:.0f} s")
-    return Progress(min(1.0, step / max_steps), "; ".join(parts))
+    return StageProgress(min(1.0, step / max_steps), "; ".join(parts))
 
 
 def curve_table(metrics_uri: str, rows: int = 20) -> str:
-    """Loss curves as a Markdown table of about ``rows`` of the run's evaluations, the last among them."""
+    """Return a Markdown table of about ``rows`` of a run's evaluations, the last among them."""
     if not storage.exists(metrics_uri):
         return "no metrics were written"
     history = [json.loads(line) for line in storage.read_bytes(metrics_uri).decode().splitlines()]

@@ -1,32 +1,31 @@
-"""What the codes are, as a picture: how often each occurs, what follows what, how the frequent ones sound."""
+"""The report's section on the codes: how often each occurs, which follows which, how the frequent ones sound."""
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soundfile
 
 from triforce.ingest import storage
 from triforce.ingest.corpus.store import Corpus
+from triforce.ingest.media.encode import encode_flac
 from triforce.models.audio.mel import MelConfig
+from triforce.models.quantize import perplexity
 from triforce.models.release_files import load_card
-from triforce.tokenize.inspect.statistics import perplexity
 from triforce.tokenize.inspect.usage import CodeUsage, Occurrence, code_usage
 from triforce.tokenize.plan import PlannedShard
 from triforce.tokenize.read import decode_flac, read_clips
 
 TEMPLATE = "codes_template.html"
 NUM_HEARD = 16
-"""Codes that can be listened to."""
+"""Number of codes with sounds to play."""
 AROUND_S = 0.15
-"""Heard before and after the code itself, 43 ms, which alone is a click. Assumed."""
+"""Sound played before and after the code itself, whose 43 ms alone are a click. Assumed."""
 
 
 def codes_section(tokens: str | None, corpus: str | None, release: str | None) -> str | None:
-    """The section as HTML, or None where nothing is tokenized yet. Sounds need the corpus and the dVAE's card."""
+    """Return the section as HTML, None where nothing is tokenized yet. Sounds need the corpus and the dVAE's card."""
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
 
@@ -51,11 +50,11 @@ def codes_section(tokens: str | None, corpus: str | None, release: str | None) -
 
 
 def transition_chart(usage: CodeUsage) -> str:
-    """A square for each pair of frequent codes, the darker the likelier the column's follows the row's, as SVG."""
+    """Draw how likely each frequent code (column) follows each other (row), as SVG."""
     from triforce.flows.report import figures
 
     share = usage.transitions / np.maximum(usage.followers, 1)[:, None]
-    figure, axes = figures._figure(5.4, 5.0, "transitions")
+    figure, axes = figures.new_figure(5.4, 5.0, "transitions")
     image = axes.imshow(np.sqrt(share), cmap="viridis", vmin=0, interpolation="nearest")
     labels = [str(code) for code in usage.top]
     axes.set_xticks(range(len(labels)), labels, rotation=90, fontsize=6)
@@ -67,11 +66,11 @@ def transition_chart(usage: CodeUsage) -> str:
     ticks = bar.get_ticks()
     bar.set_ticks(ticks, labels=[f"{100 * tick * tick:.0f} %" for tick in ticks])
     bar.ax.tick_params(colors=figures.INK, labelsize=7)
-    return figures._finish(figure, "transitions")
+    return figures.to_svg(figure, "transitions")
 
 
 def _rows(usage: CodeUsage, corpus: str | None, card: dict[str, Any] | None) -> list[dict[str, Any]]:
-    """The frequent codes: share, likeliest next code, and where there is sound to hear, a few places."""
+    """Return the frequent codes: share, likeliest next code, and sounds of a few places where there are some."""
     total, rows = usage.counts.sum(), []
     for rank, code in enumerate(usage.top[:NUM_HEARD]):
         after = int(usage.transitions[rank].argmax())
@@ -85,26 +84,24 @@ def _rows(usage: CodeUsage, corpus: str | None, card: dict[str, Any] | None) -> 
 
 
 def snippet(corpus: Corpus, place: Occurrence, card: dict[str, Any]) -> str | None:
-    """The clip around a code as MP3 in a data URI; None where the clip has left the corpus."""
+    """Return the sound around a code as MP3 in a data URI; None where the clip has left the corpus."""
     from triforce.flows.report import figures
 
     clip = PlannedShard(0, [(place.clip_id, place.recording_id, place.source)], "")
-    rows = read_clips(corpus, clip, ["audio"])
-    if not rows:
+    clips = read_clips(corpus, clip, ["audio"])
+    if not clips:
         return None
     config = MelConfig.model_validate(card["mel"])
-    waveform = decode_flac(rows[0]["audio"]["bytes"], config.sample_rate_hz)
+    waveform = decode_flac(clips[0].media, config.sample_rate_hz)
     per_code = config.hop_length * card["model"]["compression"][0]
     around = round(AROUND_S * config.sample_rate_hz)
     start = place.position * per_code
     heard = waveform[max(0, start - around) : start + per_code + around]
-    file = io.BytesIO()
-    soundfile.write(file, heard, config.sample_rate_hz, format="FLAC")
-    return figures.mp3(file.getvalue())
+    return figures.mp3(encode_flac(heard, config.sample_rate_hz))
 
 
 def write_codes_page(tokens: str, out: str, corpus: str | None, release: str | None) -> str:
-    """The section as a page of its own; the place it was written to."""
+    """Write the section as a page of its own; return where it was written."""
     section = codes_section(tokens, corpus, release)
     if section is None:
         raise FileNotFoundError(f"{tokens}: no index.json here; run `triforce tokenize` to its end")

@@ -1,4 +1,4 @@
-"""The report's pictures: charts as SVG that takes the page's text colour, mels as small PNGs, sound as MP3."""
+"""The report's figures: charts as SVG in the page's text colour, mels as small PNGs, sound as MP3."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from triforce.ingest.media.encode import encode_mp3
+
 INK = "#010203"
-"""Stands for the page's text colour until `_finish` puts ``currentColor`` in, so that charts follow light and dark."""
+"""Colour that `to_svg` replaces by ``currentColor``, the page's text colour, so that charts follow light and dark."""
 COLOURS = ("#3b82c4", "#d9822b", "#3f9c6d", "#b8509b")
 """Readable on white and on near-black (contrast over 3 to 1 on both), and apart for the colour-blind by lightness."""
 MP3_LEVEL = 0.2
@@ -18,20 +20,20 @@ MP3_LEVEL = 0.2
 
 
 def line_chart(series: dict[str, tuple[Sequence[float], Sequence[float]]], *, x_label: str, name: str) -> str:
-    """Lines over a shared x, ``{label: (x, y)}``, as SVG; a line of one point is a dot."""
-    figure, axes = _figure(4.2, 2.4, name)
+    """Draw lines over a shared x, ``{label: (x, y)}``, as SVG; a line of one point is a dot."""
+    figure, axes = new_figure(4.2, 2.4, name)
     for number, (label, (x, y)) in enumerate(series.items()):
         style = {"marker": "o", "markersize": 4} if len(x) < 20 else {}
         axes.plot(x, y, label=label, color=COLOURS[number % len(COLOURS)], linewidth=1.6, **style)
     axes.set_xlabel(x_label)
     if len(series) > 1:
         _legend(axes)
-    return _finish(figure, name)
+    return to_svg(figure, name)
 
 
 def histogram(groups: dict[str, Sequence[float]], *, x_label: str, y_label: str, num_bins: int = 30, name: str) -> str:
-    """Groups of values stacked in shared bins, as SVG."""
-    figure, axes = _figure(6.4, 2.6, name)
+    """Draw groups of values stacked in shared bins, as SVG."""
+    figure, axes = new_figure(6.4, 2.6, name)
     values = np.concatenate([np.asarray(part, float) for part in groups.values()])
     edges = np.histogram_bin_edges(values, bins=num_bins)
     parts = {label: part for label, part in groups.items() if len(part)}
@@ -40,23 +42,23 @@ def histogram(groups: dict[str, Sequence[float]], *, x_label: str, y_label: str,
     axes.set_ylabel(y_label)
     if len(parts) > 1:
         _legend(axes)
-    return _finish(figure, name)
+    return to_svg(figure, name)
 
 
 def rank_chart(counts: Sequence[int], *, name: str) -> str:
-    """How often each code occurs, the most frequent first, as SVG."""
-    figure, axes = _figure(6.4, 2.6, name)
+    """Draw how often each code occurs, the most frequent first, as SVG."""
+    figure, axes = new_figure(6.4, 2.6, name)
     ordered = np.sort(np.asarray(counts))[::-1]
     axes.fill_between(np.arange(1, ordered.size + 1), ordered, step="mid", color=COLOURS[0], alpha=0.8, linewidth=0)
     axes.set_ylim(bottom=0)
     axes.set_xlabel("code, by frequency")
     axes.set_ylabel("occurrences")
-    return _finish(figure, name)
+    return to_svg(figure, name)
 
 
 def interval_chart(rows: Sequence[tuple[str, float, float, float]], *, x_label: str, name: str) -> str:
-    """Rows of label, value, low and high as dots with their intervals, the first on top, as SVG."""
-    figure, axes = _figure(6.4, 0.6 + 0.36 * len(rows), name)
+    """Draw rows of label, value, low and high as dots with their intervals, the first on top, as SVG."""
+    figure, axes = new_figure(6.4, 0.6 + 0.36 * len(rows), name)
     for y, (_, value, low, high) in enumerate(rows):
         axes.plot([low, high], [y, y], color=COLOURS[0], linewidth=2.5, alpha=0.55, solid_capstyle="round")
         axes.plot([value], [y], "o", color=COLOURS[0], markersize=6)
@@ -64,11 +66,11 @@ def interval_chart(rows: Sequence[tuple[str, float, float, float]], *, x_label: 
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_xlim(left=0)
     axes.set_xlabel(x_label)
-    return _finish(figure, name)
+    return to_svg(figure, name)
 
 
 def mel_png(mel: np.ndarray, low: float, high: float) -> str:
-    """A log-mel ``(num_mels, T)`` as a data URI: a pixel a value, low bins below, colours from ``low`` to ``high``."""
+    """Draw a log-mel ``(num_mels, T)`` as a PNG data URI: a pixel a value, low bins below, from ``low`` to ``high``."""
     import matplotlib
     from PIL import Image
 
@@ -82,24 +84,20 @@ def mel_png(mel: np.ndarray, low: float, high: float) -> str:
 
 
 def mp3(flac: bytes) -> str:
-    """A sound file as MP3 in a data URI: every browser plays it, and it is a sixth of the FLAC's size."""
+    """Return a sound file as MP3 in a data URI: every browser plays it, and it is a sixth of the FLAC's size."""
     import soundfile
 
     waveform, rate = soundfile.read(io.BytesIO(flac), dtype="float32")
-    file = io.BytesIO()
-    with soundfile.SoundFile(
-        file, "w", rate, 1, format="MP3", subtype="MPEG_LAYER_III", compression_level=MP3_LEVEL
-    ) as out:
-        out.write(waveform)
-    return data_uri(file.getvalue(), "audio/mpeg")
+    return data_uri(encode_mp3(waveform, rate, MP3_LEVEL), "audio/mpeg")
 
 
 def data_uri(data: bytes, media_type: str) -> str:
+    """Return data as a data URI."""
     return f"data:{media_type};base64,{base64.b64encode(data).decode()}"
 
 
-def _figure(width: float, height: float, name: str):
-    """Axes without a box, all ink in `INK`; drawn by Agg alone, no display and no global state of pyplot."""
+def new_figure(width: float, height: float, name: str):
+    """Return a figure and its axes, without a box and all in `INK`; no display and no global state of pyplot."""
     import matplotlib
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
@@ -126,8 +124,8 @@ def _legend(axes) -> None:
     axes.legend(frameon=False, labelcolor=INK, fontsize=8)
 
 
-def _finish(figure, name: str) -> str:
-    """The figure as an inline ``<svg>``: no prologue, no metadata with addresses, ids that no other chart has."""
+def to_svg(figure, name: str) -> str:
+    """Return the figure as an inline ``<svg>``: no prologue, no metadata with addresses, ids of its own."""
     import matplotlib
 
     file = io.StringIO()

@@ -1,4 +1,4 @@
-"""The report's other media: originals and what their codes give back, side by side, inside the page."""
+"""The report's section on other media: originals beside what is decoded from their codes."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from PIL import Image
 
 from triforce.flows.report import figures
 from triforce.ingest import storage
-from triforce.ingest.clips.clip_recording import encode_flac
+from triforce.ingest.corpus.records import Clip
 from triforce.ingest.corpus.store import Corpus
+from triforce.ingest.media.encode import encode_flac
 from triforce.ingest.media.pixels import PIXEL_MODALITIES, clip_pixels, from_planes
+from triforce.ingest.media.samples import to_int16
 from triforce.models.release import Release
 from triforce.models.release_files import require_dvae
 from triforce.tokenize.read import decode_flac, media_columns
@@ -20,12 +22,12 @@ from triforce.tokenize.restore import find_samples, restore_medium
 from triforce.train.data.order import is_validation
 
 NUM_SAMPLES = 4
-"""Of each medium. Assumed."""
+"""Samples of each medium. Assumed."""
 MAX_SOUND_S = 6.0
 
 
 def media_sections(folder: str) -> list[dict[str, Any]]:
-    """One entry for each medium below ``folder`` that was trained and tokenized."""
+    """Return an entry for each medium below ``folder`` that was trained and tokenized."""
     names = sorted(storage.list_folders(folder))
     done = [name for name in names if storage.exists(storage.join(folder, name, "tokens", "index.json"))]
     return [_section(name, storage.join(folder, name)) for name in done]
@@ -52,11 +54,11 @@ def _section(modality: str, place: str) -> dict[str, Any]:
 
 
 def _pixels(row: dict[str, Any], restored: Any) -> dict[str, str]:
-    return {"original": _picture(clip_pixels(row)), "restored": _picture(restored.numpy())}
+    return {"original": _picture(clip_pixels(Clip.from_row(row))), "restored": _picture(restored.numpy())}
 
 
 def _picture(planes: np.ndarray) -> str:
-    """A PNG as a data URI; a film moves."""
+    """Return a PNG as a data URI; a video is an animated one."""
     pixels = from_planes(planes)
     frames = [Image.fromarray(frame) for frame in (pixels if pixels.ndim == 4 else pixels[None])]
     buffer = io.BytesIO()
@@ -71,8 +73,4 @@ def _sounds(row: dict[str, Any], restored: Any, release: Release) -> dict[str, s
     original = decode_flac(row["audio"]["bytes"], rate)[:longest]
     rebuilt = release.vocode(restored[:, : longest // hop])
     waveforms = {"original": original, "restored": rebuilt}
-    return {name: figures.mp3(encode_flac(_to_int16(waveform))) for name, waveform in waveforms.items()}
-
-
-def _to_int16(waveform: np.ndarray) -> np.ndarray:
-    return np.rint(np.clip(waveform, -1, 1) * 32767).astype(np.int16)
+    return {name: figures.mp3(encode_flac(to_int16(waveform))) for name, waveform in waveforms.items()}

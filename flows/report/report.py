@@ -1,4 +1,4 @@
-"""``report.html``: what a run heard, learned and says, in one file that opens without a network."""
+"""``report.html``: a run's data, training, figures and sounds in one file that opens without a network."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ TEMPLATE = "report_template.html"
 STAGE_TITLES = {"dvae": "dVAE", "gpt": "GPT", "diffusion": "Diffusion", VOCODER: "Vocoder"}
 RESYNTHESES = ("original", "vocoder", "dvae", "diffusion")
 MAX_AUDIO_BYTES = 11_000_000
-"""Of sound in the page, base64 included, so that the whole stays under 15 MB; further samples are left out."""
+"""Sound in the page at most, base64 included, so that it stays under 15 MB; further samples are left out."""
 LIBRARIES = ("triforce", "torch", "ray", "prefect", "faster-whisper", "ctranslate2", "yt-dlp", "pyarrow", "numpy")
 
 
 @dataclass(frozen=True)
 class ReportInputs:
-    """Where the pieces of a run lie, as URIs; None, or a place with nothing in it, is shown as "not yet"."""
+    """URIs of the parts of a run; None, or a place with nothing in it, is shown as "not yet"."""
 
     corpus: str | None = None
     heldout: str | None = None
@@ -46,7 +46,7 @@ class ReportInputs:
 
     @classmethod
     def of_run(cls, folder: str | os.PathLike) -> ReportInputs:
-        """The pieces of a run below one folder, as the demo and the flow ``pipeline`` lay them out."""
+        """Return the parts of a run below one folder, as the demo and the flow ``pipeline`` lay them out."""
         names = {name: name for name in ("corpus", "heldout", "release", "evaluation", "media", "tokens")}
         names["timings"] = "timings.json"
         return cls(**{name: storage.join(folder, place) for name, place in names.items()})
@@ -59,7 +59,7 @@ def write_report(
     inputs: ReportInputs | None = None,
     title: str = "Triforce",
 ) -> str:
-    """Write the report of a run folder, or of ``inputs`` found elsewhere, to ``out``; the place it was written to.
+    """Write the report of a run folder, or of ``inputs`` found elsewhere, to ``out``; return where it was written.
 
     ``out`` is ``report.html`` in the run folder by default. Raises ImportError where the extra ``report`` is missing,
     ValueError where neither a folder nor inputs are given, and FileNotFoundError where the folder does not exist.
@@ -80,7 +80,7 @@ def write_report(
 
 
 def render(inputs: ReportInputs, title: str = "Triforce") -> str:
-    """The page. Every string that is put in is escaped, but for our own charts."""
+    """Return the page. Every string that is put in is escaped, but for our own charts."""
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup
 
@@ -112,7 +112,7 @@ def _require_extra() -> None:
 
 
 def _corpus(uri: str | None) -> dict[str, Any] | None:
-    """Counts by source and clip lengths; None where there is no corpus yet."""
+    """Return counts by source and clip lengths; None where there is no corpus yet."""
     from triforce.flows.report import figures
 
     if uri is None or not (corpus := Corpus(uri)).sources():
@@ -130,8 +130,9 @@ def _corpus(uri: str | None) -> dict[str, Any] | None:
 
 
 def _stage(release: str | None, stage: str) -> dict[str, Any] | None:
-    """A network's size, hash and curves; ``card`` is None where it is not trained yet. None for no vocoder: a release
-    does without.
+    """Return a network's size, hash and curves; ``card`` is None where it is not trained yet.
+
+    Returns None where there is no vocoder, as a release needs none.
     """
     about: dict[str, Any] = {"name": stage, "title": STAGE_TITLES[stage], "card": None, "panels": [], "parameters": 0}
     card = load_card(release, stage) if release else None
@@ -149,7 +150,7 @@ def _json_lines(uri: str) -> list[dict[str, Any]]:
 
 
 def _panels(history: list[dict[str, Any]], stage: str) -> list[dict[str, str]]:
-    """A chart for each metric name; ``train/loss`` and ``eval/loss`` share one. Losses come first."""
+    """Return a chart for each metric name; ``train/loss`` and ``eval/loss`` share one. Losses come first."""
     from triforce.flows.report import figures
 
     series: dict[str, dict[str, tuple[list, list]]] = {}
@@ -169,7 +170,7 @@ def _panels(history: list[dict[str, Any]], stage: str) -> list[dict[str, str]]:
 
 
 def _count_values(uri: str) -> int:
-    """Numbers in a safetensors file, from its header alone."""
+    """Count the values in a safetensors file, from its header alone."""
     fs, path = storage.resolve(uri)
     with fs.open(path, "rb") as file:
         (length,) = struct.unpack("<Q", file.read(8))
@@ -196,7 +197,7 @@ def _evaluation(evaluation: Evaluation | None) -> dict[str, Any] | None:
 
 
 def _samples(uri: str | None, evaluation: Evaluation | None) -> list[dict[str, Any]]:
-    """The clips to look at and listen to, until the page is full."""
+    """Return the clips to look at and listen to, until the page is full."""
     from triforce.flows.report import figures
 
     samples: list[dict[str, Any]] = []
@@ -248,7 +249,7 @@ def _slug(text: str) -> str:
 
 
 def _hours(seconds: float) -> str:
-    """Hours from one hour on, else minutes."""
+    """Format as hours from one hour on, else as minutes."""
     return f"{seconds / 3600:.2f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min"
 
 

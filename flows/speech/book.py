@@ -14,17 +14,21 @@ from urllib.parse import unquote
 from xml.etree import ElementTree
 
 MAX_BYTES = 50_000_000
-"""Of text in a book; the Bible has 5 million. What is larger was packed to do harm."""
+"""Largest text of a book, in bytes; the Bible has 5 million. A larger one was packed to do harm."""
 
 
 @dataclass(frozen=True)
 class Chapter:
+    """A chapter of a book."""
+
     title: str
     paragraphs: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Book:
+    """A book's text and what is known of it."""
+
     title: str
     chapters: tuple[Chapter, ...]
     author: str | None = None
@@ -32,7 +36,7 @@ class Book:
 
 
 def read_book_file(path: Path) -> Book:
-    """A ``.txt``, ``.md`` or ``.epub`` file. Raises ValueError for another kind or for nothing to read."""
+    """Read a ``.txt``, ``.md`` or ``.epub`` file. Raises ValueError for another kind or for nothing to read."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; give a .txt, .md or .epub")
     readers = {".txt": _plain_book, ".md": _markdown_book, ".markdown": _markdown_book, ".epub": _epub_book}
@@ -57,7 +61,7 @@ GUTENBERG = re.compile(r"^\*\*\* ?(START|END) OF (?:THE|THIS) PROJECT GUTENBERG.
 
 
 def _plain_book(path: Path) -> Book:
-    """Paragraphs are parted by empty lines; a line that looks like a chapter's heading, alone, begins a chapter."""
+    """Split at empty lines into paragraphs; a line alone that looks like a chapter's heading begins a chapter."""
     text = _decoded(path.read_bytes(), str(path)).replace("\r\n", "\n").replace("\r", "\n")
     title, author = path.stem, None
     marks = list(GUTENBERG.finditer(text))
@@ -74,7 +78,7 @@ def _plain_book(path: Path) -> Book:
 
 
 def _markdown_book(path: Path) -> Book:
-    """The first heading of the first level is the title, where there is one of it only; others begin chapters."""
+    """Take the heading of the first level as title, where there is only one; others begin chapters."""
     from markdown_it import MarkdownIt
 
     text = _decoded(path.read_bytes(), str(path))
@@ -97,7 +101,7 @@ def _markdown_book(path: Path) -> Book:
 
 
 def _spoken(inline: object) -> str:
-    """The words of a Markdown line: text and code, no pictures, no addresses."""
+    """Return the words of a Markdown line: text and code, no pictures, no addresses."""
     words = ""
     for child in getattr(inline, "children", None) or []:
         if child.type in ("text", "code_inline"):
@@ -108,8 +112,10 @@ def _spoken(inline: object) -> str:
 
 
 def _chapters(parts: Iterable[tuple[str, bool]], title: str) -> tuple[Chapter, ...]:
-    """Paragraphs and headings, in order, as chapters. A heading is read as its chapter's first words; one right below
-    another, as in "Chapter I" and its name, begins no chapter of its own.
+    """Group paragraphs and headings, in order, into chapters.
+
+    A heading is read as its chapter's first words; one right below another, as in "Chapter I" and its name, begins no
+    chapter of its own.
     """
     names: list[str] = []
     paragraphs: list[list[str]] = []
@@ -168,7 +174,7 @@ class _Page(HTMLParser):
 
 
 def _epub_book(path: Path) -> Book:
-    """The pages of an EPUB 2 or 3 in the order of its spine."""
+    """Read the pages of an EPUB 2 or 3 in the order of its spine."""
     try:
         with zipfile.ZipFile(path) as archive:
             return _read_epub(archive, path)

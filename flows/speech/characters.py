@@ -1,4 +1,4 @@
-"""Text in the characters that a release has read: foreign ones are spelt in known ones where there is a way."""
+"""Text in the characters that a release was trained on: others are spelt in known ones where there is a way."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ SPELT = {
     "’": "'", "‘": "'", "‚": "'", "´": "'", "`": "'", "“": '"', "”": '"', "„": '"', "«": '"', "»": '"',
     "–": "-", "—": "-", "‐": "-", "‑": "-", "−": "-", "…": "...", "&": " and ", "ß": "ss", "æ": "ae", "œ": "oe",
 }  # fmt: skip
-"""Typography and ligatures, for texts that were typed otherwise than the training texts."""
+"""Plain spelling of typographic characters and ligatures, for texts typed otherwise than the training texts."""
 
 
 class UnknownCharacterError(ValueError):
-    """The text holds letters or digits that the network never read."""
+    """The text has letters or digits that the training texts did not have."""
 
 
 def readable(text: str, known: Set[str] | None, *, drop: bool = False) -> str:
-    """``text`` in ``known`` characters; as it is, but for white space, where nothing is known of them (None).
+    """Return ``text`` in ``known`` characters; where they are not recorded (None), only clean its white space.
 
     Tried in turn: the character itself, its other case, its compatibility form, its spelling in `SPELT`, its letter
     without accents. Punctuation that is unknown all the same becomes a space. Letters and digits raise

@@ -1,4 +1,4 @@
-"""Even loudness, and joins that do not click."""
+"""Even loudness, and joins without clicks."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import numpy as np
 
 FRAME_S = 0.02
 GATE_DB = 20.0
-"""Frames this far under the loudest tenth are pauses, which do not count as loudness. Assumed."""
+"""Level below the loudest tenth, in dB, from which frames count as pauses. Assumed."""
 FADE_S = 0.008
-"""A ramp at both ends of a piece: long enough for no click, too short for a swallowed consonant. Assumed."""
+"""Length of the ramp at both ends of a piece: long enough to avoid clicks, too short to cut a consonant. Assumed."""
 PEAK = 0.95
 
 
 def speech_level_db(waveform: np.ndarray, sample_rate_hz: int) -> float:
-    """Root mean square of the frames that are speech, in dB under full scale; -inf for silence."""
+    """Return the root mean square of the frames that are speech, in dB under full scale; -inf for silence."""
     size = int(FRAME_S * sample_rate_hz)
     padded = np.pad(waveform.astype(np.float64), (0, -len(waveform) % size))
     power = (padded.reshape(-1, size) ** 2).mean(1)
@@ -24,7 +24,7 @@ def speech_level_db(waveform: np.ndarray, sample_rate_hz: int) -> float:
 
 
 def level(waveform: np.ndarray, sample_rate_hz: int, target_db: float) -> np.ndarray:
-    """Scaled to ``target_db``, as far as peaks stay under `PEAK`; silence stays silence."""
+    """Scale to ``target_db``, as far as peaks stay under `PEAK`; silence stays silence."""
     now = speech_level_db(waveform, sample_rate_hz)
     if not np.isfinite(now):
         return waveform
@@ -33,7 +33,7 @@ def level(waveform: np.ndarray, sample_rate_hz: int, target_db: float) -> np.nda
 
 
 def faded(waveform: np.ndarray, sample_rate_hz: int) -> np.ndarray:
-    """Without a step at either end: the constant part taken out, half-cosine ramps over `FADE_S`."""
+    """Remove the constant part and fade both ends with half-cosine ramps of `FADE_S`."""
     size = min(int(FADE_S * sample_rate_hz), len(waveform) // 2)
     if size < 1:
         return waveform
@@ -45,4 +45,5 @@ def faded(waveform: np.ndarray, sample_rate_hz: int) -> np.ndarray:
 
 
 def silence(seconds: float, sample_rate_hz: int) -> np.ndarray:
+    """Return ``(N,)`` float32 zeros."""
     return np.zeros(round(seconds * sample_rate_hz), np.float32)

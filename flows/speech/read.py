@@ -1,13 +1,12 @@
 """A whole book as one sound file with chapters: spoken piece by piece into a work folder, then joined.
 
-Each piece is a file, written whole; pieces are spoken in groups that the plan fixes. So a reading that was killed goes
-on where it was, and ends with the bytes of one that was not.
+Each piece is a file, written whole; pieces are spoken in groups that the plan fixes. So a run that was killed goes on
+where it was, and ends with the bytes of one that was not.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import logging
 from collections.abc import Iterator, Sequence
@@ -23,11 +22,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from tqdm import tqdm
 
 from triforce.flows.speech.book import Book, read_book_file
-from triforce.flows.speech.encoders import frames
 from triforce.flows.speech.loudness import faded, silence
 from triforce.flows.speech.sentences import MAX_CHARS, split_sentences
-from triforce.flows.speech.speaker import Reading, SpeakConfig, Speaker
+from triforce.flows.speech.speaker import SpeakConfig, Speaker, Utterance
 from triforce.ingest import storage
+from triforce.ingest.media.encode import encode_flac, int16_frames
 from triforce.models.release import Release
 
 logger = logging.getLogger(__name__)
@@ -41,21 +40,23 @@ class ReadConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    seed: int = Field(0, ge=0, description="Another number, another reading.")
-    language: str | None = Field(None, description="ISO 639 code, for sentences. None: what the book says.")
-    max_chars: int = Field(MAX_CHARS, ge=40, le=1000, description="Longer sentences are spoken in parts.")
-    group: int = Field(8, ge=1, le=64, description="Pieces that are spoken, heard and stored together.")
+    seed: int = Field(0, ge=0, description="Seed; another number gives other utterances.")
+    language: str | None = Field(None, description="ISO 639 code, to split sentences. None: the book's own.")
+    max_chars: int = Field(
+        MAX_CHARS, ge=40, le=1000, description="Characters above which a sentence is spoken in parts."
+    )
+    group: int = Field(8, ge=1, le=64, description="Pieces that are spoken, transcribed and stored together.")
     pauses_s: dict[Pause, float] = Field(
         default_factory=lambda: dict(PAUSES_S),
-        description="Silence behind a piece, by what ends with it. Seconds.",
+        description="Silence after a piece, by what ends with it. Seconds.",
     )
-    bit_rate: int = Field(64_000, ge=16_000, le=320_000, description="Of the AAC, bits a second.")
+    bit_rate: int = Field(64_000, ge=16_000, le=320_000, description="Bit rate of the AAC, bits a second.")
     speak: SpeakConfig = SpeakConfig(tries=3, unknown="drop")
 
 
 @dataclass(frozen=True)
 class Piece:
-    """What is spoken at once, and what ends with it."""
+    """A part of the text that is spoken at once, and what ends with it."""
 
     chapter: int
     text: str
@@ -64,12 +65,14 @@ class Piece:
 
 @dataclass(frozen=True)
 class ReadSummary:
+    """The file that was written and where words went wrong."""
+
     out: str
     num_pieces: int
     num_chapters: int
     duration_s: float
     wrong: list[dict[str, Any]]
-    """Pieces in which Whisper still hears other words, and those without a character that is known: number, chapter,
+    """Pieces of which Whisper still transcribes other words, and those without a known character: number, chapter,
     text, heard, error."""
 
 
@@ -105,7 +108,7 @@ def read_book(
 
 
 def plan(book: Book, config: ReadConfig) -> list[Piece]:
-    """The pieces of a book, in order."""
+    """Return the pieces of a book, in order."""
     language = config.language or book.language
     pieces: list[Piece] = []
     for number, chapter in enumerate(book.chapters):
@@ -122,7 +125,7 @@ def plan(book: Book, config: ReadConfig) -> list[Piece]:
 
 
 def _key(release: Release, speaker: Speaker, pieces: Sequence[Piece], config: ReadConfig) -> str:
-    """Of what decides the sound: another key, another reading."""
+    """Return a hash of all that decides the sound."""
     info = release.info()
     hashes = {name: stage["hash"] for name, stage in info["stages"].items()} | {"vocoder": info["vocoder"]}
     voice = None if speaker.voice is None else hashlib.sha256(speaker.voice.tobytes()).hexdigest()
@@ -131,7 +134,7 @@ def _key(release: Release, speaker: Speaker, pieces: Sequence[Piece], config: Re
 
 
 def _open_work(work: Path, key: str) -> None:
-    """The work folder for ``key``; what another reading left in it is removed."""
+    """The work folder for ``key``; what a run with another key left in it is removed."""
     marker = work / "key.txt"
     if marker.exists() and marker.read_text() == key:
         return
@@ -153,9 +156,9 @@ def _speak_missing(work: Path, speaker: Speaker, pieces: Sequence[Piece], config
                 bar.initial += length  # so that the time left is reckoned from what is spoken now
             else:
                 texts = [pieces[number].text for number in group]
-                readings = speaker.speak_all(texts, [_seed(config.seed, number) for number in group])
-                for number, reading in zip(group, readings, strict=True):
-                    _store(work, number, reading, speaker.release.sample_rate_hz)
+                utterances = speaker.speak_all(texts, [_seed(config.seed, number) for number in group])
+                for number, utterance in zip(group, utterances, strict=True):
+                    _store(work, number, utterance, speaker.release.sample_rate_hz)
             bar.update(length)
 
 
@@ -163,14 +166,13 @@ def _seed(seed: int, number: int) -> int:
     return int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
 
 
-def _store(work: Path, number: int, reading: Reading, sample_rate_hz: int) -> None:
+def _store(work: Path, number: int, utterance: Utterance, sample_rate_hz: int) -> None:
     """The sound, then the row that says that it is there."""
-    sound = io.BytesIO()
-    waveform = reading.waveform if reading.waveform.size else np.zeros(1, np.float32)  # no FLAC opens without a sample
-    soundfile.write(sound, waveform, sample_rate_hz, format="FLAC", subtype="PCM_16")
-    storage.write_bytes(_path(work, number, "flac"), sound.getvalue())
-    row = {"text": reading.text, "heard": reading.heard, "error": reading.error, "tries": reading.tries}
-    row |= {"seed": reading.seed, "reached_end": reading.reached_end}
+    # No FLAC opens without a sample.
+    waveform = utterance.waveform if utterance.waveform.size else np.zeros(1, np.float32)
+    storage.write_bytes(_path(work, number, "flac"), encode_flac(waveform, sample_rate_hz))
+    row = {"text": utterance.text, "heard": utterance.heard, "error": utterance.error, "tries": utterance.tries}
+    row |= {"seed": utterance.seed, "reached_end": utterance.reached_end}
     storage.write_bytes(_path(work, number, "json"), json.dumps(row, ensure_ascii=False).encode())
 
 
@@ -192,7 +194,7 @@ def write_m4b(
         stream: Any = container.add_stream("aac", rate=sample_rate_hz, layout="mono")
         stream.bit_rate = config.bit_rate
         container.set_chapters(_marks(book, pieces, lengths, sample_rate_hz))
-        for frame in frames(joined(), sample_rate_hz):
+        for frame in int16_frames(joined(), sample_rate_hz):
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return sum(lengths) / sample_rate_hz

@@ -1,4 +1,4 @@
-"""Paragraphs to pieces that can be spoken at once: sentences, and parts of sentences where those are too long."""
+"""Paragraphs split into pieces that can be spoken at once: sentences, and parts of sentences that are too long."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import re
 from collections.abc import Iterator
 
 MAX_CHARS = 220
-"""Of a piece: 15 s of speech or so, as long as the training clips are. Assumed."""
+"""Longest piece in characters: about 15 s of speech, as long as the training clips are. Assumed."""
 BREAKS = (r"(?<=[;:])\s+", r"(?<=,)\s+|\s+(?=[-–—(])", r"\s+")
-"""Where a long sentence may part, the better places first."""
+"""Places where a long sentence may be split, the better ones first."""
 
 
 def split_sentences(text: str, language: str = "en", max_chars: int = MAX_CHARS) -> list[str]:
-    """The sentences of a paragraph, none over ``max_chars``; a word longer than that is cut.
+    """Return the sentences of a paragraph, none over ``max_chars``; a word longer than that is cut.
 
     Sentences are found by ``sentencex``, which knows the abbreviations of many languages.
     """
@@ -29,7 +29,7 @@ def _sentences(text: str, language: str) -> list[str]:
 
 
 def _parts(sentence: str, max_chars: int, level: int = 0) -> Iterator[str]:
-    """Parts as even as the breaks allow: as few as needed, each near the same length."""
+    """Split a sentence into as few parts as needed, as even in length as the breaks allow."""
     if len(sentence) <= max_chars:
         yield sentence
         return

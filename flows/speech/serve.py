@@ -1,6 +1,6 @@
 """``triforce serve``: OpenAI's speech endpoint over a release, on Ray Serve, and a page to type and listen.
 
-A sentence is sent as soon as it is spoken. Open to this machine alone, unless a key is set.
+A sentence is sent as soon as it is spoken. The server listens to this machine alone unless a key is set.
 """
 
 from __future__ import annotations
@@ -27,23 +27,24 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 
-from triforce.flows.speech.encoders import FORMATS, encode_stream
 from triforce.flows.speech.loudness import faded, silence
 from triforce.flows.speech.speaker import PAUSE_S, SpeakConfig, Speaker
+from triforce.flows.speech.voices import read_voices
+from triforce.ingest.media.encode import FORMATS, encode_stream
 
 logger = logging.getLogger(__name__)
 
 KEY_VARIABLE = "TRIFORCE_API_KEY"
 MODEL = "triforce"
 ALIASES = (MODEL, "tts-1", "tts-1-hd", "gpt-4o-mini-tts")
-"""Names that clients ask for by default; there is one network behind all of them."""
+"""Model names that clients ask for by default; all mean the one release."""
 DEFAULT_VOICE = "default"
 MAX_BODY_BYTES = 64 * 1024
 PAGE = Path(__file__).with_name("page.html")
 
 
 class ServeConfig(BaseModel):
-    """Where and what is served."""
+    """What is served, and at which address."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -53,13 +54,15 @@ class ServeConfig(BaseModel):
     replicas: int = Field(1, ge=1, le=256, description="Copies of the networks.")
     vocoder: str | None = Field(None, description="See `make_vocoder`; None: the release's own.")
     voices: str | None = Field(None, description="Folder of recordings; a file's name without its ending is a voice.")
-    max_chars: int = Field(4096, ge=1, le=100_000, description="Of an input; OpenAI's limit by default.")
+    max_chars: int = Field(
+        4096, ge=1, le=100_000, description="Characters of an input at most; OpenAI's limit by default."
+    )
     max_waiting: int = Field(16, ge=0, le=10_000, description="Requests that a replica works on or keeps waiting.")
     speak: SpeakConfig = SpeakConfig()
 
 
 class SpeechRequest(BaseModel):
-    """The body of ``/v1/audio/speech``; what OpenAI added that does not apply here is left unread."""
+    """The body of ``/v1/audio/speech``; OpenAI's fields that do not apply here are ignored."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -72,7 +75,7 @@ class SpeechRequest(BaseModel):
 
 
 class RequestError(Exception):
-    """What is answered instead of sound."""
+    """An error response instead of sound."""
 
     def __init__(self, status: int, message: str, code: str, param: str | None = None) -> None:
         super().__init__(message)
@@ -97,7 +100,7 @@ class SpeechServer:
         reuse_freed_memory()
         self.config, self._key_hash = config, key_hash
         self.release = Release.load(config.release, vocoder=config.vocoder)
-        self.voices = {DEFAULT_VOICE: None} | _read_voices(config.voices, self.release.sample_rate_hz)
+        self.voices = {DEFAULT_VOICE: None} | read_voices(config.voices, self.release.sample_rate_hz)
         self.speaker = lru_cache(maxsize=64)(self._speaker)
         self.speaker(DEFAULT_VOICE, 1.0)  # a release that cannot speak fails here
         self._waiting = 0
@@ -182,19 +185,19 @@ class SpeechServer:
             self._waiting -= 1
 
     def _pieces(self, wanted: SpeechRequest, sample_rate_hz: int) -> Iterator[np.ndarray]:
-        """Sentence by sentence; requests take turns at it, so that a long text holds nobody up for long."""
-        readings = self.speaker(wanted.voice, wanted.speed).read(wanted.input, seed=wanted.seed)
+        """Yield the sound sentence by sentence; requests take turns, so that a long text delays no other for long."""
+        utterances = self.speaker(wanted.voice, wanted.speed).read(wanted.input, seed=wanted.seed)
         while True:
             with self._turn:
-                reading = next(readings, None)
-            if reading is None:
+                utterance = next(utterances, None)
+            if utterance is None:
                 return
-            yield faded(reading.waveform, sample_rate_hz)
+            yield faded(utterance.waveform, sample_rate_hz)
             yield silence(PAUSE_S, sample_rate_hz)
 
 
 async def _body(request: Request) -> bytes:
-    """At most `MAX_BODY_BYTES`, whatever the header says."""
+    """Read at most `MAX_BODY_BYTES`, whatever the header says."""
     body = b""
     async for part in request.stream():
         body += part
@@ -203,18 +206,8 @@ async def _body(request: Request) -> bytes:
     return body
 
 
-def _read_voices(folder: str | None, sample_rate_hz: int) -> dict[str, np.ndarray]:
-    from triforce.flows.cli.speech import read_waveform
-
-    if folder is None:
-        return {}
-    if not Path(folder).is_dir():
-        raise FileNotFoundError(f"{folder}: no such folder of voices")
-    paths = sorted(path for path in Path(folder).iterdir() if path.is_file() and not path.name.startswith("."))
-    return {path.stem: read_waveform(path, sample_rate_hz) for path in paths}
-
-
 def is_loopback(host: str) -> bool:
+    """Return whether only this machine reaches the address."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -222,14 +215,17 @@ def is_loopback(host: str) -> bool:
 
 
 def start(config: ServeConfig, key: str | None = None) -> str:
-    """Serve until `ray.serve.shutdown`; the address. Raises ValueError where others could reach it without a key."""
+    """Start serving until `ray.serve.shutdown`; return the address.
+
+    Raises ValueError where others could reach it without a key.
+    """
     try:
         from ray import serve
     except ImportError as error:
         raise ImportError("serving needs Ray Serve: pip install 'triforce[serve]'") from error
     from triforce.ingest import storage
     from triforce.models.release_files import load_card, require_dvae
-    from triforce.tokenize.cluster import connect
+    from triforce.tokenize.ray_session import connect
 
     if not key and not is_loopback(config.host):
         raise ValueError(f"--host {config.host}: others can reach it; set {KEY_VARIABLE} to a key, or use 127.0.0.1")

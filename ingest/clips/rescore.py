@@ -1,7 +1,7 @@
-"""The scores that need models of their own, over a finished corpus: voices and DNSMOS.
+"""Scores that need models of their own, added to a finished corpus: speakers and DNSMOS.
 
-Neither is part of an ingest, as both are optional and take longer than cutting; what they find lies beside the other
-scores, and `triforce.ingest.clips.filters.refilter` judges by it.
+Neither is part of an ingest, as both are optional and take longer than cutting; their scores lie beside the others, and
+`triforce.ingest.clips.refilter.refilter` decides by them.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ import soundfile
 import soxr
 
 from triforce.ingest import storage
-from triforce.ingest.clips.voices import VoiceConfig, VoiceEncoder, cluster, conditioning, speaker_names
+from triforce.ingest.clips.dnsmos import DNSMOS
+from triforce.ingest.clips.speakers import SpeakerConfig, SpeakerEncoder, cluster, conditioning, speaker_names
+from triforce.ingest.corpus.records import Recording
 from triforce.ingest.corpus.rewrite import replace_columns
-from triforce.ingest.corpus.schema import Recording
 from triforce.ingest.corpus.store import Corpus
 
 logger = logging.getLogger(__name__)
 
 RATE_HZ = 16_000
-QUALITY_INSTALL = "pip install 'triforce[quality]'"
 
 
 @dataclass(frozen=True)
 class Rescored:
-    """What was found in one recording."""
+    """Scores of one recording."""
 
     source: str
     recording_id: str
@@ -43,19 +43,19 @@ class Rescored:
 def rescore(
     corpus: Corpus,
     *,
-    voices: VoiceConfig | None = None,
+    voices: SpeakerConfig | None = None,
     dnsmos: bool = False,
     again: bool = False,
     source: str | None = None,
     on_recording: Callable[[Rescored], None] = lambda _: None,
 ) -> list[Rescored]:
-    """Score every clip for its voice, its quality or both, a recording at a time, each file written atomically.
+    """Score every clip for its speaker, its quality or both, a recording at a time, each file written atomically.
 
-    Recordings that have the scores are passed over, so a killed run goes on; ``again`` computes them anew. Raises
-    ImportError, with the command that mends it, where a model is not installed.
+    Recordings that have the scores are skipped, so a killed run goes on; ``again`` computes them again. Raises
+    ImportError, with the command that installs it, where a model is not installed.
     """
-    encoder = VoiceEncoder() if voices else None
-    judge = _load_dnsmos() if dnsmos else None
+    encoder = SpeakerEncoder() if voices else None
+    quality = DNSMOS() if dnsmos else None
     results = []
     for name in [source] if source else corpus.sources():
         for recording_id in sorted(corpus.clipped_ids(name)):
@@ -63,7 +63,7 @@ def rescore(
             wanted = [column for column, on in (("voice", voices), ("dnsmos_ovrl", dnsmos)) if on]
             if not _is_speech(uri) or not (again or _lacks(uri, wanted)):
                 continue
-            columns = _judge_clips(uri, encoder, judge)
+            columns = _score_clips(uri, encoder, quality)
             if voices:
                 columns |= _speakers(uri, corpus.read_recording(name, recording_id), columns["voice"], voices)
             replace_columns(uri, columns)
@@ -72,7 +72,7 @@ def rescore(
     return results
 
 
-def _judge_clips(uri: str, encoder: VoiceEncoder | None, judge: Callable | None) -> dict[str, list[Any]]:
+def _score_clips(uri: str, encoder: SpeakerEncoder | None, quality: DNSMOS | None) -> dict[str, list[Any]]:
     columns: dict[str, list[Any]] = {}
     for waveform in _waveforms(uri):
         if encoder is not None:
@@ -80,14 +80,15 @@ def _judge_clips(uri: str, encoder: VoiceEncoder | None, judge: Callable | None)
             row: dict[str, Any] = {"voice": voice.embedding.tolist(), "voice_similarity": voice.similarity}
         else:
             row = {}
-        if judge is not None:
-            row |= judge(waveform)
+        if quality is not None:
+            scores = quality(waveform, RATE_HZ)
+            row |= {"dnsmos_ovrl": scores.overall, "dnsmos_sig": scores.signal, "dnsmos_bak": scores.background}
         for name, value in row.items():
             columns.setdefault(name, []).append(value)
     return columns
 
 
-def _speakers(uri: str, recording: Recording, voices: list[list[float]], config: VoiceConfig) -> dict[str, list[Any]]:
+def _speakers(uri: str, recording: Recording, voices: list[list[float]], config: SpeakerConfig) -> dict[str, list[Any]]:
     embeddings = np.asarray(voices, np.float32)
     speakers = cluster(embeddings, config)
     stated = recording.metadata.get("reader") or recording.author
@@ -98,20 +99,6 @@ def _speakers(uri: str, recording: Recording, voices: list[list[float]], config:
         "speaker": speaker_names(speakers.tolist(), recording.recording_id, stated),
         "conditioning": [[rows["clip_id"][index] for index in indices] for indices in best],
     }
-
-
-def _load_dnsmos() -> Callable[[np.ndarray], dict[str, float | None]]:
-    """DNSMOS P.835 (Reddy et al. 2022) as ``judge(waveform at 16 kHz)``."""
-    try:
-        from speechmos import dnsmos
-    except ImportError as error:
-        raise ImportError(f"DNSMOS is not installed ({error.name}): {QUALITY_INSTALL}") from error
-
-    def judge(waveform: np.ndarray) -> dict[str, float | None]:
-        scores = dnsmos.run(np.clip(waveform, -1.0, 1.0), RATE_HZ)
-        return {f"dnsmos_{name}": float(scores[f"{name}_mos"]) for name in ("ovrl", "sig", "bak")}
-
-    return judge
 
 
 def _waveforms(uri: str) -> Iterator[np.ndarray]:

@@ -7,7 +7,8 @@ from functools import cache
 import numpy as np
 
 from triforce.ingest.clips.vad import frame_levels
-from triforce.ingest.corpus.schema import SAMPLE_RATE_HZ
+from triforce.ingest.corpus.records import SAMPLE_RATE_HZ
+from triforce.ingest.media.samples import FULL_SCALE
 
 CLIP_LEVEL = 0.99
 """Share of full scale from which a sample counts as clipped. Assumed."""
@@ -21,11 +22,11 @@ EDGE_S = 0.02
 
 
 def score_audio(samples: np.ndarray, sample_rate_hz: int = SAMPLE_RATE_HZ) -> dict[str, float | None]:
-    """Scores of ``(N,) int16`` samples, named as the columns of a clip; None where a clip is too short or silent for
-    a score."""
+    """Score ``(N,) int16`` samples, by the names of a clip's columns; a score is None where the clip is too short or
+    silent for it."""
     level_db = frame_levels(samples, round(EDGE_S * sample_rate_hz))
     power = power_spectra(samples, sample_rate_hz)
-    full_scale = CLIP_LEVEL * 32768.0
+    full_scale = CLIP_LEVEL * FULL_SCALE
     return {
         "snr_db": snr_db(level_db),
         "bandwidth_hz": bandwidth_hz(power, sample_rate_hz),
@@ -39,9 +40,9 @@ def score_audio(samples: np.ndarray, sample_rate_hz: int = SAMPLE_RATE_HZ) -> di
 
 
 def snr_db(level_db: np.ndarray) -> float:
-    """Signal to noise from frame levels ``(F,)`` in dB: the louder half against the quietest tenth, 0 to 100 dB.
+    """Estimate signal to noise from frame levels ``(F,)``: the louder half against the quietest tenth, 0 to 100 dB.
 
-    An estimate: it takes the pauses between words for the noise, so music under the speech counts as noise too.
+    It takes the pauses between words for the noise, so music under the speech counts as noise too.
     """
     if not len(level_db):
         return 0.0
@@ -52,14 +53,14 @@ def snr_db(level_db: np.ndarray) -> float:
 
 
 def silence_share(level_db: np.ndarray) -> float:
-    """Share of frames that are far under the loud ones, of ``(F,)`` levels in dB."""
+    """Return the share of frames that are far under the loud ones, of ``(F,)`` levels in dB."""
     if not len(level_db):
         return 1.0
     return float(np.mean(level_db < max(float(np.percentile(level_db, 95)) - SILENCE_DB, -70.0)))
 
 
 def modulation_db(level_db: np.ndarray) -> float | None:
-    """Standard deviation of ``(F,)`` levels, no deeper than 40 dB under the loud ones.
+    """Return the standard deviation of ``(F,)`` levels, no deeper than 40 dB under the loud ones.
 
     Syllables and pauses move the level of speech; held chords and steady noise hardly do (after the low-energy share
     of Scheirer and Slaney 1997). A hint, not a classifier.
@@ -70,14 +71,14 @@ def modulation_db(level_db: np.ndarray) -> float | None:
 
 
 def edge_db(level_db: np.ndarray) -> float | None:
-    """Level of the louder of the first and last frame of ``(F,)``, in dB against the loud frames: near 0 where sound
-    is cut."""
+    """Return the level of the louder of the first and last frame of ``(F,)``, in dB against the loud frames: near 0
+    where sound is cut."""
     return float(max(level_db[0], level_db[-1]) - np.percentile(level_db, 95)) if len(level_db) else None
 
 
 def power_spectra(samples: np.ndarray, sample_rate_hz: int) -> np.ndarray:
-    """Of each whole tenth of a second of ``(N,) int16``: ``(S, bins) float32`` whose sum over bins is the mean
-    square."""
+    """Return the power spectrum of each whole tenth of a second of ``(N,) int16``, ``(S, bins) float32``; the sum over
+    bins is the mean square."""
     length = round(SEGMENT_S * sample_rate_hz)
     num_segments = len(samples) // length
     window = np.hanning(length).astype(np.float32)
@@ -85,11 +86,11 @@ def power_spectra(samples: np.ndarray, sample_rate_hz: int) -> np.ndarray:
     spectrum = np.fft.rfft(segments, axis=1)
     power = spectrum.real**2 + spectrum.imag**2
     power[:, 1:-1] *= 2.0
-    return power / (length * float(np.sum(window**2)) * 32768.0**2)
+    return power / (length * float(np.sum(window**2)) * FULL_SCALE**2)
 
 
 def bandwidth_hz(power: np.ndarray, sample_rate_hz: int) -> float | None:
-    """The highest frequency whose mean power is within 50 dB of the strongest, of spectra ``(S, bins)``; None of
+    """Return the highest frequency whose mean power is within 50 dB of the strongest, of spectra ``(S, bins)``; None of
     silence."""
     if not len(power):
         return None
@@ -101,9 +102,12 @@ def bandwidth_hz(power: np.ndarray, sample_rate_hz: int) -> float | None:
 
 
 def loudness_lufs(power: np.ndarray, sample_rate_hz: int) -> float | None:
-    """Integrated loudness by ITU-R BS.1770-4 from spectra ``(S, bins)``: K-weighted, gated at -70 LUFS and at 10 LU
-    under the mean of the rest. The weighting is applied to the spectra, so it differs from a filter's by some
-    hundredths of a dB."""
+    """Return the integrated loudness by ITU-R BS.1770-4 from spectra ``(S, bins)``.
+
+    K-weighted, gated at -70 LUFS and at 10 LU under the mean of the rest. The weighting is applied to the spectra, so
+    the result differs from a filter's by some hundredths of a dB; pyloudnorm would filter the samples once more, where
+    the spectra are there anyway.
+    """
     if len(power) < 4:
         return None
     weighted = power @ _k_weighting(power.shape[1], sample_rate_hz)
@@ -122,8 +126,10 @@ def _lufs(mean_square: float) -> float:
 
 @cache
 def _k_weighting(num_bins: int, sample_rate_hz: int) -> np.ndarray:
-    """Power response of BS.1770's two filters at the bins, ``(bins,) float32``; their coefficients stand in the norm
-    at 48 kHz, so their response is that at 48 kHz whatever the rate of the samples."""
+    """Return the power response of BS.1770's two filters at the bins, ``(bins,) float32``.
+
+    The norm states their coefficients at 48 kHz, so their response is that at 48 kHz whatever the rate of the samples.
+    """
     z = np.exp(-2j * np.pi * np.linspace(0, sample_rate_hz / 2, num_bins) / 48_000)
     shelf = (1.53512485958697 - 2.69169618940638 * z + 1.19839281085285 * z**2) / (
         1 - 1.69065929318241 * z + 0.73248077421585 * z**2

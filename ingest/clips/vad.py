@@ -1,4 +1,4 @@
-"""Where somebody speaks: WebRTC's voice activity detector over a stream, smoothed to runs that do not flicker."""
+"""Where somebody speaks: WebRTC's voice activity detector over a stream, smoothed to runs of speech."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import soxr
 import webrtcvad
 from pydantic import BaseModel, ConfigDict, Field
 
-from triforce.ingest.corpus.schema import SAMPLE_RATE_HZ
+from triforce.ingest.corpus.records import SAMPLE_RATE_HZ
+from triforce.ingest.media.samples import FULL_SCALE
 
 VAD_RATE_HZ = 16_000
 FRAME_S = 0.03
@@ -26,7 +27,9 @@ class VadConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    mode: int = Field(2, ge=0, le=3, description="How eagerly WebRTC's detector refuses a frame: 0 hardly, 3 very.")
+    mode: int = Field(
+        2, ge=0, le=3, description="Aggressiveness of WebRTC's detector: 0 takes most for speech, 3 little."
+    )
     window_s: float = Field(0.3, ge=0.03, le=2.0, description="Length of the smoothing window, seconds.")
     enter_share: float = Field(
         0.9, gt=0, le=1, description="Share of voiced frames in the window at which speech begins."
@@ -43,14 +46,14 @@ class Frames:
     samples: np.ndarray
     """``(N,) int16`` at the corpus rate; of ``len(is_voiced)`` whole frames but for the end of the stream."""
     is_voiced: np.ndarray
-    """``(F,) bool``, the detector's word on each frame."""
+    """``(F,) bool``, the detector's verdict on each frame."""
     level_db: np.ndarray
     """``(F,) float32``, root mean square of each frame in dB of full scale."""
 
 
 def detect(blocks: Iterable[np.ndarray], config: VadConfig) -> Iterator[Frames]:
-    """Frames with the detector's verdict, for ``blocks`` of ``(N,) int16`` mono at the corpus rate. The last frame
-    may be short."""
+    """Yield frames with the detector's verdict, for ``blocks`` of ``(N,) int16`` mono at the corpus rate. The last
+    frame may be short."""
     detector = webrtcvad.Vad(config.mode)
     resampler = soxr.ResampleStream(SAMPLE_RATE_HZ, VAD_RATE_HZ, 1, dtype="int16")
     samples, narrow = np.zeros(0, np.int16), b""
@@ -75,13 +78,13 @@ def _frames(detector: webrtcvad.Vad, samples: np.ndarray, narrow: bytes) -> Fram
 
 
 def frame_levels(samples: np.ndarray, frame_samples: int = FRAME_SAMPLES) -> np.ndarray:
-    """Root mean square of each frame of ``(N,) int16`` samples, ``(ceil(N / frame_samples),) float32`` in dB of full
-    scale."""
+    """Return the root mean square of each frame of ``(N,) int16`` samples, ``(ceil(N / frame_samples),) float32`` in dB
+    of full scale."""
     num_frames = -(-len(samples) // frame_samples)
     padded = np.zeros(num_frames * frame_samples, np.float32)
     padded[: len(samples)] = samples
     padded = padded.reshape(num_frames, frame_samples)
-    power = np.einsum("ij,ij->i", padded, padded) / (frame_samples * 32768.0**2)
+    power = np.einsum("ij,ij->i", padded, padded) / (frame_samples * FULL_SCALE**2)
     return (10.0 * np.log10(np.maximum(power, 1e-10))).astype(np.float32)
 
 
@@ -103,7 +106,7 @@ class Smoother:
         self._num_voiced = 0
 
     def push(self, is_voiced: Iterable[bool]) -> np.ndarray:
-        """The smoothed verdicts that are certain now, ``(F,) bool``, in order."""
+        """Return the smoothed verdicts that are certain now, ``(F,) bool``, in order."""
         out = []
         for voiced in map(bool, is_voiced):
             if len(self._window) == self._length:
@@ -117,7 +120,7 @@ class Smoother:
         return np.asarray(out, dtype=bool)
 
     def finish(self) -> np.ndarray:
-        """The verdicts still held when the stream ends."""
+        """Return the verdicts that are left when the stream ends."""
         if len(self._window) < self._length and self._num_voiced >= self._enter * len(self._window) / self._length:
             self._smoothed = deque([any(self._window)] * len(self._window))
         out, self._smoothed = np.asarray(self._smoothed, dtype=bool), deque()

@@ -1,4 +1,4 @@
-"""Columns of a finished clip file, computed anew; its audio is copied as it is."""
+"""Replace columns of a finished clip file; its audio is copied as it is."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from triforce.ingest import storage
-from triforce.ingest.corpus.schema import CLIP_SCHEMA
+from triforce.ingest.corpus.arrow_schema import CLIP_SCHEMA
 
 
 def replace_columns(uri: str, columns: Mapping[str, Sequence[Any]]) -> None:
-    """Write the clip file ``uri`` again with these columns, a value for each row: atomically, row group by row group,
-    as `Corpus.write_clips` lays it out. Columns that were not yet known when the file was written are null."""
+    """Write the clip file ``uri`` again with these columns, one value for each row: atomically, row group by row group,
+    in the layout of `Corpus.write_clips`. Columns that an older version did not write are null, and those that this
+    version does not know are left out. Raises ValueError where a column has too many or too few values."""
     fs, path = storage.resolve(uri)
     with fs.open(path, "rb") as file, storage.atomic_file(uri) as temporary:
         parquet = pq.ParquetFile(file)

@@ -1,4 +1,4 @@
-"""Look at a corpus and count it."""
+"""List a corpus, find recordings in it, and count it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
 from triforce.ingest import storage
-from triforce.ingest.corpus.schema import MEDIA_COLUMNS, RECORDING_SCHEMA, Recording, Status
+from triforce.ingest.corpus.arrow_schema import RECORDING_SCHEMA
+from triforce.ingest.corpus.records import MEDIA_COLUMNS, Recording, Status
 from triforce.ingest.corpus.store import Corpus
-
-MAPS = ("tool_versions", "metadata")
 
 
 def list_recordings(
@@ -25,13 +24,13 @@ def list_recordings(
     reason: str | None = None,
     author: str | None = None,
 ) -> Iterator[Recording]:
-    """The recordings on record that match all that is given, by source and id.
+    """Yield the recordings on record that match every condition given, by source and id.
 
-    ``author`` matches whole, in any case.
+    ``author`` is compared as a whole, regardless of case.
     """
     for name in [source] if source else corpus.sources():
         for row in _recording_rows(corpus, name):
-            recording = Recording(**row | {key: dict(row[key] or []) for key in MAPS})
+            recording = Recording.from_row(row)
             if (
                 status in (None, recording.status)
                 and reason in (None, recording.reason)
@@ -41,11 +40,12 @@ def list_recordings(
 
 
 FILES_AT_ONCE = 512
-"""Rows read before the first is given out: enough for all threads, and a second for who asks for ten. Assumed."""
+"""Files read before the first row is yielded: enough to keep all threads busy, a second's wait for the first ten rows.
+Assumed."""
 
 
 def _recording_rows(corpus: Corpus, source: str, columns: list[str] | None = None) -> Iterator[dict]:
-    """A source's rows by their ids, a number of files at a time, each number read by several threads."""
+    """Yield a source's rows by their ids, read `FILES_AT_ONCE` files at a time by several threads."""
     folder = storage.join(corpus.uri, "recordings", f"source={source}")
     filesystem, path = storage.arrow_filesystem(folder)
     files = [f"{path}/{name}" for name in storage.list_files(folder, ".parquet")]
@@ -56,9 +56,9 @@ def _recording_rows(corpus: Corpus, source: str, columns: list[str] | None = Non
 
 
 def find_recording(corpus: Corpus, identifier: str) -> Recording:
-    """The recording of an id, of an id's unmistakable beginning, or of a clip's id.
+    """Return the recording of an id, of the unique beginning of an id, or of a clip's id.
 
-    `ValueError` if there is none, or several.
+    Raises ValueError if there is none, or several.
     """
     stem = identifier.split("-")[0]
     found = [
@@ -77,7 +77,7 @@ def find_recording(corpus: Corpus, identifier: str) -> Recording:
 
 
 def files_by_recording(corpus: Corpus, source: str) -> dict[str, list[str]]:
-    """Names of the files beside the rows of a source, media and transcripts, by recording."""
+    """Return the names of the files beside the rows of a source, media and transcripts, by recording."""
     files: dict[str, list[str]] = {}
     for name in storage.list_files(storage.join(corpus.uri, "recordings", f"source={source}")):
         if not name.endswith(".parquet"):
@@ -86,7 +86,7 @@ def files_by_recording(corpus: Corpus, source: str) -> dict[str, list[str]]:
 
 
 def clips_of(corpus: Corpus, recording: Recording, columns: list[str] | None = None) -> pa.Table | None:
-    """A recording's clips without their audio, None if it was not cut into clips."""
+    """Return a recording's clips without their media; None if it was not cut into clips."""
     filesystem, path = storage.arrow_filesystem(corpus.clips_uri(recording.source, recording.recording_id))
     try:
         with pq.ParquetFile(path, filesystem=filesystem) as parquet:
@@ -101,14 +101,14 @@ class SourceStats:
     """Counts of one source, or of a whole corpus."""
 
     recordings: Counter = field(default_factory=Counter)
-    """By status."""
+    """Recordings by status."""
     reasons: Counter = field(default_factory=Counter)
     """Rejected and duplicate recordings by reason."""
     licences: Counter = field(default_factory=Counter)
     """Fetched recordings by licence; None where none is known."""
     num_bytes: int = 0
     recorded_s: float = 0.0
-    """Decoded length of what is fetched."""
+    """Decoded length of the fetched recordings, seconds."""
     num_clips: int = 0
     clips_s: float = 0.0
     num_kept: int = 0
@@ -119,10 +119,11 @@ class SourceStats:
     """Kept clips by language."""
 
     def as_dict(self) -> dict[str, dict | int | float]:
-        """For JSON."""
+        """Return the counts as JSON takes them."""
         return {name: dict(value) if isinstance(value, Counter) else value for name, value in vars(self).items()}
 
     def add(self, other: SourceStats) -> None:
+        """Add the counts of another source to these."""
         for name, value in vars(other).items():
             if isinstance(value, Counter):
                 getattr(self, name).update(value)
@@ -131,7 +132,7 @@ class SourceStats:
 
 
 def stats(corpus: Corpus) -> dict[str, SourceStats]:
-    """Counts by source; ``"total"`` is over all of them."""
+    """Return counts by source, and their sum as ``"total"``."""
     by_source = {source: _source_stats(corpus, source) for source in corpus.sources()}
     total = SourceStats()
     for item in by_source.values():

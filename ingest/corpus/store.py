@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -12,10 +11,15 @@ import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
 from triforce.ingest import storage
-from triforce.ingest.corpus.schema import CLIP_SCHEMA, MEDIA_COLUMNS, RECORDING_SCHEMA, Recording
+from triforce.ingest.corpus.arrow_schema import CLIP_SCHEMA, RECORDING_SCHEMA
+from triforce.ingest.corpus.records import MEDIA_COLUMNS, Clip, Recording
 
 ROW_GROUP_CLIPS = 32
 """Clips in a Parquet row group: about 5 MB, the unit of streaming reads. Assumed."""
+
+
+SHARED_COLUMNS = ("title", "author", "collection", "url", "licence")
+"""Columns of a clip that its recording knows."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,7 @@ class Corpus:
         return storage.join(self.uri, "recordings", f"source={source}", f"{recording_id}.parquet")
 
     def media_path(self, source: str, recording_id: str, extension: str) -> str:
-        """Where a media file lies, relative to the corpus. ``extension`` is checked: it comes from outside."""
+        """Return where a media file lies, relative to the corpus. ``extension`` is checked: it comes from outside."""
         if not re.fullmatch(r"[a-z0-9]{1,5}", extension) or extension == "parquet":
             raise ValueError(f"media extension {extension!r}: use 1 to 5 lower-case letters and digits, as in 'mp3'")
         return f"recordings/source={source}/{recording_id}.{extension}"
@@ -40,40 +44,34 @@ class Corpus:
         return [name.removeprefix("source=") for name in storage.list_folders(storage.join(self.uri, "recordings"))]
 
     def recording_ids(self, source: str) -> set[str]:
-        """The recordings already on record, whatever became of them: one listing, no file is opened."""
+        """The ids of the recordings on record, whatever their status: one listing, no file is opened."""
         return _stems(storage.list_files(storage.join(self.uri, "recordings", f"source={source}"), ".parquet"))
 
     def clipped_ids(self, source: str) -> set[str]:
-        """The recordings whose clips are written."""
+        """The ids of the recordings whose clips are written."""
         return _stems(storage.list_files(storage.join(self.uri, "clips", f"source={source}"), ".parquet"))
 
     def write_recording(self, recording: Recording) -> None:
-        row = dataclasses.asdict(recording) | {
-            name: sorted(getattr(recording, name).items()) for name in ("tool_versions", "metadata")
-        }
-        table = pa.Table.from_pylist([row], schema=RECORDING_SCHEMA)
+        table = pa.Table.from_pylist([recording.to_row()], schema=RECORDING_SCHEMA)
         with storage.atomic_file(self.recording_uri(recording.source, recording.recording_id)) as path:
             pq.write_table(table, path)
 
     def read_recording(self, source: str, recording_id: str) -> Recording:
         filesystem, path = storage.arrow_filesystem(self.recording_uri(source, recording_id))
-        return _recording(pq.read_table(path, filesystem=filesystem, partitioning=None).to_pylist()[0])
+        return Recording.from_row(pq.read_table(path, filesystem=filesystem, partitioning=None).to_pylist()[0])
 
     def recordings(self, source: str | None = None) -> Iterator[Recording]:
-        """Every recording on record, by source and id."""
+        """Yield every recording on record, by source and id."""
         for name in [source] if source else self.sources():
             for recording_id in sorted(self.recording_ids(name)):
                 yield self.read_recording(name, recording_id)
 
-    def write_clips(self, recording: Recording, rows: Iterable[dict]) -> int:
-        """Write a recording's clips, streaming: ``rows`` are dicts of `CLIP_SCHEMA`, in order of time. How many they
-        were.
+    def write_clips(self, recording: Recording, clips: Iterable[Clip]) -> int:
+        """Write a recording's clips as they come, in order of time, in one atomic file; return how many they were.
 
-        Missing keys are null; the recording's id, source, title, author, collection, url and licence are filled in
-        here.
+        Title, author, collection, url and licence are the recording's where a clip has none of its own.
         """
-        shared = {name: getattr(recording, name) for name in ("title", "author", "collection", "url", "licence")}
-        shared |= {"recording_id": recording.recording_id, "source": recording.source}
+        shared = {name: getattr(recording, name) for name in SHARED_COLUMNS}
         count = 0
         with (
             storage.atomic_file(self.clips_uri(recording.source, recording.recording_id)) as path,
@@ -82,8 +80,9 @@ class Corpus:
             ) as writer,
         ):
             group: list[dict] = []
-            for row in rows:
-                group.append(shared | row)
+            for clip in clips:
+                row = clip.to_row()
+                group.append(row | {name: value for name, value in shared.items() if row[name] is None})
                 count += 1
                 if len(group) == ROW_GROUP_CLIPS:
                     writer.write_table(pa.Table.from_pylist(group, schema=CLIP_SCHEMA))
@@ -93,7 +92,7 @@ class Corpus:
         return count
 
     def clip_files(self, source: str | None = None) -> list[str]:
-        """URIs of all clip files, sorted by source and recording."""
+        """Return the URIs of all clip files, sorted by source and recording."""
         folder = storage.join(self.uri, "clips")
         names = [f"source={source}"] if source else storage.list_folders(folder)
         return [
@@ -105,8 +104,8 @@ class Corpus:
     def clips(
         self, columns: list[str] | None = None, *, source: str | None = None, kept_only: bool = False
     ) -> pa.Table:
-        """The clips as one table, by default every column but the media; for a corpus that is larger than memory see
-        `dataset`.
+        """Return the clips as one table, by default with every column but the media; for a corpus that is larger than
+        memory see `dataset`.
         """
         if columns is None:
             columns = [name for name in CLIP_SCHEMA.names if name not in MEDIA_COLUMNS]
@@ -114,7 +113,7 @@ class Corpus:
         return dataset.to_table(columns=columns, filter=pads.field("drop_reason").is_null() if kept_only else None)
 
     def dataset(self, source: str | None = None, *, files: list[str] | None = None) -> pads.FileSystemDataset:
-        """The clips, or those in ``files``, as a pyarrow dataset, for streaming, filters and column choice."""
+        """Return the clips, or those in ``files``, as a pyarrow dataset, for streaming, filters and column choice."""
         filesystem, _ = storage.arrow_filesystem(self.uri)
         paths = [storage.resolve(uri)[1] for uri in (self.clip_files(source) if files is None else files)]
         return pads.dataset(paths, schema=CLIP_SCHEMA, format="parquet", filesystem=filesystem)
@@ -122,9 +121,3 @@ class Corpus:
 
 def _stems(names: list[str]) -> set[str]:
     return {name.removesuffix(".parquet") for name in names}
-
-
-def _recording(row: dict) -> Recording:
-    return Recording(
-        **{key: dict(value or []) if key in ("tool_versions", "metadata") else value for key, value in row.items()}
-    )

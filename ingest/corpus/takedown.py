@@ -1,4 +1,4 @@
-"""Take recordings out of a corpus for good, and everything that was derived from them."""
+"""Remove recordings from a corpus for good, and everything that was derived from them."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ from dataclasses import dataclass
 import pyarrow.parquet as pq
 
 from triforce.ingest import ledger, storage
-from triforce.ingest.corpus.schema import Recording, RejectReason, Status
+from triforce.ingest.corpus.records import Recording, RejectReason, Status
+from triforce.ingest.corpus.shard_names import shard_name, shard_stem, stale_mark
 from triforce.ingest.corpus.stats import clips_of, files_by_recording
 from triforce.ingest.corpus.store import Corpus
 
 
 @dataclass(frozen=True)
 class Removal:
-    """What a takedown took out."""
+    """What a takedown removed."""
 
     recordings: list[Recording]
     num_clips: int
     num_bytes: int
     stale_shards: list[str]
-    """Shards that hold samples of what was removed: to be made anew."""
+    """Shards that hold samples of what was removed: `triforce tokenize` makes them again."""
 
 
 def remove(
@@ -35,12 +36,12 @@ def remove(
     forget: bool = False,
     dry_run: bool = False,
 ) -> Removal:
-    """Take recordings out: media, transcripts, clips, and what was remembered of them.
+    """Remove recordings: media, transcripts, clips, and what was remembered of them.
 
-    Shards at ``tokens`` with samples of theirs are marked stale. In place of each recording stays a row that says when
-    it was removed and nothing else: it keeps a later sync from fetching the same again, also from another address.
-    With ``forget`` no such row stays. A killed removal is finished by running it again: the row, by which recordings
-    are found, goes last.
+    Shards at ``tokens`` with samples of theirs are marked stale. Each recording leaves a row that says when it was
+    removed and nothing else: it keeps a later sync from fetching the same again, also from another address. With
+    ``forget`` no such row is left. A killed removal is finished by running it again: the row, by which recordings are
+    found, is removed last.
     """
     chosen = list(recordings)
     stale = mark_stale(tokens, {item.recording_id for item in chosen}, dry_run=dry_run) if tokens else []
@@ -55,7 +56,7 @@ def remove(
         if not dry_run:
             _forget_pending(corpus, source, {item.recording_id for item in chosen})
         if forget and not dry_run:
-            ledger.forget_pages(corpus, source)  # an unchanged feed would be taken for read, and yield them never
+            ledger.forget_pages(corpus, source)  # an unchanged feed would count as read, and never yield them
     return Removal(chosen, num_clips, sum(item.num_bytes or 0 for item in chosen), stale)
 
 
@@ -105,8 +106,8 @@ def mark_stale(tokens: str, recording_ids: set[str], *, dry_run: bool = False) -
                 shards.setdefault(row["shard"], set()).add(row["recording_id"])
     names = []
     for index, found in sorted(shards.items()):
-        names.append(f"shard-{index:06d}")
-        uri = storage.join(tokens, f"{names[-1]}.stale")
+        names.append(shard_stem(index))
+        uri = stale_mark(storage.join(tokens, shard_name(index)))
         with contextlib.suppress(FileNotFoundError, ValueError):
             found |= set(json.loads(storage.read_bytes(uri)))
         if not dry_run:

@@ -1,4 +1,4 @@
-"""Check a corpus against itself: every file whole, every row true, nothing left over."""
+"""Check a corpus against itself: every file is complete, every row matches its media, nothing is left over."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ import pyarrow.parquet as pq
 import soundfile
 
 from triforce.ingest import ledger, storage
-from triforce.ingest.corpus.schema import CLIP_SCHEMA, MEDIA_COLUMNS, Recording, Status, make_clip_id
+from triforce.ingest.corpus.arrow_schema import CLIP_SCHEMA
+from triforce.ingest.corpus.records import MEDIA_COLUMNS, Clip, Recording, Status, make_clip_id
 from triforce.ingest.corpus.stats import files_by_recording
 from triforce.ingest.corpus.store import Corpus
-from triforce.ingest.media.pixels import PIXEL_MODALITIES, PixelError, clip_pixels
+from triforce.ingest.errors import Rejected
+from triforce.ingest.media.pixels import PIXEL_MODALITIES, clip_pixels
 
 
 class FaultKind(StrEnum):
@@ -42,10 +44,10 @@ class Fault:
 def verify(
     corpus: Corpus, *, deep: bool = True, repair: bool = False, on_progress: Callable[[str], None] | None = None
 ) -> list[Fault]:
-    """The faults of a corpus; none is good news. ``deep`` hashes every media file and decodes every clip.
+    """Return the faults of a corpus. ``deep`` hashes every media file and decodes every clip.
 
-    With ``repair`` what is broken or left over is removed, so that the next sync and the next cut make it anew, and
-    lost claims, by which duplicates are found, are written again. ``on_progress`` is told each recording's path.
+    With ``repair`` what is broken or left over is removed, so that the next sync and the next cut make it again, and
+    lost claims, by which duplicates are found, are written again. ``on_progress`` is called with each recording's path.
     """
     faults: list[Fault] = []
     for source in corpus.sources():
@@ -91,7 +93,7 @@ def _verify_source(corpus: Corpus, source: str, deep: bool, repair: bool, on_pro
 
 
 def _is_settled_without_media(corpus: Corpus, source: str, recording_id: str) -> bool:
-    """Whether the cut itself rejected the recording: then its clips file is empty, and says that the cut was done."""
+    """Whether cutting rejected the recording: then its clips file is empty, and marks the recording as done."""
     try:
         fs, path = storage.resolve(corpus.clips_uri(source, recording_id))
         with fs.open(path, "rb") as file:
@@ -128,38 +130,47 @@ def _verify_clips(corpus: Corpus, recording: Recording, deep: bool) -> Iterator[
             columns = [name for name in columns if name in parquet.schema_arrow.names]
             for batch in parquet.iter_batches(batch_size=32, columns=columns):
                 for row in batch.to_pylist():
-                    if problem := _clip_problem(row, recording, last_sample):
-                        yield Fault(FaultKind.BAD_CLIP, path, f"{row['clip_id']}: {problem}")
-                    last_sample = row["start_sample"]
+                    clip = Clip.from_row(row)
+                    problem = _place_problem(clip, recording, last_sample) or (_media_problem(clip) if deep else None)
+                    if problem:
+                        yield Fault(FaultKind.BAD_CLIP, path, f"{clip.clip_id}: {problem}")
+                    last_sample = clip.start_sample
     except (pa.ArrowException, OSError) as error:
         yield Fault(FaultKind.UNREADABLE_CLIPS, path, str(error))
 
 
-def _clip_problem(row: dict, recording: Recording, last_sample: int) -> str | None:
-    start, end = row["start_sample"], row["end_sample"]
-    if row["recording_id"] != recording.recording_id or row["clip_id"] != make_clip_id(recording.recording_id, start):
+def _place_problem(clip: Clip, recording: Recording, last_sample: int) -> str | None:
+    start, end = clip.start_sample, clip.end_sample
+    if clip.recording_id != recording.recording_id or clip.clip_id != make_clip_id(recording.recording_id, start):
         return f"its ids do not fit recording {recording.recording_id} and sample {start}"
     if not last_sample <= start < end:
         return f"samples {start} to {end} behind a clip from {last_sample} on"
-    if "audio" not in row:
-        return None
-    if row.get("modality") in PIXEL_MODALITIES:
-        return _pixel_problem(row)
-    try:
-        info = soundfile.info(io.BytesIO(row["audio"]["bytes"]))
-    except (soundfile.LibsndfileError, TypeError) as error:
-        return f"its audio cannot be read: {error}"
-    if (info.frames, info.samplerate, info.channels) != (end - start, row["sample_rate_hz"], 1):
-        return f"{info.frames} samples of {info.samplerate} Hz in {info.channels} channels, {end - start} on record"
     return None
 
 
-def _pixel_problem(row: dict) -> str | None:
+def _media_problem(clip: Clip) -> str | None:
+    return _pixel_problem(clip) if clip.modality in PIXEL_MODALITIES else _sound_problem(clip)
+
+
+def _sound_problem(clip: Clip) -> str | None:
     try:
-        planes = clip_pixels(row)
-    except (PixelError, TypeError) as error:
-        return f"its {row['modality']} cannot be read: {error}"
-    num_frames, expected = planes.shape[1] if planes.ndim == 4 else 1, row["end_sample"] - row["start_sample"]
+        info = soundfile.info(io.BytesIO(clip.media))
+    except (soundfile.LibsndfileError, TypeError, ValueError) as error:
+        return f"its audio cannot be read: {error}"
+    num_samples = clip.end_sample - clip.start_sample
+    if (info.frames, info.samplerate, info.channels) != (num_samples, clip.sample_rate_hz, 1):
+        return f"{info.frames} samples of {info.samplerate} Hz in {info.channels} channels, {num_samples} on record"
+    return None
+
+
+def _pixel_problem(clip: Clip) -> str | None:
+    try:
+        planes = clip_pixels(clip)
+    except Rejected as error:
+        return f"its {clip.modality} cannot be read: {error.detail}"
+    except (TypeError, ValueError) as error:
+        return f"its {clip.modality} cannot be read: {error}"
+    num_frames, expected = planes.shape[1] if planes.ndim == 4 else 1, clip.end_sample - clip.start_sample
     return None if num_frames == expected else f"{num_frames} frames, {expected} on record"
 
 
@@ -171,13 +182,10 @@ def _restore_claims(corpus: Corpus, recording: Recording) -> None:
 
 
 def _repair(corpus: Corpus, source: str, fault: Fault) -> None:
-    """Remove what is wrong; for a broken media file that is the row too.
-
-    And with it all that was made from the file.
-    """
+    """Remove what is wrong; with a broken media file also its row and its clips."""
     storage.remove(storage.join(corpus.uri, fault.path))
     if fault.kind in (FaultKind.MISSING_MEDIA, FaultKind.WRONG_BYTES):
         recording_id = fault.path.rsplit("/", 1)[-1].split(".")[0]
         storage.remove(corpus.clips_uri(source, recording_id))
         storage.remove(corpus.recording_uri(source, recording_id))
-    ledger.forget_pages(corpus, source)  # or the next discovery would take what is gone for known
+    ledger.forget_pages(corpus, source)  # or the next discovery would skip what is gone as known

@@ -1,4 +1,4 @@
-"""Which addresses may be connected to. A feed is written by strangers: it must not reach into our own network.
+"""Checks of addresses before a connection. Feeds are written by strangers and must not reach into our own network.
 
 The check is made on the addresses a name resolves to, and the connection is made to the very address that was checked,
 so neither a redirect nor a name that resolves differently the second time gets past it.
@@ -10,12 +10,12 @@ import ipaddress
 import socket
 from urllib.parse import urljoin, urlsplit
 
-from triforce.ingest.corpus.schema import RejectReason
+from triforce.ingest.corpus.records import RejectReason
 from triforce.ingest.errors import Rejected
 
 
 def check_url(url: str) -> str:
-    """``url`` if it is http(s) with a host; `Rejected` otherwise. Says nothing about where the host lies."""
+    """Return ``url`` if it is http(s) with a host, else raise `Rejected`. Where the host lies is not checked here."""
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port
@@ -27,7 +27,7 @@ def check_url(url: str) -> str:
 
 
 def absolute(base_url: str, url: str) -> str:
-    """``url`` as seen from ``base_url``; what is no address stays as it is, for `check_url` to name."""
+    """Return ``url`` resolved against ``base_url``; what is no address stays as it is, for `check_url` to refuse."""
     try:
         return urljoin(base_url, url.strip())
     except ValueError:
@@ -48,7 +48,7 @@ def is_public(address: str) -> bool:
 
 
 def resolve(host: str, port: int, *, allow_private: bool) -> list[tuple]:
-    """``getaddrinfo`` rows of ``host``; `Rejected` if any of its addresses is not public and ``allow_private`` is off.
+    """Return ``getaddrinfo`` rows of ``host``; `Rejected` if an address is not public and ``allow_private`` is off.
 
     Raises `OSError` where the name does not resolve.
     """

@@ -1,4 +1,4 @@
-"""SHA-256 beside the work: one piece of a stream is hashed while the next one comes in.
+"""SHA-256 in a thread: one piece of a stream is hashed while the next one is received.
 
 A download that hashes between reading and writing spends a third of its time on it; on another core it costs none.
 """
@@ -11,17 +11,17 @@ from queue import SimpleQueue
 from types import TracebackType
 
 PIECE_BYTES = 1 << 18
-"""Of a buffer. Measured on a loopback download: pieces of 256 KiB are a quarter faster than of 1 MiB, as they stay in
-the processor's cache between the socket, the file and the hash."""
+"""Size of a buffer. Measured on a loopback download: pieces of 256 KiB are a quarter faster than of 1 MiB, as they stay
+in the processor's cache between the socket, the file and the hash."""
 
 NUM_PIECES = 4
-"""Pieces in memory at a time."""
+"""Number of pieces in memory at a time."""
 
 
 class BackgroundSha256:
     """A hash in a thread of its own, for the length of a ``with`` block.
 
-    A piece that was given to `update` must not change until it is hashed: fill what `buffer` gives, or pass ``bytes``.
+    A piece passed to `update` must not change until it is hashed: fill what `buffer` returns, or pass ``bytes``.
     """
 
     def __init__(self) -> None:
@@ -42,7 +42,7 @@ class BackgroundSha256:
         self._thread.join()
 
     def buffer(self) -> memoryview:
-        """A piece of memory to fill and to pass, or its beginning, to `update`; waits until one is free."""
+        """Return a piece of memory to fill and to pass, or its beginning, to `update`; wait until one is free."""
         if self._lent is None:
             self._lent = self._free.get()
         return self._lent
@@ -53,7 +53,7 @@ class BackgroundSha256:
         self._waiting.put((buffer, block))
 
     def hexdigest(self) -> str:
-        """Of all that was given; to be asked behind the ``with`` block."""
+        """Return the hash of all blocks; to be called after the ``with`` block."""
         if self._thread.is_alive():
             raise RuntimeError("the hash is not finished; leave the with block first")
         return self._digest.hexdigest()

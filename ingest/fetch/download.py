@@ -1,8 +1,9 @@
-"""One media file from the web to the disk: resumed where it broke off, hashed as it comes, within its limit."""
+"""Download of one media file: resumed where it broke off, hashed as it comes, within the size limit."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import json
 import re
@@ -14,36 +15,37 @@ from pathlib import Path
 import httpx
 
 from triforce.ingest.config import Settings
-from triforce.ingest.corpus.schema import RejectReason
+from triforce.ingest.corpus.records import Recording, RejectReason
 from triforce.ingest.errors import Rejected
 from triforce.ingest.fetch import web
 from triforce.ingest.fetch.background_hash import BackgroundSha256
+from triforce.ingest.fetch.retries import Retry, with_retries
 
 LEAST_DIRECT_BYTES = 4 << 20
-"""From this size on a body is read past the HTTP library, and its connection is not used again. Assumed."""
+"""Size from which a body is read from the socket itself, and its connection is not used again. Assumed."""
 
 
 @dataclass(frozen=True)
 class Download:
-    """A file that came whole."""
+    """A file that was received whole."""
 
     path: Path
     url: str
-    """Where the bytes came from in the end, behind all redirects."""
+    """Address of the bytes, behind all redirects."""
     num_bytes: int
     sha256: str
     content_type: str
 
 
 def download(url: str, path: Path, settings: Settings) -> Download:
-    """Fetch ``url`` into ``path``; `Rejected` when it cannot be had.
+    """Download ``url`` to ``path``; `Rejected` when that cannot be done.
 
     Where ``path`` already holds the beginning, and ``path``.json the validator it came with, only the rest is asked
     for (Range with If-Range, RFC 9110, 13.1.5 and 14.2), so an interrupted process resumes as an interrupted
-    connection does. A file that changed meanwhile begins anew.
+    connection does. A file that changed meanwhile is downloaded from its beginning.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    result = web.with_retries(lambda: _attempt(url, path, settings), settings)
+    result = with_retries(lambda: _attempt(url, path, settings), settings)
     _validator_file(path).unlink(missing_ok=True)
     return result
 
@@ -54,6 +56,18 @@ def discard(path: Path) -> None:
     _validator_file(path).unlink(missing_ok=True)
 
 
+def check_declared(recording: Recording, path: Path) -> None:
+    """Raise `Rejected` if the file does not have the checksum that the source states."""
+    for name in ("sha512", "sha384", "sha256", "sha1", "md5"):
+        if declared := recording.metadata.get(f"declared_{name}"):
+            with path.open("rb") as file:
+                found = hashlib.file_digest(file, name).hexdigest()
+            if found != declared.lower():
+                detail = f"{recording.url}: {name} {found}, the source states {declared}"
+                raise Rejected(RejectReason.BAD_CHECKSUM, detail)
+            return
+
+
 def _attempt(url: str, path: Path, settings: Settings) -> Download:
     offset, validator = _resume_point(path, url)
     headers = {"Accept-Encoding": "identity"}
@@ -62,10 +76,10 @@ def _attempt(url: str, path: Path, settings: Settings) -> Download:
     with web.open_stream(url, settings, headers) as response:
         if response.status_code == 416:
             discard(path)
-            raise web.Retry(RejectReason.WRONG_LENGTH, f"{url}: the file is shorter than what came of it before")
+            raise Retry(RejectReason.WRONG_LENGTH, f"{url}: the file is shorter than what came of it before")
         if response.status_code == 206 and _range_start(response) != offset:
             discard(path)
-            raise web.Retry(RejectReason.WRONG_LENGTH, f"{url}: the server sent another range than byte {offset} on")
+            raise Retry(RejectReason.WRONG_LENGTH, f"{url}: the server sent another range than byte {offset} on")
         if response.status_code != 206:
             offset = 0
             discard(path)
@@ -77,7 +91,7 @@ def _attempt(url: str, path: Path, settings: Settings) -> Download:
             _save_validator(path, url, response)
         num_bytes, sha256 = _receive(response, path, offset, total, settings)
         if total is not None and num_bytes != total:
-            raise web.Retry(RejectReason.WRONG_LENGTH, f"{url}: {num_bytes} bytes came, {total} were declared")
+            raise Retry(RejectReason.WRONG_LENGTH, f"{url}: {num_bytes} bytes came, {total} were declared")
         content_type = response.headers.get("content-type", "").split(";")[0].strip().lower()
         return Download(path, str(response.url), num_bytes, sha256, content_type)
 
@@ -85,7 +99,7 @@ def _attempt(url: str, path: Path, settings: Settings) -> Download:
 def _receive(
     response: httpx.Response, path: Path, offset: int, total: int | None, settings: Settings
 ) -> tuple[int, str]:
-    """Append the body to ``path``, which holds ``offset`` bytes; bytes and SHA-256 of the whole."""
+    """Append the body to ``path``, which holds ``offset`` bytes; return size and SHA-256 of the whole."""
     with path.open("ab", buffering=0) as file, BackgroundSha256() as digest:
         if offset:
             _digest_file(path, digest)
@@ -106,7 +120,7 @@ def _receive(
 def _blocks(
     response: httpx.Response, offset: int, total: int | None, digest: BackgroundSha256, settings: Settings
 ) -> Iterator[bytes | memoryview]:
-    """The body, in blocks that ``digest`` takes."""
+    """Yield the body, in blocks that ``digest`` takes."""
     is_plain = total is not None and "transfer-encoding" not in response.headers
     if is_plain and total - offset >= LEAST_DIRECT_BYTES:
         yield from _direct_blocks(response, total - offset, digest, settings)
@@ -117,10 +131,9 @@ def _blocks(
 def _direct_blocks(
     response: httpx.Response, num_bytes: int, digest: BackgroundSha256, settings: Settings
 ) -> Iterator[bytes | memoryview]:
-    """A body of known length straight from the socket into the hash's buffers, where the HTTP library copies it four
-    times.
+    """Read a body of known length from the socket into the hash's buffers; the HTTP library copies it four times.
 
-    What came along with the headers is with the library, all in its first block.
+    What was received along with the headers is with the library, all in its first block.
     """
     library = response.iter_raw()  # kept until the end: it closes the connection when it goes
     first = next(library, b"")
@@ -133,17 +146,17 @@ def _direct_blocks(
             buffer = digest.buffer()
             count = connection.recv_into(buffer, min(left, len(buffer)))
             if not count:
-                raise web.Retry(RejectReason.NETWORK, f"{response.url}: the server hung up {left} bytes before the end")
+                raise Retry(RejectReason.NETWORK, f"{response.url}: the server hung up {left} bytes before the end")
             yield buffer[:count]
             left -= count
     except TimeoutError as error:
-        raise web.Retry(RejectReason.TOO_SLOW, f"{response.url}: nothing came in time") from error
+        raise Retry(RejectReason.TOO_SLOW, f"{response.url}: nothing came in time") from error
     except (ConnectionError, ssl.SSLError) as error:
-        raise web.Retry(RejectReason.NETWORK, f"{response.url}: {type(error).__name__}: {error}") from error
+        raise Retry(RejectReason.NETWORK, f"{response.url}: {type(error).__name__}: {error}") from error
 
 
 def _write_all(file: io.FileIO, block: bytes | memoryview) -> None:
-    """An unbuffered file may take less than it is given."""
+    """Write all of ``block`` to an unbuffered file, which may take less at a time."""
     view = memoryview(block)
     while view:
         view = view[file.write(view) :]
@@ -156,7 +169,7 @@ def _digest_file(path: Path, digest: BackgroundSha256) -> None:
 
 
 def _declared_total(response: httpx.Response, offset: int) -> int | None:
-    """Length of the whole file as the server declares it, None where it does not, or the body comes packed."""
+    """Return the length of the whole file as the server declares it; None where it does not, or packs the body."""
     if response.headers.get("content-encoding", "identity").lower() not in ("", "identity"):
         return None
     length = response.headers.get("content-length", "")
@@ -173,10 +186,7 @@ def _validator_file(path: Path) -> Path:
 
 
 def _save_validator(path: Path, url: str, response: httpx.Response) -> None:
-    """Keep what tells this version of the file from another: a strong ETag, or else its date.
-
-    Without one there is no resuming.
-    """
+    """Save what identifies this version of the file: a strong ETag, else its date. Without one there is no resuming."""
     etag, packed = response.headers.get("etag", ""), response.headers.get("content-encoding", "identity") != "identity"
     validator = etag if etag.startswith('"') else response.headers.get("last-modified")
     if validator and not packed:
@@ -184,7 +194,7 @@ def _save_validator(path: Path, url: str, response: httpx.Response) -> None:
 
 
 def _resume_point(path: Path, url: str) -> tuple[int, str]:
-    """How many bytes are there already, and the validator they came with; (0, "") where nothing can be resumed."""
+    """Return the number of bytes on the disk and the validator they came with; (0, "") where nothing can be resumed."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         saved = json.loads(_validator_file(path).read_text(encoding="utf-8"))
         if saved["url"] == url and (size := path.stat().st_size):

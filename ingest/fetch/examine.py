@@ -1,4 +1,4 @@
-"""What a fetched file really is: its kind by its first bytes, its length and a hash of its sound by decoding it."""
+"""Examination of a fetched file: its format by its first bytes, its length and a hash of its sound by decoding it."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ from pathlib import Path
 
 import av
 
-from triforce.ingest.corpus.schema import RejectReason
+from triforce.ingest.corpus.records import RejectReason
 from triforce.ingest.errors import Rejected
+from triforce.ingest.media.frames import FrameReader
 
 TS_PACKET_BYTES = 188
-"""Of an MPEG transport stream (ISO 13818-1), each of which begins with 0x47. HLS comes so."""
+"""Size of a packet of an MPEG transport stream (ISO 13818-1), which begins with 0x47. HLS is sent so."""
 
 HEAD_BYTES = 2 * TS_PACKET_BYTES + 1
-"""Enough for every signature below."""
+"""Number of bytes that suffice for every signature below."""
 
 
 def sniff_extension(head: bytes) -> str | None:
-    """File name extension for a file that begins with ``head``, None for what is no known audio container."""
+    """Return the extension for a file that begins with ``head``, None for what is no known audio container."""
     if head[4:8] == b"ftyp":
         return "m4a"
     if head[:4] == b"RIFF" and head[8:12] == b"WAVE":
@@ -39,18 +40,17 @@ def sniff_extension(head: bytes) -> str | None:
 
 
 CLAIM_SLACK_S = 600.0
-"""A header may overstate a length by this much: players estimate it for variable bit rates. Assumed."""
+"""Seconds by which a header may overstate a length: players estimate it for variable bit rates. Assumed."""
 
 LEAST_BYTES_PER_S = 100.0
-"""Of a whole recording. The narrowest speech codecs take 150 (Codec 2 at 1 200 bit/s).
-
-Digital silence as FLAC 30 to 60.
+"""Least size of a whole recording for its length. The narrowest speech codecs take 150 (Codec 2 at 1 200 bit/s),
+digital silence as FLAC 30 to 60.
 """
 
 
 @dataclass(frozen=True)
 class Sound:
-    """What decoding a file told."""
+    """Length, hash and format of a decoded file."""
 
     duration_s: float
     pcm_sha256: str
@@ -61,8 +61,7 @@ class Sound:
 
 
 def examine(path: Path, *, max_duration_s: float) -> Sound:
-    """Decode the audio in ``path`` once, streaming; `Rejected` if there is none, it is broken, or it does not end in
-    time.
+    """Decode the audio in ``path`` once, streaming; `Rejected` if there is none, it is broken, or it is too long.
 
     The hash is over samples as the decoder gives them, interleaved and without resampling.
     """
@@ -83,25 +82,21 @@ def examine(path: Path, *, max_duration_s: float) -> Sound:
 
 def _decode(container, stream, max_duration_s: float, num_bytes: int) -> Sound:
     digest, num_samples, rate, channels = hashlib.sha256(), 0, 0, 0
-    broken: av.FFmpegError | None = None
-    for packet in container.demux(stream):
-        try:
-            frames = packet.decode()
-        except av.InvalidDataError as error:  # one bad packet is no broken file: players skip it, and so do we
-            broken = error
-            continue
-        for frame in frames:
-            if (frame.sample_rate, frame.layout.nb_channels) != (rate, channels):
-                rate, channels = frame.sample_rate, frame.layout.nb_channels
-                digest.update(f"{rate} Hz, {channels} channels\n".encode())
-            samples = frame.to_ndarray()
-            digest.update((samples.T if frame.format.is_planar else samples).tobytes())
-            num_samples += frame.samples
-            if num_samples > max_duration_s * rate:
-                raise Rejected(RejectReason.TOO_LONG, f"decoding does not end within {max_duration_s:.0f} s of sound")
-            if num_samples > CLAIM_SLACK_S * rate and num_bytes < LEAST_BYTES_PER_S * num_samples / rate:
-                detail = f"{num_samples / rate:.0f} s of sound and more from {num_bytes} bytes: no speech is so small"
-                raise Rejected(RejectReason.BAD_METADATA, detail)
+    reader = FrameReader(av.InvalidDataError)  # one bad packet is no broken file: players skip it, and so do we
+    for frame in reader.frames(container.demux(stream)):
+        if (frame.sample_rate, frame.layout.nb_channels) != (rate, channels):
+            rate, channels = frame.sample_rate, frame.layout.nb_channels
+            digest.update(f"{rate} Hz, {channels} channels\n".encode())
+        samples = frame.to_ndarray()
+        digest.update((samples.T if frame.format.is_planar else samples).tobytes())
+        num_samples += frame.samples
+        if num_samples > max_duration_s * rate:
+            raise Rejected(RejectReason.TOO_LONG, f"decoding does not end within {max_duration_s:.0f} s of sound")
+        if num_samples > CLAIM_SLACK_S * rate and num_bytes < LEAST_BYTES_PER_S * num_samples / rate:
+            detail = f"{num_samples / rate:.0f} s of sound and more from {num_bytes} bytes: no speech is so small"
+            raise Rejected(RejectReason.BAD_METADATA, detail)
     if not num_samples:
-        raise Rejected(RejectReason.UNDECODABLE, f"not one sample could be decoded ({broken or 'no packets'})")
+        raise Rejected(
+            RejectReason.UNDECODABLE, f"not one sample could be decoded ({reader.last_error or 'no packets'})"
+        )
     return Sound(num_samples / rate, digest.hexdigest(), stream.codec_context.name, rate, channels)

@@ -1,4 +1,4 @@
-"""Transcripts and captions that people published, kept beside the media file to compare recognised text with."""
+"""Transcripts and captions that people published, stored beside the media file, to compare recognised text with."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import re
 from dataclasses import dataclass
 
 from triforce.ingest import storage
-from triforce.ingest.config import PodcastSource, Settings, Source, YoutubeSource
-from triforce.ingest.corpus.schema import Recording
+from triforce.ingest.config import Settings
+from triforce.ingest.corpus.records import Recording
 from triforce.ingest.corpus.store import Corpus
 from triforce.ingest.errors import Rejected
 from triforce.ingest.fetch.web import get_document
 
 MAX_BYTES = 16 << 20
-"""A day of speech with a time for each word takes 10 MB as JSON. Assumed."""
+"""Largest transcript in bytes: a day of speech with a time for each word takes 10 MB as JSON. Assumed."""
 
 ENDINGS = {
     "text/vtt": "vtt",
@@ -29,18 +29,17 @@ ENDINGS = {
 
 
 def transcript_path(recording: Recording, ending: str) -> str:
-    """Where a transcript lies, relative to the corpus."""
+    """Return the path of a transcript, relative to the corpus."""
     return f"recordings/source={recording.source}/{recording.recording_id}.transcript.{ending}"
 
 
-def store(recording: Recording, source: Source, settings: Settings, corpus: Corpus) -> dict[str, str]:
-    """Fetch the transcript that ``recording`` names and keep it; what to add to the recording's metadata.
+def store(recording: Recording, settings: Settings, corpus: Corpus) -> dict[str, str]:
+    """Fetch and store the transcript that ``recording`` names, if any; return what to add to its metadata.
 
     A transcript that cannot be had is no fault of the recording: the metadata says why it is missing.
     """
     url = recording.metadata.get("transcript_url")
-    wanted = (isinstance(source, PodcastSource) and source.transcripts) or isinstance(source, YoutubeSource)
-    if not url or not wanted:
+    if not url:
         return {}
     kind = recording.metadata.get("transcript_type", "").split(";")[0].strip().lower()
     ending = kind if kind in ENDINGS.values() else ENDINGS.get(kind, "txt")
@@ -56,7 +55,7 @@ def store(recording: Recording, source: Source, settings: Settings, corpus: Corp
 
 @dataclass(frozen=True)
 class Cue:
-    """A line of a published transcript and when it is said, in seconds of the recording."""
+    """A line of a published transcript, and when it is said, in seconds of the recording."""
 
     start_s: float
     end_s: float
@@ -64,11 +63,12 @@ class Cue:
 
 
 TIMES = re.compile(r"(?:(\d+):)?(\d{1,2}):(\d{2})[.,](\d{1,3})\s*-->\s*(?:(\d+):)?(\d{1,2}):(\d{2})[.,](\d{1,3})")
-"""A cue's times, as WebVTT and SubRip write them."""
+"""Times of a cue, as WebVTT and SubRip write them."""
 
 
 def parse_cues(text: str, ending: str) -> list[Cue]:
-    """The cues of a transcript in WebVTT, SubRip or Podcasting 2.0's JSON; none where it has no times."""
+    """Return the cues of a transcript in WebVTT, SubRip or Podcasting 2.0's JSON; none where it has no times."""
+    # webvtt-py refuses files that feeds carry: without the line WEBVTT, SubRip without numbers, times without hours.
     if ending == "json":
         return _json_cues(text)
     cues: list[Cue] = []
@@ -86,7 +86,7 @@ def _seconds(hours: str | None, minutes: str, seconds: str, fraction: str) -> fl
 
 
 def _spoken(text: str) -> str:
-    """Without tags, such as WebVTT's ``<v Name>`` for who speaks."""
+    """Return ``text`` without tags, such as WebVTT's ``<v Name>`` for who speaks."""
     return " ".join(html.unescape(re.sub(r"<[^>]*>", "", text)).split())
 
 
@@ -99,7 +99,7 @@ def _json_cues(text: str) -> list[Cue]:
 
 
 def read_cues(corpus: Corpus, recording: Recording) -> list[Cue] | None:
-    """The cues of the transcript stored beside ``recording``; None where there is none with times."""
+    """Return the cues of the transcript stored beside ``recording``; None where there is none with times."""
     path = recording.metadata.get("transcript_path")
     if not path:
         return None
@@ -111,5 +111,5 @@ def read_cues(corpus: Corpus, recording: Recording) -> list[Cue] | None:
 
 
 def text_between(cues: list[Cue], start_s: float, end_s: float) -> str:
-    """What the cues say between two times: those that lie in it with their larger part."""
+    """Return the text of the cues whose middle lies between two times."""
     return " ".join(cue.text for cue in cues if start_s <= (cue.start_s + cue.end_s) / 2 < end_s)

@@ -1,156 +1,32 @@
-"""HTTP as a guest behaves: checked addresses and redirects, limits on everything, one pace a host, patience."""
+"""HTTP requests: checked redirects, named failures, limits on time and size."""
 
 from __future__ import annotations
 
 import contextlib
-import email.utils
-import functools
-import os
-import random
-import ssl
-import threading
 import time
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
-import httpcore
 import httpx
 
 from triforce.ingest.config import Settings
-from triforce.ingest.corpus.schema import RejectReason
+from triforce.ingest.corpus.records import RejectReason
 from triforce.ingest.errors import Rejected
 from triforce.ingest.fetch import addresses
+from triforce.ingest.fetch.connections import BLOCK_BYTES, client_of, host_of
+from triforce.ingest.fetch.retries import Retry, retry_after_s, with_retries
 
 RETRY_STATUSES = {408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524}
-"""Statuses that ask for patience; those from 520 are what content networks answer for a lame origin."""
-
-BLOCK_BYTES = 1 << 18
-
-MAX_HEADER_BYTES = 100 << 10
-"""What the HTTP library reads of headers before it gives up."""
-
-
-class Retry(Exception):
-    """An attempt failed in a way that may pass. ``wait_s`` is what the server asked for, if it did."""
-
-    def __init__(self, reason: RejectReason, detail: str, wait_s: float | None = None):
-        super().__init__(detail)
-        self.rejection, self.wait_s = Rejected(reason, detail), wait_s
-
-
-class _WideStream(httpcore.NetworkStream):
-    """A connection read in pieces of up to `BLOCK_BYTES`, where httpcore asks for a quarter: fewer calls a megabyte.
-
-    A server that answers a byte at a time keeps every single read short of its timeout: headers have a time in all.
-    """
-
-    def __init__(self, inner: httpcore.NetworkStream, headers_timeout_s: float):
-        self._inner, self._headers_timeout_s = inner, headers_timeout_s
-        self._asked_s, self._num_bytes = time.monotonic(), 0
-        self.close, self.get_extra_info = inner.close, inner.get_extra_info
-
-    def write(self, buffer, timeout=None):
-        self._inner.write(buffer, timeout)
-        self._asked_s, self._num_bytes = time.monotonic(), 0
-
-    def read(self, max_bytes, timeout=None):
-        if self._num_bytes < MAX_HEADER_BYTES and time.monotonic() - self._asked_s > self._headers_timeout_s:
-            raise httpcore.ReadTimeout(f"{self._num_bytes} bytes in {self._headers_timeout_s:.0f} s")
-        block = self._inner.read(max(max_bytes, BLOCK_BYTES), timeout)
-        self._num_bytes += len(block)
-        return block
-
-    def start_tls(self, ssl_context, server_hostname=None, timeout=None):
-        return _WideStream(self._inner.start_tls(ssl_context, server_hostname, timeout), self._headers_timeout_s)
-
-
-class _CheckedBackend(httpcore.NetworkBackend):
-    """Connects to the address that was checked, not to a name that may resolve to another one a moment later."""
-
-    def __init__(self, settings: Settings):
-        self._allow_private, self._inner = settings.allow_private_hosts, httpcore.SyncBackend()
-        self._headers_timeout_s = 2 * max(settings.read_timeout_s, settings.slow_window_s)
-
-    def connect_tcp(self, host, port, timeout=None, local_address=None, socket_options=None):
-        try:
-            rows = addresses.resolve(host, port, allow_private=self._allow_private)
-        except OSError as error:
-            raise httpcore.ConnectError(f"{host}: {error}") from error
-        failure: Exception | None = None
-        for address in dict.fromkeys(row[4][0] for row in rows):
-            try:
-                inner = self._inner.connect_tcp(address, port, timeout, local_address, socket_options)
-                return _WideStream(inner, self._headers_timeout_s)
-            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
-                failure = error
-        raise failure
-
-    def sleep(self, seconds):
-        time.sleep(seconds)
-
-
-@functools.cache
-def _tls() -> ssl.SSLContext:
-    """Certificates verified against the system's store; reading that takes a second, so it is done once."""
-    return ssl.create_default_context()
-
-
-class _CheckedTransport(httpx.HTTPTransport):
-    def __init__(self, settings: Settings):
-        super().__init__(verify=_tls())
-        self._pool = httpcore.ConnectionPool(
-            ssl_context=_tls(),
-            max_connections=64,
-            max_keepalive_connections=16,
-            keepalive_expiry=15.0,
-            network_backend=_CheckedBackend(settings),
-        )
-
-
-@functools.lru_cache(maxsize=16)
-def _client(settings: Settings, _process: int) -> httpx.Client:
-    return httpx.Client(
-        transport=_CheckedTransport(settings),
-        headers={"User-Agent": settings.user_agent_header, "Accept": "*/*"},
-        timeout=httpx.Timeout(settings.read_timeout_s, connect=settings.connect_timeout_s),
-        follow_redirects=False,
-        trust_env=False,
-    )
-
-
-class _Host:
-    """Pace and parallelism of one host, shared by all threads of this process."""
-
-    def __init__(self, settings: Settings):
-        self.slots = threading.BoundedSemaphore(settings.connections_per_host)
-        self._lock, self._next_s, self._interval_s = threading.Lock(), 0.0, 1.0 / settings.requests_per_s
-
-    def wait_for_turn(self) -> None:
-        with self._lock:
-            begin_s = max(self._next_s, time.monotonic())
-            self._next_s = begin_s + self._interval_s
-        if (wait_s := begin_s - time.monotonic()) > 0:
-            time.sleep(wait_s)
-
-
-def host_of(url: str, settings: Settings) -> _Host:
-    """Pace and parallelism of the host that ``url`` names."""
-    return _host(urlsplit(url).netloc.rpartition("@")[2].lower(), settings)
-
-
-@functools.lru_cache(maxsize=4096)
-def _host(_name: str, settings: Settings) -> _Host:
-    return _Host(settings)
+"""Statuses after which a request is tried again; content networks answer 520 to 524 for a lame origin."""
 
 
 @contextlib.contextmanager
 def open_stream(url: str, settings: Settings, headers: dict[str, str] | None = None) -> Iterator[httpx.Response]:
-    """GET ``url`` with redirects followed one checked hop at a time; yields the response with its body unread.
+    """GET ``url``, following redirects one checked hop at a time; yield the response with its body unread.
 
-    Raises `Retry` for what may pass and `Rejected` for what will not. 304 and 416 are given back, as the caller asked
-    for them.
+    Raises `Retry` for what may pass and `Rejected` for what will not. Responses 304 and 416 are yielded, as the caller
+    asked for them.
     """
     seen: list[str] = []
     with contextlib.ExitStack() as stack:
@@ -180,9 +56,8 @@ def _send(url: str, settings: Settings, headers: dict[str, str] | None, stack: c
     host = host_of(url, settings)
     stack.enter_context(host.slots)
     host.wait_for_turn()
-    client = _client(settings, os.getpid())
     with _named_failures(url):
-        return stack.enter_context(client.stream("GET", url, headers=headers))
+        return stack.enter_context(client_of(settings).stream("GET", url, headers=headers))
 
 
 @contextlib.contextmanager
@@ -219,40 +94,10 @@ def _check_status(response: httpx.Response, url: str, settings: Settings) -> Non
     raise Rejected(RejectReason.NOT_FOUND, detail)
 
 
-def retry_after_s(value: str | None) -> float | None:
-    """Seconds a Retry-After header asks for, as a number or a date (RFC 9110, 10.2.3); None where it says nothing."""
-    if not value:
-        return None
-    try:
-        return max(0.0, float(value))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except (TypeError, ValueError, OverflowError):
-        return None
-
-
-def with_retries(attempt, settings: Settings):
-    """Call ``attempt()`` until it returns, at most ``settings.tries`` times.
-
-    The last failure becomes its `Rejected`.
-    """
-    for number in range(settings.tries):
-        try:
-            return attempt()
-        except Retry as retry:
-            if number == settings.tries - 1:
-                raise Rejected(retry.rejection.reason, f"{retry.rejection.detail}, {number + 1} tries") from retry
-            backoff_s = min(settings.backoff_s * 2**number, settings.max_backoff_s)
-            # Jitter, so that what failed together does not come back together.
-            time.sleep(retry.wait_s if retry.wait_s is not None else random.uniform(0.5, 1.0) * backoff_s)
-
-
 def decoded_blocks(response: httpx.Response, limit: int) -> Iterator[bytes]:
-    """The body in blocks, unpacked if it came packed.
+    """Yield the body in blocks, unpacked if it came packed.
 
-    `Rejected` past ``limit`` bytes, however few came over the wire.
+    `Rejected` past ``limit`` bytes, however few were received packed.
     """
     encoding = response.headers.get("content-encoding", "").strip().lower() or "identity"
     if encoding not in ("identity", "gzip", "x-gzip", "deflate"):
@@ -269,7 +114,7 @@ def decoded_blocks(response: httpx.Response, limit: int) -> Iterator[bytes]:
 
 
 def _unpacked(blocks: Iterator[bytes], url: str) -> Iterator[bytes]:
-    """Gzip or zlib, told apart by their headers, never more than a block at a time in memory."""
+    """Unpack gzip or zlib, told apart by their headers, with at most a block in memory."""
     unpack = zlib.decompressobj(wbits=47)
     try:
         for packed in blocks:
@@ -285,7 +130,7 @@ def _unpacked(blocks: Iterator[bytes], url: str) -> Iterator[bytes]:
 
 @dataclass(frozen=True)
 class Document:
-    """A small text fetched whole, with what makes the next request for it conditional.
+    """A small text fetched whole, with the validators that make the next request for it conditional.
 
     ``body`` is None for "not modified".
     """
@@ -321,13 +166,14 @@ def get_document(
 
 
 class Pace:
-    """Watches a transfer: one that stays below the least rate for a whole window raises `Rejected`."""
+    """Watch over a transfer: one that stays below the least rate for a whole window raises `Rejected`."""
 
     def __init__(self, url: str, settings: Settings):
         self._url, self._settings = url, settings
         self._begin_s, self._num_bytes = time.monotonic(), 0
 
     def count(self, num_bytes: int) -> None:
+        """Count bytes that were received."""
         self._num_bytes += num_bytes
         elapsed_s = time.monotonic() - self._begin_s
         if elapsed_s < self._settings.slow_window_s:

@@ -1,5 +1,7 @@
-"""yt-dlp's network, narrowed: every address is checked before it is connected to, redirects included, each host keeps
-its pace, and no program is started.
+"""yt-dlp's network, narrowed: every address is checked before a connection, redirects included; the pace of each host
+is kept; no program is started.
+
+This uses private parts of yt-dlp, which tests/ingest/fetch/test_network_insides.py pins.
 """
 
 from __future__ import annotations
@@ -7,22 +9,24 @@ from __future__ import annotations
 import functools
 import http.client
 import logging
+import socket
+import ssl
 from urllib.error import URLError
 
 import yt_dlp
-from yt_dlp.networking import _helper
 from yt_dlp.networking._urllib import HTTPHandler, UrllibRH
 from yt_dlp.networking.exceptions import TransportError
 
 from triforce.ingest.config import Settings
-from triforce.ingest.corpus.schema import RejectReason
+from triforce.ingest.corpus.records import RejectReason
 from triforce.ingest.errors import Rejected
-from triforce.ingest.fetch import addresses, web
+from triforce.ingest.fetch import addresses
+from triforce.ingest.fetch.connections import host_of
 
 logger = logging.getLogger(__name__)
 
 NATIVE_PROTOCOLS = r"^(https?|m3u8(_native)?|http_dash_segments)$"
-"""What yt-dlp downloads by itself, over the network code below. For others it would start ffmpeg or rtmpdump."""
+"""Protocols that yt-dlp downloads by itself, over the network code below. For others it starts ffmpeg or rtmpdump."""
 
 NOTHING_EXECUTED = {
     "postprocessors": [],
@@ -35,7 +39,7 @@ NOTHING_EXECUTED = {
 
 
 class CheckedYoutubeDL(yt_dlp.YoutubeDL):
-    """yt-dlp with the one network code that checks addresses; its others (curl, requests, websockets) are left out."""
+    """yt-dlp with the one request handler that checks addresses; curl, requests and websockets are left out."""
 
     def __init__(self, options: dict, settings: Settings):
         self._settings = settings
@@ -52,7 +56,7 @@ def _checked_handler(settings: Settings) -> type[UrllibRH]:
         failure: OSError | None = None
         for row in rows:
             try:
-                return _helper._socket_connect(row, timeout, source_address)
+                return socket.create_connection(row[4][:2], timeout, source_address)
             except OSError as error:
                 failure = error
         raise failure
@@ -63,6 +67,10 @@ def _checked_handler(settings: Settings) -> type[UrllibRH]:
         return made
 
     class CheckedHTTPHandler(HTTPHandler):
+        def __init__(self, context: ssl.SSLContext):
+            super().__init__(context=context)
+            self.context = context
+
         def _open(self, name: str, request, **kwargs):
             addresses.check_url(request.full_url)
             return self.do_open(functools.partial(connection, getattr(http.client, name)), request, **kwargs)
@@ -71,13 +79,13 @@ def _checked_handler(settings: Settings) -> type[UrllibRH]:
             return self._open("HTTPConnection", request)
 
         def https_open(self, request):
-            return self._open("HTTPSConnection", request, context=self._context)
+            return self._open("HTTPSConnection", request, context=self.context)
 
     class CheckedUrllibRH(UrllibRH):
         _SUPPORTED_URL_SCHEMES = ("http", "https")
 
         def _send(self, request):
-            web.host_of(request.url, settings).wait_for_turn()
+            host_of(request.url, settings).wait_for_turn()
             try:
                 return super()._send(request)
             except Rejected as rejection:  # yt-dlp passes on its own errors only
@@ -85,7 +93,7 @@ def _checked_handler(settings: Settings) -> type[UrllibRH]:
 
         def _create_instance(self, proxies, cookiejar, legacy_ssl_support=None):
             opener = super()._create_instance(proxies, cookiejar, legacy_ssl_support)
-            checked = CheckedHTTPHandler(context=self._make_sslcontext(legacy_ssl_support=legacy_ssl_support))
+            checked = CheckedHTTPHandler(self._make_sslcontext(legacy_ssl_support=legacy_ssl_support))
             for handler in opener.handlers:
                 if type(handler) is HTTPHandler:
                     handler.http_open, handler.https_open = checked.http_open, checked.https_open
@@ -102,7 +110,7 @@ def _refuse(request):
 
 
 class Log:
-    """yt-dlp's messages, at our levels."""
+    """Logger that gives yt-dlp's messages our levels."""
 
     def debug(self, message: str) -> None:
         logger.debug("%s", message)

@@ -1,31 +1,28 @@
-"""Images and films as the corpus holds them: PNG and FFV1, both lossless, and as the planes that a network sees.
+"""Images and videos as the corpus holds them: PNG and FFV1, both lossless, and as the planes that a network sees.
 
-An array of an image is ``(H, W, 3)`` uint8, of a film ``(T, H, W, 3)``. Planes put the channels first: ``(3, H, W)``
+An array of an image is ``(H, W, 3)`` uint8, of a video ``(T, H, W, 3)``. Planes put the channels first: ``(3, H, W)``
 and ``(3, T, H, W)`` float32 from 0 to 1.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import av
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from triforce.ingest.corpus.records import Clip, RejectReason
+from triforce.ingest.errors import Rejected
+
 PIXEL_MODALITIES = ("image", "video")
 """Modalities whose clips are pixels; all others are sound."""
 
 
-class PixelError(ValueError):
-    """Bytes that hold no image or film that can be read; the message says why."""
-
-
 def encode_png(image: np.ndarray) -> bytes:
-    """``(H, W, 3)`` uint8 to PNG bytes; a grey ``(H, W)`` is given three equal channels."""
+    """Encode ``(H, W, 3)`` uint8 as PNG; a grey ``(H, W)`` is given three equal channels."""
     if image.dtype != np.uint8 or image.ndim not in (2, 3):
         raise ValueError(f"image of {image.dtype} and shape {image.shape}: give uint8 (H, W, 3) or (H, W)")
     buffer = io.BytesIO()
@@ -34,18 +31,20 @@ def encode_png(image: np.ndarray) -> bytes:
 
 
 def decode_png(data: bytes | Path) -> np.ndarray:
-    """Bytes, or a file, of any still image format to ``(H, W, 3)`` uint8."""
+    """Decode bytes, or a file, of any still image format to ``(H, W, 3)`` uint8; raises `Rejected` for others."""
     try:
         with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as image:
             return np.asarray(image.convert("RGB"))
     except (UnidentifiedImageError, OSError) as error:
-        raise PixelError(f"no image that can be read: {error}") from error
+        raise Rejected(RejectReason.UNDECODABLE, f"no image that can be read: {error}") from error
 
 
 def encode_video(frames: np.ndarray, frames_per_s: float) -> bytes:
-    """``(T, H, W, 3)`` uint8 to FFV1 in Matroska; the same frames always make the same bytes."""
+    """Encode ``(T, H, W, 3)`` uint8 as FFV1 in Matroska; the same frames always make the same bytes."""
     if frames.dtype != np.uint8 or frames.ndim != 4 or not len(frames):
-        raise ValueError(f"film of {frames.dtype} and shape {frames.shape}: give uint8 (T, H, W, 3) of a frame or more")
+        raise ValueError(
+            f"video of {frames.dtype} and shape {frames.shape}: give uint8 (T, H, W, 3) of a frame or more"
+        )
     buffer = io.BytesIO()
     # Otherwise Matroska draws a random id and names the library's version.
     with av.open(buffer, "w", format="matroska", options={"fflags": "+bitexact"}) as container:
@@ -60,43 +59,49 @@ def encode_video(frames: np.ndarray, frames_per_s: float) -> bytes:
 
 
 def decode_video(data: bytes | Path, max_frames: int | None = None) -> np.ndarray:
-    """Bytes, or a file, of any film to its first frames ``(T, H, W, 3)`` uint8; all where ``max_frames`` is None."""
+    """Decode bytes, or a file, of any video to ``(T, H, W, 3)`` uint8, its first ``max_frames`` or all.
+
+    Raises `Rejected` for bytes that hold no video.
+    """
     try:
         with av.open(io.BytesIO(data) if isinstance(data, bytes) else str(data)) as container:
             if not container.streams.video:
-                raise PixelError("no video stream in it")
+                raise Rejected(RejectReason.UNDECODABLE, "no video stream in it")
             frames = []
             for frame in container.decode(container.streams.video[0]):
                 frames.append(frame.to_ndarray(format="rgb24"))
                 if len(frames) == max_frames:
                     break
     except av.FFmpegError as error:
-        raise PixelError(f"no film that can be read: {error}") from error
+        raise Rejected(RejectReason.UNDECODABLE, f"no video that can be read: {error}") from error
     if not frames:
-        raise PixelError("the video stream holds no frame")
+        raise Rejected(RejectReason.UNDECODABLE, "the video stream holds no frame")
     return np.stack(frames)
 
 
 def frame_rate(path: Path) -> float:
-    """Frames a second that a film's header states; 25 where it states none."""
+    """Return the frames a second that a video's header states; 25 where it states none."""
     with av.open(str(path)) as container:
         return float(container.streams.video[0].average_rate or 25)
 
 
 def to_planes(pixels: np.ndarray) -> np.ndarray:
-    """``(*size, 3)`` uint8 to ``(3, *size)`` float32 from 0 to 1."""
+    """Convert ``(*size, 3)`` uint8 to ``(3, *size)`` float32 from 0 to 1."""
     return np.ascontiguousarray(np.moveaxis(pixels, -1, 0), dtype=np.float32) / 255
 
 
 def from_planes(planes: np.ndarray) -> np.ndarray:
-    """``(3, *size)`` floats to ``(*size, 3)`` uint8; what lies outside of 0 to 1 is cut off."""
+    """Convert ``(3, *size)`` floats to ``(*size, 3)`` uint8; values outside of 0 to 1 are clipped."""
     return np.moveaxis(np.rint(np.clip(planes, 0, 1) * 255).astype(np.uint8), 0, -1)
 
 
-def clip_pixels(row: Mapping[str, Any]) -> np.ndarray:
-    """The planes of a corpus row whose ``modality`` is image or video."""
-    modality = row["modality"]
-    if modality not in PIXEL_MODALITIES:
-        raise ValueError(f"clip {row.get('clip_id')} is {modality}: image or video is expected")
-    data = row[modality]["bytes"]
-    return to_planes(decode_png(data) if modality == "image" else decode_video(data))
+def decode_pixels(data: bytes, modality: str) -> np.ndarray:
+    """Decode the bytes of a clip of ``modality`` image or video to ``(*size, 3)`` uint8."""
+    return decode_png(data) if modality == "image" else decode_video(data)
+
+
+def clip_pixels(clip: Clip) -> np.ndarray:
+    """Return the planes of a clip of images or video, ``(3, *size)`` float32 from 0 to 1."""
+    if clip.modality not in PIXEL_MODALITIES:
+        raise ValueError(f"clip {clip.clip_id} is {clip.modality}: image or video is expected")
+    return to_planes(decode_pixels(clip.media, clip.modality))

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Iterator
 from urllib.parse import quote, urlencode
 
 from triforce.ingest.config import AudiobookSource
-from triforce.ingest.corpus.schema import Recording, RejectReason, Status, make_recording_id
+from triforce.ingest.corpus.records import Recording, RejectReason, Status, make_recording_id
 from triforce.ingest.errors import Rejected
-from triforce.ingest.sources.podcast import language_code, parse_duration
+from triforce.ingest.sources.base import SourceKind
+from triforce.ingest.sources.fields import language_code, parse_duration
+from triforce.ingest.sources.pages import Pages
 
 FORMATS = (
     *("flac", "24bit flac", "wave", "apple lossless audio", "mpeg-4 audio", "vbr mp3", "mp3"),
@@ -25,14 +28,51 @@ FORMATS = (
         "32kbps mp3",
     ),
 )
-"""The archive's names of audio formats, best first. 24-bit files lose to 16-bit ones: clips have 16."""
-
+"""Audio formats by the names the archive gives them, best first. 24-bit files lose to 16-bit ones: clips have 16."""
 
 SEARCH_ROWS = 100
+"""Items asked for on one page of a search."""
+
+
+class ArchiveOrg(SourceKind[AudiobookSource]):
+    """Items named one by one, and those that a search finds."""
+
+    def listings(self, pages: Pages) -> Iterator[Iterator[Recording]]:
+        found = self._search(pages) if self.config.query else []
+        for identifier in dict.fromkeys([*self.config.items, *found]):
+            yield self._item(identifier, pages)
+
+    def _search(self, pages: Pages) -> list[str]:
+        """Return the items that fit the query. Pages grow at their end, so all are asked for, conditionally."""
+        found: list[str] = []
+        try:
+            for number in itertools.count(1):
+                url = search_url(self.config, number)
+                document = pages.read(url)
+                if document.body is None:
+                    identifiers = pages.note_of(url)["items"]
+                else:
+                    identifiers = parse_search(document.body, url)
+                    pages.remember(url, document, items=identifiers)
+                found += identifiers
+                if len(identifiers) < SEARCH_ROWS:
+                    break
+        except Rejected as rejection:
+            pages.report(rejection)
+        return found
+
+    def _item(self, identifier: str, pages: Pages) -> Iterator[Recording]:
+        url = metadata_url(self.config, identifier)
+        if self.config.query and pages.note_of(url) and identifier not in self.config.items:
+            return  # a search finds thousands of items that never change again; they are asked for once
+        document = pages.read(url)
+        if document.body is not None:
+            yield from parse_item(document.body, url, identifier, self.config)
+            pages.remember(url, document)
 
 
 def search_url(source: AudiobookSource, page: int) -> str:
-    """Address of a page of the search for ``source.query``, from 1."""
+    """Return the address of a page of the search for ``source.query``; the first is 1."""
     query = {
         "q": source.query,
         "fl[]": "identifier",
@@ -45,7 +85,7 @@ def search_url(source: AudiobookSource, page: int) -> str:
 
 
 def parse_search(body: bytes, url: str) -> list[str]:
-    """The identifiers on a search page; none behind the last one."""
+    """Return the identifiers on a search page, none behind the last page."""
     try:
         rows = json.loads(body)["response"]["docs"]
         return [str(row["identifier"]) for row in rows if check_identifier(str(row["identifier"]))]
@@ -54,15 +94,17 @@ def parse_search(body: bytes, url: str) -> list[str]:
 
 
 def check_identifier(identifier: str) -> bool:
+    """Whether ``identifier`` is one that the archive gives, and so may stand in an address."""
     return bool(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,100}", identifier))
 
 
 def metadata_url(source: AudiobookSource, identifier: str) -> str:
+    """Return the address of what the archive states about an item."""
     return f"{source.library_url}/metadata/{identifier}"
 
 
 def parse_item(body: bytes, url: str, identifier: str, source: AudiobookSource) -> Iterator[Recording]:
-    """The recordings of an item, in the order of their names; `Rejected` for what is no item."""
+    """Yield the recordings of an item in the order of their names; `Rejected` for what is no item."""
     try:
         document = json.loads(body)
     except (ValueError, RecursionError) as error:
@@ -76,7 +118,7 @@ def parse_item(body: bytes, url: str, identifier: str, source: AudiobookSource) 
 
 
 def best_files(files: list[dict]) -> list[dict]:
-    """Of each recording the best of its formats. Derived files name the original they were made from."""
+    """Return the best file of each recording. Derived files name the original they were made from."""
     groups: dict[str, list[dict]] = {}
     for file in files:
         if _rank(file) < len(FORMATS) and isinstance(file.get("name"), str) and not file.get("private"):
@@ -120,6 +162,6 @@ def _recording(file: dict, item: dict, identifier: str, source: AudiobookSource)
 
 
 def _first(value: object) -> str | None:
-    """The archive gives a field as a text or as a list of texts."""
+    """Return the first text of a field, which the archive gives as a text or as a list of texts."""
     value = value[0] if isinstance(value, list) and value else value
     return str(value).strip() or None if isinstance(value, str | int | float) else None

@@ -1,7 +1,7 @@
 """RSS 2.0 and Atom, from bytes to plain entries.
 
-Well-formed feeds go through a streaming XML parser, which takes a tenth of feedparser's time and keeps every
-Podcasting 2.0 element. What is not well-formed goes to feedparser, which repairs what it can.
+Well-formed feeds are read by a streaming XML parser, which takes a tenth of feedparser's time and keeps every
+Podcasting 2.0 element. Those that are not well-formed go to feedparser, which repairs what it can.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from email.utils import parsedate_to_datetime
 
 import feedparser
 
-from triforce.ingest.corpus.schema import RejectReason
+from triforce.ingest.corpus.records import RejectReason
 from triforce.ingest.errors import Rejected
 from triforce.ingest.fetch.addresses import absolute
 
 MAX_DEPTH = 64
-"""Elements inside one another; honest feeds stay below 10. Assumed."""
+"""Deepest nesting of elements; honest feeds stay below 10. Assumed."""
 
 FORBIDDEN_MARKUP = re.compile(r"<!\s*(ENTITY|ELEMENT|ATTLIST|NOTATION)", re.IGNORECASE)
 DECLARATION = re.compile(rb"^\s*<\?xml[^>]*?encoding\s*=\s*[\"']([A-Za-z0-9._-]{1,40})[\"'][^>]*\?>")
@@ -48,23 +48,23 @@ NAMESPACES = {
 
 @dataclass
 class Entry:
-    """One item of a feed, as its author wrote it: nothing is checked yet."""
+    """One item of a feed, as its author wrote it, unchecked."""
 
     guid: str | None = None
     title: str | None = None
     link: str | None = None
     author: str | None = None
     published: str | None = None
-    """ISO 8601, None where the date cannot be read."""
+    """Date in ISO 8601, None where it cannot be read."""
     duration: str | None = None
     licence: str | None = None
     enclosures: list[dict[str, str]] = field(default_factory=list)
-    """``href``, ``type``, ``length``; of a podcast:alternateEnclosure also ``lang`` and ``integrity``."""
+    """Dicts of ``href``, ``type``, ``length``; of a podcast:alternateEnclosure also ``lang`` and ``integrity``."""
     transcripts: list[dict[str, str]] = field(default_factory=list)
-    """``url``, ``type``, ``language``, ``rel``."""
+    """Dicts of ``url``, ``type``, ``language``, ``rel``."""
     persons: list[str] = field(default_factory=list)
     extra: dict[str, str] = field(default_factory=dict)
-    """season, episode, episode_type, explicit, chapters_url."""
+    """Other elements, by the keys season, episode, episode_type, explicit, chapters_url."""
 
 
 @dataclass
@@ -80,10 +80,10 @@ class Feed:
 
 
 def parse(body: bytes, url: str, *, is_known: Callable[[str], bool] = lambda _: False) -> Feed:
-    """The feed in ``body``; `Rejected` for what is none, or is hostile.
+    """Return the feed in ``body``; `Rejected` for what is no feed, or is hostile.
 
-    ``url`` is what its relative links start from. Of a well-formed feed, entries whose guid ``is_known`` are left out
-    unread: a feed that grew by one episode repeats thousands.
+    Relative links are relative to ``url``. Of a well-formed feed, entries whose guid ``is_known`` are left out unread:
+    a feed that grew by one episode repeats thousands.
     """
     text = decode(body, url)
     if FORBIDDEN_MARKUP.search(text):
@@ -95,10 +95,7 @@ def parse(body: bytes, url: str, *, is_known: Callable[[str], bool] = lambda _: 
 
 
 def decode(body: bytes, url: str) -> str:
-    """XML as text. Its encoding must be one in which markup is plain ASCII.
-
-    Or have a byte order mark, so that no markup hides.
-    """
+    """Return XML as text. Its encoding must have markup in plain ASCII, or a byte order mark, so that none hides."""
     for mark, encoding in ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16")):
         if body.startswith(mark):
             return _drop_declaration(body.decode(encoding, "replace"))
@@ -119,47 +116,39 @@ def _drop_declaration(text: str) -> str:
 
 
 def _parse_strictly(text: str, url: str, is_known: Callable[[str], bool]) -> Feed:
-    """Entries are read and freed one by one, so memory holds one of them at a time."""
-    parser = ET.XMLPullParser(("start", "end"), _parser=ET.XMLParser(encoding="utf-8"))
+    """Parse a well-formed feed. Entries are read and freed one by one, so memory holds one of them at a time."""
+    body = io.BytesIO(text.lstrip().encode("utf-8", "replace"))
+    # The encoding is named, not detected: bytes that look like UTF-16 would hide markup from the check on the text.
+    events = ET.iterparse(body, ("start", "end"), ET.XMLParser(encoding="utf-8"))
     feed, path, is_feed = Feed(), [], False
-    data = text.lstrip().encode("utf-8", "replace")
-    for begin in range(0, len(data), 1 << 16):
-        parser.feed(data[begin : begin + (1 << 16)])
-        is_feed |= _consume(parser, path, feed, url, is_known)
-    parser.close()
-    is_feed |= _consume(parser, path, feed, url, is_known)
+    for event, element in events:
+        if event == "start":
+            path.append(element)
+            is_feed |= len(path) <= 2 and _name(element.tag) in CHANNELS
+            if len(path) > MAX_DEPTH:
+                raise Rejected(
+                    RejectReason.BAD_METADATA, f"{url}: elements lie {MAX_DEPTH} deep in one another; no feed is so"
+                )
+        else:
+            path.pop()
+            if 0 < len(path) <= 2:  # deeper ones are inside an entry, and read along with it
+                _take(element, path[-1], feed, url, is_known)
     if not is_feed:
         raise Rejected(RejectReason.BAD_METADATA, f"{url}: XML, and no feed: it has no channel")
     return feed
 
 
-def _consume(
-    parser: ET.XMLPullParser, path: list[ET.Element], feed: Feed, url: str, is_known: Callable[[str], bool]
-) -> bool:
-    """Take what the parser has so far; whether a channel was seen."""
-    seen = False
-    for event, element in parser.read_events():
-        if event == "start":
-            path.append(element)
-            seen |= len(path) <= 2 and _name(element.tag) in CHANNELS
-            if len(path) > MAX_DEPTH:
-                raise Rejected(
-                    RejectReason.BAD_METADATA, f"{url}: elements lie {MAX_DEPTH} deep in one another; no feed is so"
-                )
-            continue
-        path.pop()
-        if not 0 < len(path) <= 2:
-            continue  # inside an entry, and read along with it
-        name = _name(element.tag)
-        if name in ITEMS:
-            if not ((guid := _guid(element)) and is_known(guid)):
-                feed.entries.append(_entry(element, url))
-        elif _name(path[-1].tag) in CHANNELS:
-            _channel_element(feed, name, element, url)
-        else:
-            continue
-        path[-1].remove(element)
-    return seen
+def _take(element: ET.Element, parent: ET.Element, feed: Feed, url: str, is_known: Callable[[str], bool]) -> None:
+    """Read an element of a channel into ``feed`` and free it."""
+    name = _name(element.tag)
+    if name in ITEMS:
+        if not ((guid := _guid(element)) and is_known(guid)):
+            feed.entries.append(_entry(element, url))
+    elif _name(parent.tag) in CHANNELS:
+        _channel_element(feed, name, element, url)
+    else:
+        return
+    parent.remove(element)
 
 
 def _enclose(entry: Entry, element: ET.Element, href: str, length: str) -> None:
@@ -169,7 +158,7 @@ def _enclose(entry: Entry, element: ET.Element, href: str, length: str) -> None:
 
 @functools.lru_cache(maxsize=1024)
 def _name(tag: str) -> str:
-    """``itunes:duration`` for an element's tag, whatever prefix the feed uses; lower case."""
+    """Return ``itunes:duration`` for an element's tag, in lower case, whatever prefix the feed uses."""
     namespace, _, local = tag.rpartition("}")
     prefix = NAMESPACES.get(namespace.lstrip("{").lower(), "other")
     return f"{prefix}:{local}".lower().lstrip(":")
@@ -250,7 +239,7 @@ def _entry(item: ET.Element, url: str) -> Entry:
 
 
 def _linked(entry: Entry, name: str, element: ET.Element, url: str) -> None:
-    """The elements that point somewhere."""
+    """Read an element that holds an address."""
     if name == "enclosure" and element.get("url"):
         _enclose(entry, element, "url", "length")
     elif name == "media:content" and element.get("url") and element.get("medium", "audio") == "audio":
@@ -273,7 +262,7 @@ def _linked(entry: Entry, name: str, element: ET.Element, url: str) -> None:
 
 
 def _alternate(entry: Entry, element: ET.Element, url: str) -> None:
-    """The same episode in another format, at one or several places, with a checksum if the publisher gives one."""
+    """Read the same episode in another format, at one or several addresses, with a checksum if there is one."""
     shared = {key: element.get(key, "") for key in ("type", "length", "lang")}
     places = []
     for child in element:
@@ -286,7 +275,7 @@ def _alternate(entry: Entry, element: ET.Element, url: str) -> None:
 
 
 def iso_time(text: str | None) -> str | None:
-    """RFC 822 or ISO 8601 as ISO 8601 in UTC; None for anything else."""
+    """Return a time in RFC 822 or ISO 8601 as ISO 8601 in UTC; None for anything else."""
     if not text:
         return None
     for read in (parsedate_to_datetime, datetime.datetime.fromisoformat):
@@ -298,7 +287,7 @@ def iso_time(text: str | None) -> str | None:
 
 
 def _parse_leniently(text: str, url: str, error: ET.ParseError) -> Feed:
-    """What feedparser makes of a feed that is not well-formed."""
+    """Parse a feed that is not well-formed, with feedparser."""
     found = feedparser.parse(
         io.BytesIO(text.encode("utf-8", "replace")),
         sanitize_html=False,

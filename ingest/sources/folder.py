@@ -1,4 +1,4 @@
-"""Audio files in a local folder; the chapters of an M4B book are recordings of their own, cut out without decoding."""
+"""Audio files of a local folder. Chapters of an M4B book are recordings of their own, cut out without decoding."""
 
 from __future__ import annotations
 
@@ -10,21 +10,47 @@ from pathlib import Path
 import av
 
 from triforce.ingest.config import AudiobookSource
-from triforce.ingest.corpus.schema import Recording, RejectReason, Status, make_recording_id
+from triforce.ingest.corpus.records import Recording, RejectReason, Status, make_recording_id
 from triforce.ingest.errors import Rejected
+from triforce.ingest.sources.base import LocalMedia, SourceKind
+from triforce.ingest.sources.pages import Pages
 
 ENDINGS = (".mp3", ".m4a", ".m4b", ".flac", ".ogg", ".oga", ".opus", ".wav", ".aac", ".webm", ".aiff", ".mka")
 
 MAX_CHAPTERS = 2000
-"""Of one file; the Bible has 1 189. Assumed."""
-
+"""Most chapters of one file; the Bible has 1 189. Assumed."""
 
 CHAPTER_FAULT = "chapter_fault"
-"""Key of what is wrong with a file's chapter table, found when it is listed and put on record when it is fetched."""
+"""Metadata key of a fault in a file's chapter table, found when it is listed and put on record when it is fetched."""
+
+
+class Folder(SourceKind[AudiobookSource]):
+    """The audio files below a folder of this machine."""
+
+    def listings(self, pages: Pages) -> Iterator[Iterator[Recording]]:
+        yield self._files(pages)
+
+    def bring(self, recording: Recording, target: Path) -> LocalMedia:
+        """Copy the file, or the chapter of it, to ``target``."""
+        num_bytes, sha256 = copy_file(recording, self.config, target, max_bytes=self.settings.max_bytes)
+        return LocalMedia(recording, target, num_bytes, sha256)
+
+    def _files(self, pages: Pages) -> Iterator[Recording]:
+        """Yield files that are new by their names; those with chapters are opened once, and when they have changed."""
+        for name in list_files(self.config):
+            if not has_chapters(name):
+                if make_recording_id(self.config.name, name) not in pages.known:
+                    yield from recordings(name, self.config)
+                continue
+            version = version_of(name, self.config)
+            if pages.note_of(name).get("version") != version:
+                pages.current = name
+                yield from recordings(name, self.config)
+                pages.note(name, version=version)
 
 
 def list_files(source: AudiobookSource) -> list[str]:
-    """The audio files below the folder, by their paths from there, in order; `Rejected` if there is no folder."""
+    """Return the audio files below the folder as sorted relative paths; `Rejected` if there is no folder."""
     root = Path(source.path or "")
     if not source.path or not root.is_dir():
         raise Rejected(RejectReason.NOT_FOUND, f"{source.path}: no such folder")
@@ -42,7 +68,7 @@ def has_chapters(name: str) -> bool:
 
 
 def version_of(name: str, source: AudiobookSource) -> str:
-    """What changes when a file does: its size and its time."""
+    """Return a text that changes when the file does: its size and time."""
     try:
         found = (Path(source.path) / name).stat()
     except OSError:
@@ -51,7 +77,7 @@ def version_of(name: str, source: AudiobookSource) -> str:
 
 
 def recordings(name: str, source: AudiobookSource) -> Iterator[Recording]:
-    """The recordings in one file: itself, or its chapters."""
+    """Yield the recordings in one file: itself, or its chapters."""
     path = Path(source.path) / name
     if not has_chapters(name):
         yield _recording(name, path, source, {}, None)
@@ -70,7 +96,7 @@ def recordings(name: str, source: AudiobookSource) -> Iterator[Recording]:
 
 
 def check_chapters(container: av.container.InputContainer) -> list[tuple[float, float, str]]:
-    """Start, end in seconds and title of each chapter; `Rejected` for a table that no book could have."""
+    """Return start and end in seconds and title of each chapter; `Rejected` for a table that no book could have."""
     chapters = container.chapters()
     if len(chapters) > MAX_CHAPTERS:
         raise Rejected(RejectReason.BAD_METADATA, f"{len(chapters)} chapters in one file, the limit is {MAX_CHAPTERS}")
@@ -112,7 +138,10 @@ def _recording(
 
 
 def copy_file(recording: Recording, source: AudiobookSource, target: Path, *, max_bytes: int) -> tuple[int, str]:
-    """The file, or the chapter of it, as ``target``: its bytes and SHA-256. `Rejected` if it is gone or too large."""
+    """Copy the file, or the chapter of it, to ``target``; return its number of bytes and SHA-256.
+
+    `Rejected` if the file is gone or too large.
+    """
     path = Path(source.path) / recording.metadata["file"]
     if CHAPTER_FAULT in recording.metadata:
         raise Rejected(RejectReason.BAD_METADATA, f"{path}: {recording.metadata[CHAPTER_FAULT]}")

@@ -1,4 +1,4 @@
-"""Podcast feeds and lists of them, as recordings."""
+"""Podcasts: RSS and Atom feeds, and OPML lists of feeds, read as recordings."""
 
 from __future__ import annotations
 
@@ -9,12 +9,17 @@ import html
 import re
 from collections.abc import Collection, Iterator
 
+from triforce.ingest import storage
 from triforce.ingest.config import PodcastSource
-from triforce.ingest.corpus.schema import Recording, RejectReason, Status, make_recording_id
+from triforce.ingest.corpus.records import Recording, RejectReason, Status, make_recording_id
 from triforce.ingest.errors import Rejected
 from triforce.ingest.fetch.addresses import absolute
+from triforce.ingest.fetch.web import get_document
 from triforce.ingest.ledger import canonical_url, is_universal
+from triforce.ingest.sources.base import SourceKind
 from triforce.ingest.sources.feed import FORBIDDEN_MARKUP, Entry, Feed, decode, parse
+from triforce.ingest.sources.fields import language_code, parse_duration
+from triforce.ingest.sources.pages import Pages
 
 AUDIO_PATH = re.compile(r"\.(mp3|m4a|m4b|aac|ogg|oga|opus|flac|wav)(\?|$)", re.IGNORECASE)
 
@@ -23,14 +28,62 @@ LOSSLESS = re.compile(r"flac|wav", re.IGNORECASE)
 OPML_OUTLINE = re.compile(r"<outline\b[^>]*?\bxmlUrl\s*=\s*(?:\"([^\"]*)\"|'([^']*)')", re.IGNORECASE)
 
 
+class Podcast(SourceKind[PodcastSource]):
+    """Feeds named one by one or in an OPML list, each with its older pages (RFC 5005)."""
+
+    def listings(self, pages: Pages) -> Iterator[Iterator[Recording]]:
+        for url in dict.fromkeys([*self.config.feeds, *self._opml_feeds(pages)]):
+            yield self._episodes(url, pages)
+
+    @property
+    def wants_transcripts(self) -> bool:
+        return self.config.transcripts
+
+    def _opml_feeds(self, pages: Pages) -> list[str]:
+        opml = self.config.opml
+        if not opml:
+            return []
+        try:
+            if opml.startswith(("http://", "https://")):
+                document = get_document(opml, self.settings)
+                return list(parse_opml(document.body or b"", document.url))
+            return list(parse_opml(_read_local(opml), opml))
+        except Rejected as rejection:
+            pages.report(rejection)
+            return []
+
+    def _episodes(self, url: str, pages: Pages) -> Iterator[Recording]:
+        """Yield a feed's episodes, page by page as far back as there is something new or a page never read."""
+        page: str | None = url
+        seen: set[str] = set()
+        while page and page not in seen and len(seen) < self.config.max_pages:
+            seen.add(page)
+            document = pages.read(page)
+            if document.body is None:
+                page, is_new = pages.note_of(page).get("next"), False
+            else:
+                found, next_page = parse_feed(document.body, url, self.config, base_url=document.url, known=pages.known)
+                pages.remember(page, document, next=next_page)
+                yield from found
+                page, is_new = next_page, bool(found)
+            if page and not is_new and pages.note_of(page):
+                return
+
+
+def _read_local(path: str) -> bytes:
+    try:
+        return storage.read_bytes(path)
+    except OSError as error:
+        raise Rejected(RejectReason.NOT_FOUND, f"{path}: {error.strerror or error}") from error
+
+
 def parse_feed(
     body: bytes, url: str, source: PodcastSource, *, base_url: str | None = None, known: Collection[str] = ()
 ) -> tuple[list[Recording], str | None]:
-    """The episodes of a feed in its own order, and the address of its next page; `Rejected` for what is no feed.
+    """Return the episodes of a feed in its own order, and the address of its next page; `Rejected` if it is no feed.
 
-    Episodes whose recording is ``known`` are left out.
-
-    ``url`` is the feed's name in ids; ``base_url``, where redirects led, is what relative links are relative to.
+    Episodes whose recording is ``known`` are left out. ``url`` is the feed's name in ids; ``base_url``, where redirects
+    led, is what relative links are relative to.
     """
 
     def is_known(guid: str) -> bool:
@@ -46,7 +99,7 @@ def parse_feed(
 
 
 def _episode(entry: Entry, feed: Feed, feed_url: str, source: PodcastSource, base_url: str) -> Recording | None:
-    """One entry as a recording, None where it has no audio."""
+    """Return an entry as a recording, None where it has no audio."""
     enclosure = choose_enclosure(entry.enclosures, language_code(feed.language))
     if enclosure is None:
         return None
@@ -82,7 +135,7 @@ def _episode(entry: Entry, feed: Feed, feed_url: str, source: PodcastSource, bas
 
 
 MAX_GUID_CHARS = 1000
-"""Of an id that is kept as it is; honest ones are addresses at most. Assumed."""
+"""Longest id that is kept as it is; honest ones are addresses at most. Assumed."""
 
 
 def _source_id(guid: str, feed_url: str) -> str:
@@ -92,10 +145,10 @@ def _source_id(guid: str, feed_url: str) -> str:
 
 
 def choose_enclosure(enclosures: list[dict[str, str]], language: str | None = None) -> dict[str, str] | None:
-    """The best audio among an entry's files: lossless before lossy, then the largest by what the feed declares.
+    """Return the best audio of an entry's files: lossless before lossy, then the largest by what the feed declares.
 
-    A file without a type counts as audio if its name says so; one in another ``language`` than the feed's is left
-    alone. None where there is no audio.
+    A file without a type counts as audio if its name says so; one in another ``language`` than the feed's is left out.
+    None where there is no audio.
     """
     audio = [
         item
@@ -113,7 +166,7 @@ def choose_enclosure(enclosures: list[dict[str, str]], language: str | None = No
 
 
 def integrity(text: str | None) -> dict[str, str]:
-    """The checksum of a ``podcast:integrity`` element, which is written as W3C's Subresource Integrity has it."""
+    """Return the checksum of a ``podcast:integrity`` element, written as in W3C's Subresource Integrity."""
     for kind, value in re.findall(r"(sha(?:256|384|512))-([A-Za-z0-9+/]+=*)", text or ""):
         with contextlib.suppress(ValueError):
             return {f"declared_{kind}": base64.b64decode(value, validate=True).hex()}
@@ -129,10 +182,12 @@ TRANSCRIPT_TYPES = (
     "text/html",
     "text/plain",
 )
-"""Best first: those with times, then those without."""
+"""Types of transcripts, best first: those with times, then those without."""
 
 
 def choose_transcript(transcripts: list[dict[str, str]]) -> dict[str, str] | None:
+    """Return the best of an entry's transcripts by `TRANSCRIPT_TYPES`, None where there is none."""
+
     def rank(item: dict[str, str]) -> int:
         kind = item.get("type", "").split(";")[0].strip().lower()
         return TRANSCRIPT_TYPES.index(kind) if kind in TRANSCRIPT_TYPES else len(TRANSCRIPT_TYPES)
@@ -141,25 +196,9 @@ def choose_transcript(transcripts: list[dict[str, str]]) -> dict[str, str] | Non
 
 
 def parse_opml(body: bytes, url: str) -> Iterator[str]:
-    """The addresses of the feeds that an OPML list names, in its order, each once."""
+    """Yield the addresses of the feeds that an OPML list names, in its order, each once."""
     text = decode(body, url)
     if FORBIDDEN_MARKUP.search(text) or not re.search(r"<opml\b", text, re.IGNORECASE):
         raise Rejected(RejectReason.BAD_METADATA, f"{url}: not an OPML list of feeds")
     found = (html.unescape(match[0] or match[1]).strip() for match in OPML_OUTLINE.findall(text))
     yield from dict.fromkeys(absolute(url, address) for address in found if address)
-
-
-def parse_duration(text: str | None) -> float | None:
-    """Seconds of an ``itunes:duration``: "3723", "62:03" or "1:02:03"; None for anything else."""
-    if not text or not re.fullmatch(r"\d{1,6}(\.\d+)?|\d{1,4}(:\d{1,2}){1,2}(\.\d+)?", text.strip()):
-        return None
-    seconds = 0.0
-    for part in text.strip().split(":"):
-        seconds = seconds * 60 + float(part)
-    return seconds or None
-
-
-def language_code(text: str | None) -> str | None:
-    """ISO 639 code of a language tag such as "en-GB"."""
-    match = re.match(r"[a-zA-Z]{2,3}(?=$|[-_])", text or "")
-    return match.group().lower() if match else None

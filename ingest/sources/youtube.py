@@ -1,4 +1,4 @@
-"""Everything yt-dlp reads: channels, playlists, searches, pages with a player.
+"""Pages that yt-dlp reads: channels, playlists, searches, pages with a player.
 
 yt-dlp runs as a library, on the network of `triforce.ingest.fetch.ytdlp_network`. Nothing is executed or transcoded:
 the best audio lands on the disk as the site serves it.
@@ -6,49 +6,62 @@ the best audio lands on the disk as the site serves it.
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import io
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import yt_dlp
-from yt_dlp.networking.exceptions import HTTPError
 
+from triforce.ingest import storage
 from triforce.ingest.config import Settings, YoutubeSource
-from triforce.ingest.corpus.schema import Recording, RejectReason, Status, make_recording_id
+from triforce.ingest.corpus.records import Recording, RejectReason, Status, make_recording_id
 from triforce.ingest.errors import Rejected
-from triforce.ingest.fetch import web
-from triforce.ingest.fetch.ytdlp_network import NATIVE_PROTOCOLS, CheckedYoutubeDL, Log
+from triforce.ingest.fetch.connections import host_of
+from triforce.ingest.fetch.ytdlp_errors import named_failures
+from triforce.ingest.fetch.ytdlp_network import NATIVE_PROTOCOLS, CheckedYoutubeDL
+from triforce.ingest.sources.base import LocalMedia, SourceKind
+from triforce.ingest.sources.pages import Pages
+from triforce.ingest.sources.youtube_options import ytdlp_options
 
 MAX_NESTING = 4
-"""A channel holds tabs, a tab holds playlists, a playlist holds videos."""
+"""Listings inside one another: a channel holds tabs, a tab holds playlists, a playlist holds videos."""
 
 WITHOUT_IDS = ("Generic", "HTML5MediaEmbed", "html5")
 """Extractors whose ids are made of file names, which two hosts may share."""
 
-BLOCK_WORDS = (
-    "not a bot",
-    "sign in to confirm",
-    "login required",
-    "log in",
-    "rate-limit",
-    "rate limit",
-    "too many requests",
-    "captcha",
-)
-ABSENT_WORDS = ("unavailable", "not available", "removed", "does not exist", "terminated", "not found", "deleted")
-FORBIDDEN_WORDS = (
-    "private video",
-    "members-only",
-    "members only",
-    "join this channel",
-    "confirm your age",
-    "drm",
-    "geo restrict",
-)
+
+class Youtube(SourceKind[YoutubeSource]):
+    """Channels, playlists, searches and pages, each by its address."""
+
+    wants_transcripts = True
+    """Whether found captions are stored; `bring` looks for them only where the source wants them."""
+    blocks_allowed = 1
+    """One block is enough: such sites remember who goes on asking."""
+
+    def listings(self, pages: Pages) -> Iterator[Iterator[Recording]]:
+        for url in self.config.urls:
+            if pages.was_blocked:
+                return  # a site that blocks is not asked again in the same run
+            entries = discover_entries(self.config, self.settings, url)
+            yield pages.until_known(entries) if is_newest_first(url) else entries
+
+    def bring(self, recording: Recording, target: Path) -> LocalMedia:
+        """Download the best audio, and take what the page states where the listing stated nothing."""
+        path, info = fetch_video(recording, self.config, self.settings, target)
+        stated = {
+            "title": info.get("title"),
+            "author": info.get("uploader") or info.get("channel"),
+            "licence": info.get("license"),
+            "language": info.get("language"),
+            "duration_s": info.get("duration"),
+        }
+        learnt = {key: value for key, value in stated.items() if value and not getattr(recording, key)}
+        captions = captions_of(info, recording.language) if self.config.captions else {}
+        recording = replace(recording, metadata=recording.metadata | captions, **learnt)
+        return LocalMedia(recording, path, path.stat().st_size, storage.sha256_of(path))
 
 
 def is_newest_first(url: str) -> bool:
@@ -57,11 +70,11 @@ def is_newest_first(url: str) -> bool:
 
 
 def discover_entries(source: YoutubeSource, settings: Settings, url: str) -> Iterator[Recording]:
-    """What lies behind ``url``, newest first as sites list it, without looking at each video.
+    """Yield the videos listed at ``url``, newest first as sites list them, without opening each video's page.
 
-    `Rejected` if it cannot be read.
+    `Rejected` if the listing cannot be read.
     """
-    with CheckedYoutubeDL(_options(source, settings), settings) as ydl:
+    with CheckedYoutubeDL(ytdlp_options(source, settings), settings) as ydl:
         count = 0
         for entry in _entries(ydl, url, depth=0):
             recording = None if is_live(entry) else _recording(entry, url, source)
@@ -93,7 +106,7 @@ def _entries(ydl: yt_dlp.YoutubeDL, url: str, depth: int) -> Iterator[dict]:
 
 
 def _placed(entry: dict, listing: dict, alone: bool) -> dict:
-    """``entry`` with its listing's name and an address of its own, which a player among others on one page lacks."""
+    """Return ``entry`` with the name of its listing, and an address, which a player among others on a page lacks."""
     shared = {
         "playlist_title": listing.get("title"),
         "playlist_uploader": listing.get("uploader") or listing.get("channel"),
@@ -109,8 +122,8 @@ def _placed(entry: dict, listing: dict, alone: bool) -> dict:
 
 
 def _iterate(entries, url: str) -> Iterator[dict]:
-    """Lists come page by page, so errors come here too."""
-    with _named_failures(url):
+    """Yield entries. Lists are read page by page, so errors are raised here too."""
+    with named_failures(url):
         yield from (entry for entry in entries if isinstance(entry, dict))
 
 
@@ -148,17 +161,17 @@ def _recording(entry: dict, listing_url: str, source: YoutubeSource) -> Recordin
 
 
 def fetch_video(recording: Recording, source: YoutubeSource, settings: Settings, path: Path) -> tuple[Path, dict]:
-    """Download the best audio of ``recording`` beside ``path``: the file, and what the site says about it."""
-    options = _options(source, settings) | {
+    """Download the best audio of ``recording`` beside ``path``; return the file and what the site states about it."""
+    options = ytdlp_options(source, settings) | {
         "outtmpl": {"default": f"{path}.%(ext)s".replace("%", "%%").replace("%%(ext)s", "%(ext)s")},
         "format": f"bestaudio[protocol~='{NATIVE_PROTOCOLS}']/best[protocol~='{NATIVE_PROTOCOLS}']",
         "max_filesize": settings.max_bytes,
         "progress_hooks": [functools.partial(_check_progress, settings, recording.url)],
     }
-    with web.host_of(recording.url, settings).slots, CheckedYoutubeDL(options, settings) as ydl:
+    with host_of(recording.url, settings).slots, CheckedYoutubeDL(options, settings) as ydl:
         info = _first_video(_extract(ydl, recording.url, process=True), recording.url)
         check_video(info, source, settings, recording.url)
-        with _named_failures(recording.url):
+        with named_failures(recording.url):
             done = ydl.process_ie_result(info, download=True)
     downloads = done.get("requested_downloads") or []
     saved = Path(downloads[0].get("filepath") or f"{path}.none") if len(downloads) == 1 else None
@@ -171,7 +184,7 @@ def fetch_video(recording: Recording, source: YoutubeSource, settings: Settings,
 
 
 def _title(entry: dict, extractor: str) -> str | None:
-    """yt-dlp numbers the players of a page; where there is one only, the number is noise."""
+    """Return the title, without the number that yt-dlp gives to the only player of a page."""
     title = entry.get("title")
     numbered = title and extractor == "HTML5MediaEmbed" and not entry.get("playlist_title")
     return title.removesuffix(" (1)") if numbered else title
@@ -190,11 +203,10 @@ def _first_video(info: dict, url: str) -> dict:
 
 
 def check_video(info: dict, source: YoutubeSource, settings: Settings, url: str) -> None:
-    """`Rejected` for what the source does not want, before its download. A live one is looked at again later."""
+    """Raise `Rejected` for a video that the source does not want. A live one is looked at again in a later run."""
     if is_live(info):
         raise Rejected(RejectReason.NETWORK, f"{url}: live or not begun ({info.get('live_status')})")
-    duration_s, longest_s = info.get("duration"), source.max_duration_s or settings.max_duration_s
-    shortest_s = settings.min_duration_s if source.min_duration_s is None else source.min_duration_s
+    duration_s, (shortest_s, longest_s) = info.get("duration"), source.duration_limits_s(settings)
     if duration_s and duration_s > longest_s:
         raise Rejected(RejectReason.TOO_LONG, f"{url}: {duration_s} s, the limit is {longest_s:.0f} s")
     if duration_s and duration_s < shortest_s:
@@ -210,14 +222,12 @@ def check_video(info: dict, source: YoutubeSource, settings: Settings, url: str)
 
 
 def is_live(info: dict) -> bool:
+    """Whether a video is being broadcast, or will be."""
     return bool(info.get("is_live")) or info.get("live_status") in ("is_live", "is_upcoming", "post_live")
 
 
 def captions_of(info: dict, language: str | None) -> dict[str, str]:
-    """Address, ending and language of the captions that people wrote, in the video's language.
-
-    {} where there are none.
-    """
+    """Return address, type and language of the captions that people wrote in the video's language; {} if none."""
     subtitles = {key: value for key, value in (info.get("subtitles") or {}).items() if key != "live_chat" and value}
     wanted = language or info.get("language") or "en"
     names = sorted(subtitles, key=lambda name: (name != wanted, not name.startswith(wanted[:2]), name))
@@ -242,131 +252,12 @@ def _check_progress(settings: Settings, url: str, progress: dict) -> None:
 
 
 def _extract(ydl: yt_dlp.YoutubeDL, url: str, *, process: bool = False) -> dict:
-    with _named_failures(url):
+    with named_failures(url):
         info = ydl.extract_info(url, download=False, process=process)
     if not isinstance(info, dict):
         raise Rejected(RejectReason.BAD_METADATA, f"{url}: yt-dlp finds nothing there")
     return info
 
 
-@contextlib.contextmanager
-def _named_failures(url: str) -> Iterator[None]:
-    """Whatever yt-dlp raises, by name: its extractors meet pages that their authors never saw, and fail in any way."""
-    try:
-        yield
-    except Rejected:
-        raise
-    except Exception as error:
-        raise rejection_of(error, url) from error
-
-
-def rejection_of(error: Exception, url: str) -> Rejected:
-    """The named reason of a yt-dlp error: by the causes it carries, then by HTTP status, then by its words."""
-    causes = list(_causes(error))
-    for cause in causes:
-        if isinstance(cause, Rejected):
-            return cause
-    status = next((cause.status for cause in causes if isinstance(cause, HTTPError)), None)
-    text = " ".join(str(error).split())
-    words, detail = text.lower(), f"{url}: {text[:300]}"
-    if status == 429 or any(word in words for word in BLOCK_WORDS):
-        return Rejected(RejectReason.BLOCKED, detail)
-    if "ffmpeg could not be found" in words or "requested format is not available" in words:
-        unread = "it comes encrypted, or in a way that only a program could read which is not to be started"
-        return Rejected(RejectReason.UNDECODABLE, f"{url}: {unread}")
-    if any(word in words for word in FORBIDDEN_WORDS):
-        return Rejected(RejectReason.FORBIDDEN, detail)
-    if status in (404, 410) or any(word in words for word in ABSENT_WORDS):
-        return Rejected(RejectReason.NOT_FOUND, detail)
-    if status in (401, 402, 403, 451):
-        return Rejected(RejectReason.FORBIDDEN, detail)
-    if "unsupported url" in words or "no video formats" in words or "is not a valid url" in words:
-        return Rejected(RejectReason.NOT_AUDIO, detail)
-    return Rejected(RejectReason.NETWORK, detail)
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    seen: set[int] = set()
-    queue = [error]
-    while queue:
-        current = queue.pop()
-        if current is None or id(current) in seen:
-            continue
-        seen.add(id(current))
-        yield current
-        info = getattr(current, "exc_info", None)
-        queue += [
-            current.__cause__,
-            current.__context__,
-            getattr(current, "cause", None),
-            getattr(current, "reason", None),
-        ]
-        queue += [info[1]] if isinstance(info, tuple) and len(info) > 1 else []
-        queue = [item for item in queue if isinstance(item, BaseException)]
-
-
 def _iso_date(date: str | None) -> str | None:
     return f"{date[:4]}-{date[4:6]}-{date[6:8]}" if date and len(date) == 8 and date.isdecimal() else None
-
-
-def _default(value: float | None, otherwise: float) -> float:
-    return otherwise if value is None else value
-
-
-def _options(source: YoutubeSource, settings: Settings) -> dict:
-    youtube = _is_youtube(source)
-    pause_s = _default(source.pause_s, 5.0 if youtube else 0.0)
-    return {
-        "allowed_extractors": _extractors(source),
-        "quiet": True,
-        "no_warnings": True,
-        "noprogress": True,
-        "logger": Log(),
-        "cachedir": False,
-        "ignoreconfig": True,
-        "extract_flat": "in_playlist",
-        "lazy_playlist": True,
-        "noplaylist": False,
-        "overwrites": False,
-        "writethumbnail": False,
-        "retries": settings.tries,
-        "fragment_retries": settings.tries,
-        "extractor_retries": min(settings.tries, 3),
-        "retry_sleep_functions": {
-            kind: lambda n: min(settings.backoff_s * 2**n, settings.max_backoff_s)
-            for kind in ("http", "fragment", "extractor")
-        },
-        "socket_timeout": settings.read_timeout_s,
-        "sleep_interval_requests": _default(source.sleep_s, 1.0 if youtube else 0.0),
-        "sleep_interval": pause_s,
-        "max_sleep_interval": 2 * pause_s,
-        "ratelimit": source.max_bytes_per_s,
-        "cookiefile": _cookies(source),
-        "http_headers": {"User-Agent": settings.user_agent_header} if not youtube else {},
-        "proxy": "",
-    }
-
-
-def _cookies(source: YoutubeSource) -> io.StringIO | None:
-    """A copy for each use: yt-dlp writes its cookies back, and several downloads would write into one file at once."""
-    return io.StringIO(Path(source.cookies_file).read_text(encoding="utf-8")) if source.cookies_file else None
-
-
-def _is_youtube(source: YoutubeSource) -> bool:
-    """YouTube's own clients send their own User-Agent, and yt-dlp must speak as they do."""
-    return all(
-        url.startswith("ytsearch") or re.match(r"https?://([\w.]+\.)?(youtube\.com|youtu\.be)/", url)
-        for url in source.urls
-    )
-
-
-def _extractors(source: YoutubeSource) -> list[str]:
-    """Which of yt-dlp's 1 900 extractors may be asked: compiling all their patterns takes 5 to 50 seconds."""
-    if source.extractors:
-        return list(source.extractors)
-    if _is_youtube(source):
-        return ["youtube.*"]
-    hosts = [urlsplit(url).hostname or "" for url in source.urls]
-    if all(re.fullmatch(r"localhost|[\d.]+|[0-9a-f:]*:[0-9a-f:.]*", host) for host in hosts):
-        return ["generic", "html5.*"]  # no site is known by its bare address
-    return ["default"]

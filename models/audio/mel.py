@@ -1,4 +1,4 @@
-"""Waveform to log-mel: the one front-end that all three networks and the vocoders share."""
+"""The front-end that all networks and vocoders share: waveform to log-mel."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class MelConfig(BaseModel):
-    """The features of the pretrained Vocos 24 kHz vocoder: magnitude STFT, HTK mel scale without area norm, natural
-    log.
+    """Settings of the log-mel; by default those of the published Vocos 24 kHz vocoder: magnitude STFT, HTK mel scale
+    without area norm, natural log.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    sample_rate_hz: int = Field(24_000, ge=8_000, le=96_000, description="Rate of the waveform, Hz.")
+    sample_rate_hz: int = Field(24_000, ge=8_000, le=96_000, description="Sample rate of the waveform, Hz.")
     n_fft: int = Field(1024, ge=64, le=8192, description="FFT and Hann window length, samples.")
     hop_length: int = Field(256, ge=16, le=4096, description="Samples from one frame to the next.")
     num_mels: int = Field(100, ge=8, le=512, description="Mel bins.")
@@ -28,8 +28,7 @@ class MelConfig(BaseModel):
         gt=0,
         le=1e-1,
         description="Smallest mel magnitude: the rounding noise of 16 bits, which is 1.7e-3 in the widest bins. "
-        "Below it the same "
-        "recording differs by nats between formats, and nothing is heard. Vocos clips at 1e-7.",
+        "Below it the same recording differs by nats between formats, inaudibly. Vocos clips at 1e-7.",
     )
 
     @model_validator(mode="after")
@@ -42,35 +41,38 @@ class MelConfig(BaseModel):
 
     @property
     def frames_per_s(self) -> float:
+        """Mel frames per second."""
         return self.sample_rate_hz / self.hop_length
 
     @property
     def log_floor(self) -> float:
+        """Smallest value of a log-mel."""
         return math.log(self.floor)
 
     def num_frames(self, num_samples: int) -> int:
-        """Frames of a waveform: frames are centred, so one more than the whole hops."""
+        """Return the number of frames of a waveform; frames are centred, so it is one more than the whole hops."""
         return 1 + num_samples // self.hop_length
 
     def num_samples(self, num_frames: int) -> int:
-        """Samples that a vocoder makes of ``num_frames`` frames."""
+        """Return the number of samples that a vocoder makes of ``num_frames`` frames."""
         return (num_frames - 1) * self.hop_length
 
 
 def hz_to_mel(frequency_hz: np.ndarray | float) -> np.ndarray | float:
-    """HTK's mel scale (O'Shaughnessy 1987)."""
+    """Convert Hz to HTK's mel scale (O'Shaughnessy 1987)."""
     return 2595.0 * np.log10(1.0 + np.asarray(frequency_hz) / 700.0)
 
 
 def mel_to_hz(mel: np.ndarray | float) -> np.ndarray | float:
+    """Convert HTK's mel scale to Hz."""
     return 700.0 * (10.0 ** (np.asarray(mel) / 2595.0) - 1.0)
 
 
-# Kept for all that come after: made in inference mode, training could not use them.
+# Not made in inference mode: training could not use the cached tensor.
 @lru_cache(maxsize=8)
 @torch.inference_mode(False)
 def mel_filterbank(config: MelConfig) -> torch.Tensor:
-    """Triangular filters of peak 1, ``(num_mels, n_fft // 2 + 1)`` float32."""
+    """Return triangular filters of peak 1, ``(num_mels, n_fft // 2 + 1)`` float32."""
     edges = mel_to_hz(np.linspace(hz_to_mel(config.f_min_hz), hz_to_mel(config.f_max_hz), config.num_mels + 2))
     bins = np.linspace(0, config.sample_rate_hz / 2, config.n_fft // 2 + 1)
     rising = (bins - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
@@ -80,23 +82,25 @@ def mel_filterbank(config: MelConfig) -> torch.Tensor:
 
 @lru_cache(maxsize=8)
 @torch.inference_mode(False)
-def _window(n_fft: int) -> torch.Tensor:
+def hann_window(n_fft: int) -> torch.Tensor:
+    """Return the STFT's Hann window ``(n_fft,)`` float32."""
     return torch.hann_window(n_fft)
 
 
 def magnitude(waveform: torch.Tensor, config: MelConfig) -> torch.Tensor:
-    """``(..., N)`` samples to STFT magnitudes ``(..., n_fft // 2 + 1, T)``; ends are reflected."""
+    """Return STFT magnitudes ``(..., n_fft // 2 + 1, T)`` of samples ``(..., N)``; ends are reflected."""
     if waveform.shape[-1] <= config.n_fft // 2:
         pad = config.n_fft // 2 + 1 - waveform.shape[-1]
         waveform = torch.nn.functional.pad(waveform, (0, pad))
-    window = _window(config.n_fft).to(waveform)
+    window = hann_window(config.n_fft).to(waveform)
     spectrum = torch.stft(waveform, config.n_fft, config.hop_length, window=window, center=True, return_complex=True)
     return spectrum.abs()
 
 
 def log_mel(waveform: torch.Tensor | np.ndarray, config: MelConfig) -> torch.Tensor:
-    """Natural-log mel magnitudes ``(..., num_mels, T)`` float32 of samples ``(..., N)`` in -1 to 1, ``T = 1 + N //
-    hop_length``.
+    """Return natural-log mel magnitudes ``(..., num_mels, T)`` float32 of samples ``(..., N)`` in -1 to 1.
+
+    ``T`` is ``1 + N // hop_length``.
     """
     waveform = torch.as_tensor(waveform, dtype=torch.float32)
     num_frames = config.num_frames(waveform.shape[-1])

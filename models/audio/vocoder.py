@@ -1,5 +1,6 @@
-"""Log-mel to waveform, behind one interface. Griffin-Lim is embedded: no weights, and Whisper reads its speech as well
-as the original.
+"""Vocoders: log-mel to waveform, behind one interface.
+
+Griffin-Lim is built in: it has no weights, and Whisper recognises its speech as well as the original.
 """
 
 from __future__ import annotations
@@ -8,19 +9,19 @@ from typing import Protocol
 
 import torch
 
-from triforce.models.audio.mel import MelConfig, _window, mel_filterbank
+from triforce.models.audio.mel import MelConfig, hann_window, mel_filterbank
 
 
 class Vocoder(Protocol):
-    """Anything that turns a log-mel into sound."""
+    """A callable that turns a log-mel into sound."""
 
     def __call__(self, mel: torch.Tensor, *, seed: int = 0) -> torch.Tensor:
-        """``(num_mels, T)`` natural-log mel to samples ``((T - 1) * hop_length,)`` float32 in -1 to 1."""
+        """Turn a natural-log mel ``(num_mels, T)`` into samples ``((T - 1) * hop_length,)`` float32 in -1 to 1."""
         ...
 
 
 def make_vocoder(name: str, mel_config: MelConfig) -> Vocoder:
-    """``griffin-lim``; ``vocos``, the published network from a model hub; or a folder or hub id that holds it."""
+    """Make ``griffin-lim``, or ``vocos``, the published network from a model hub, or that of a folder or hub id."""
     if name == "griffin-lim":
         return GriffinLim(mel_config)
     from triforce.models.audio.vocos import HUB_ID, NeuralVocoder, load_pretrained
@@ -29,7 +30,7 @@ def make_vocoder(name: str, mel_config: MelConfig) -> Vocoder:
 
 
 class GriffinLim:
-    """Phase by alternating projections with momentum (Perraudin, Balazs and Sondergaard 2013)."""
+    """Fast Griffin-Lim: alternating projections with momentum (Perraudin, Balazs and Sondergaard 2013)."""
 
     def __init__(self, config: MelConfig, *, num_iterations: int = 32, momentum: float = 0.99) -> None:
         if num_iterations < 1:
@@ -60,21 +61,20 @@ class GriffinLim:
 
     def _stft(self, waveform: torch.Tensor) -> torch.Tensor:
         config = self.config
-        window = _window(config.n_fft).to(waveform)
+        window = hann_window(config.n_fft).to(waveform)
         return torch.stft(waveform, config.n_fft, config.hop_length, window=window, center=True, return_complex=True)
 
     def _istft(self, spectrum: torch.Tensor) -> torch.Tensor:
         config = self.config
         length = config.num_samples(spectrum.shape[-1])
-        window = _window(config.n_fft).to(spectrum.real)
+        window = hann_window(config.n_fft).to(spectrum.real)
         return torch.istft(spectrum, config.n_fft, config.hop_length, window=window, length=length)
 
 
 def invert_mel(mel: torch.Tensor, config: MelConfig, *, num_iterations: int = 40) -> torch.Tensor:
-    """Non-negative STFT magnitudes ``(n_fft // 2 + 1, T)`` whose mel is nearest ``mel`` in the least-squares sense.
+    """Return non-negative STFT magnitudes ``(n_fft // 2 + 1, T)`` whose mel is nearest ``mel`` in least squares.
 
-    Multiplicative updates (Lee and Seung 2001), which keep magnitudes positive, from the filters' transpose as the
-    start.
+    Multiplicative updates (Lee and Seung 2001) keep magnitudes positive; they start from the filters' transpose.
     """
     basis = mel_filterbank(config).to(mel)
     target = mel.exp()

@@ -1,8 +1,8 @@
-"""A neural vocoder of the Vocos family (Siuzdak 2023, arXiv 2306.00814): ConvNeXt blocks at the mel's rate, then an
-inverse STFT of the magnitudes and phases they predict.
+"""A neural vocoder, Vocos (Siuzdak 2023, arXiv 2306.00814): ConvNeXt blocks at the mel's rate predict magnitudes and
+phases, and an inverse STFT turns them into samples.
 
 ``triforce train vocoder`` fits a small one. The published 24 kHz weights load into the same class, whose parameters
-carry the names that they have there: the package itself is not needed, and pins what this project cannot have.
+have the same names. The ``vocos`` package is not used, because its pinned requirements conflict with this project's.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from triforce.models.audio.mel import MelConfig
 
 HUB_ID = "charactr/vocos-mel-24khz"
 MAX_MAGNITUDE = 100.0
-"""As the published network clips: more is louder than any sound of full scale."""
+"""Clip of magnitudes, as in the published network; more is louder than any sound of full scale."""
 
 
 class VocosConfig(BaseModel):
-    """Shape of the vocoder; by default small."""
+    """Shape of the vocoder; small by default."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    num_mels: int = Field(100, ge=8, le=512, description="Mel bins that come in.")
+    num_mels: int = Field(100, ge=8, le=512, description="Mel bins of the input.")
     n_fft: int = Field(1024, ge=64, le=8192, description="FFT length, samples.")
     hop_length: int = Field(256, ge=16, le=4096, description="Samples from one frame to the next.")
     hidden: int = Field(256, ge=16, le=4096, description="Channels; the published network has 512.")
-    inner: int = Field(768, ge=16, le=16_384, description="Channels inside a block; published: 1536.")
-    num_blocks: int = Field(6, ge=1, le=64, description="ConvNeXt blocks; published: 8.")
+    inner: int = Field(768, ge=16, le=16_384, description="Channels inside a block; the published network has 1536.")
+    num_blocks: int = Field(6, ge=1, le=64, description="Number of ConvNeXt blocks; the published network has 8.")
 
 
 class ConvNeXtBlock(nn.Module):
-    """Depthwise convolution of width 7, norm, two pointwise layers, scaled (Liu et al. 2022, arXiv 2201.03545)."""
+    """Depthwise convolution of width 7, norm, two pointwise layers, scale (Liu et al. 2022, arXiv 2201.03545)."""
 
     def __init__(self, config: VocosConfig) -> None:
         super().__init__()
@@ -73,13 +73,15 @@ class _Head(nn.Module):
         self.out = nn.Linear(config.hidden, config.n_fft + 2)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """``(B, T, hidden)`` to complex STFT ``(B, n_fft // 2 + 1, T)``."""
+        """Turn features ``(B, T, hidden)`` into a complex STFT ``(B, n_fft // 2 + 1, T)``."""
         magnitude, phase = self.out(x).transpose(1, 2).chunk(2, dim=1)
         return torch.polar(magnitude.float().exp().clamp_max(MAX_MAGNITUDE), phase.float())
 
 
 class Vocos(nn.Module):
-    """The network; `NeuralVocoder` makes a `Vocoder` of it."""
+    """The network; `NeuralVocoder` wraps it as a `Vocoder`."""
+
+    window: torch.Tensor
 
     def __init__(self, config: VocosConfig) -> None:
         super().__init__()
@@ -93,7 +95,7 @@ class Vocos(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def forward(self, mel: torch.Tensor) -> torch.Tensor:
-        """``(B, num_mels, T)`` to ``(B, (T - 1) * hop_length)``."""
+        """Turn log-mels ``(B, num_mels, T)`` into samples ``(B, (T - 1) * hop_length)``."""
         config = self.config
         spectrum = self.head(self.backbone(mel))
         length = (mel.shape[-1] - 1) * config.hop_length
@@ -101,7 +103,7 @@ class Vocos(nn.Module):
 
 
 class NeuralVocoder:
-    """Log-mel ``(num_mels, T)`` to samples, as every `Vocoder`; ``seed`` changes nothing, it draws no noise."""
+    """A `Vocoder` by a Vocos network; ``seed`` has no effect, because it draws no noise."""
 
     def __init__(self, model: Vocos) -> None:
         self.model = model.eval()
@@ -117,10 +119,9 @@ class NeuralVocoder:
 
 
 def load_pretrained(place: str | os.PathLike, mel_config: MelConfig) -> Vocos:
-    """The published network from a folder with its ``config.yaml`` and ``pytorch_model.bin``, or from a model hub by
-    its id.
+    """Load the published network from a folder with its ``config.yaml`` and ``pytorch_model.bin``, or from a model hub.
 
-    Raises ValueError where its features are not those of ``mel_config``.
+    Raises ValueError where its features are not those of ``mel_config``, and FileNotFoundError where it is not found.
     """
     import yaml
 
@@ -138,7 +139,7 @@ def load_pretrained(place: str | os.PathLike, mel_config: MelConfig) -> Vocos:
         )
     model = Vocos(config)
     weights = torch.load(folder / "pytorch_model.bin", map_location="cpu", weights_only=True)
-    # What the package computes by itself: mel filters and windows.
+    # Mel filters and windows, which are computed here.
     derived = ("feature_extractor.", "head.istft.")
     model.load_state_dict({name: value for name, value in weights.items() if not name.startswith(derived)})
     return model.eval().requires_grad_(False)

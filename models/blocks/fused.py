@@ -1,8 +1,8 @@
-"""RMSNorm, and QK-norm with rotary angles, with backward passes of their own.
+"""RMSNorm, and QK-norm with rotary angles, with hand-written backward passes.
 
 Eager PyTorch makes a pass over memory for each multiplication, and on a CPU these take a third of a training step.
-Written out, forward and backward need about half as many. Elsewhere (half precision, GPU, inference) the plain
-formulas run, which a compiler fuses better than we do.
+Written by hand, forward and backward need about half as many. Elsewhere (half precision, GPU, inference) the plain
+formulas run, which a compiler fuses better.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ import torch
 from torch.autograd.function import once_differentiable
 
 EPSILON = 1e-6
+"""Added to the mean square under the root."""
 
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """``x`` ``(..., C)`` at a root mean square of 1, times ``weight`` ``(C,)``."""
-    if _pays(x):
+    """Scale ``x`` ``(..., C)`` to a root mean square of 1, times ``weight`` ``(C,)``."""
+    if _uses_own_backward(x):
         return _RMSNorm.apply(x, weight)
     return torch.nn.functional.rms_norm(x, weight.shape, weight, eps=EPSILON)
 
@@ -23,14 +24,14 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 def qk_norm_rotate(
     qkv: torch.Tensor, weight: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Queries and keys ``(N, 2, H, D)`` at unit size, turned by their position's angles, and values ``(N, H, D)``.
+    """Return normalised queries and keys ``(N, 2, H, D)``, turned by their position's angles, and values ``(N, H, D)``.
 
-    ``qkv`` ``(N, 3, H, D)``; ``weight`` ``(2, D)`` of the two norms; ``cos`` and ``sin`` ``(N, D / 2)``. The pairs that
-    are turned are (i, i + D / 2) (Su et al. 2021, arXiv 2104.09864).
+    ``qkv`` is ``(N, 3, H, D)``, ``weight`` ``(2, D)`` the scale of the two norms, ``cos`` and ``sin`` ``(N, D / 2)``.
+    The pairs that are turned are (i, i + D / 2) (Su et al. 2021, arXiv 2104.09864).
     """
     if qkv.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
-        qkv = qkv.float()  # matrix products alone pay in half precision there
-    if _pays(qkv):
+        qkv = qkv.float()  # only matrix products are faster in half precision there
+    if _uses_own_backward(qkv):
         return _QKNormRotate.apply(qkv, weight, cos, sin)
     qk = qkv[:, :2]
     scale = torch.rsqrt(qk.float().square().mean(-1, keepdim=True) + EPSILON)
@@ -41,7 +42,7 @@ def qk_norm_rotate(
     return turned.to(qkv.dtype), qkv[:, 2]
 
 
-def _pays(x: torch.Tensor) -> bool:
+def _uses_own_backward(x: torch.Tensor) -> bool:
     plain = x.device.type == "cpu" and x.dtype == torch.float32
     return plain and torch.is_grad_enabled() and not torch.compiler.is_compiling()
 

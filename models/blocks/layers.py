@@ -1,15 +1,16 @@
-"""Convolutional parts in one, two and three dimensions that treat what lies past a sample's true size as if it were
-not there.
+"""Convolutional layers in one, two and three dimensions that ignore padding.
 
-Everything takes and gives ``(B, C, *grid)`` with a mask ``(B, 1, *grid)`` of ones where a position belongs to the
+Every layer takes and returns ``(B, C, *grid)``, with a mask ``(B, 1, *grid)`` that is 1 where a position belongs to the
 sample. Features are masked before every convolution, so a sample's border sees zeros whether a batch padded it or not.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
+from einops import rearrange
 from torch import nn
 from torch.nn import functional as F
 
@@ -18,7 +19,7 @@ CONV_TRANSPOSE = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTransp
 
 
 def size_mask(sizes: torch.Tensor, grid: Sequence[int]) -> torch.Tensor:
-    """Sizes ``(B, D)`` in positions to a mask ``(B, 1, *grid)`` float32."""
+    """Return a mask ``(B, 1, *grid)`` float32 that is 1 inside each sample's size, given as ``(B, D)`` positions."""
     mask = torch.ones(sizes.shape[0], 1, *grid, device=sizes.device)
     for axis, length in enumerate(grid):
         inside = torch.arange(length, device=sizes.device) < sizes[:, axis, None]
@@ -28,33 +29,41 @@ def size_mask(sizes: torch.Tensor, grid: Sequence[int]) -> torch.Tensor:
     return mask
 
 
-def fold(x: torch.Tensor, factors: Sequence[int]) -> torch.Tensor:
-    """``(B, C, *size)`` to ``(B, C * prod(factors), *size / factors)``: the positions of a cell become channels."""
-    dims = len(factors)
-    cells = [n for size, f in zip(x.shape[2:], factors, strict=True) for n in (size // f, f)]
-    order = [0, 1, *range(3, 3 + 2 * dims, 2), *range(2, 2 + 2 * dims, 2)]
-    x = x.reshape(*x.shape[:2], *cells).permute(order)
-    return x.flatten(1, 1 + dims)
+def space_to_channels(x: torch.Tensor, factors: Sequence[int]) -> torch.Tensor:
+    """Move the positions of each cell into channels: ``(B, C, *size)`` to ``(B, C * prod(factors), *size / factors)``.
+
+    ``size`` must be a multiple of ``factors``, the positions of a cell along each axis.
+    """
+    channels, space, sizes = _cell_pattern(tuple(factors))
+    return rearrange(x, f"{space} -> {channels}", **sizes)
 
 
-def unfold(x: torch.Tensor, factors: Sequence[int]) -> torch.Tensor:
-    """The inverse of `fold`."""
-    dims = len(factors)
-    x = x.reshape(x.shape[0], -1, *factors, *x.shape[2:])
-    order = [0, 1, *(axis for i in range(dims) for axis in (2 + dims + i, 2 + i))]
-    x = x.permute(order)
-    return x.reshape(*x.shape[:2], *(x.shape[2 + 2 * i] * x.shape[3 + 2 * i] for i in range(dims)))
+def channels_to_space(x: torch.Tensor, factors: Sequence[int]) -> torch.Tensor:
+    """Undo `space_to_channels`."""
+    channels, space, sizes = _cell_pattern(tuple(factors))
+    return rearrange(x, f"{channels} -> {space}", **sizes)
 
 
-def sane_std(std: torch.Tensor) -> torch.Tensor:
-    """Spreads ``(C,)`` with the least raised to a quarter of the mean: a channel that hardly moves, as the bins above a
-    recording's band, is not blown up until its rounding noise weighs as much as speech.
+@lru_cache(maxsize=64)
+def _cell_pattern(factors: tuple[int, ...]) -> tuple[str, str, dict[str, int]]:
+    """Both sides for `einops.rearrange`, and the size of each axis inside a cell."""
+    axes = range(len(factors))
+    channels = f"b (c {' '.join(f'cell{i}' for i in axes)}) {' '.join(f'x{i}' for i in axes)}"
+    space = f"b c {' '.join(f'(x{i} cell{i})' for i in axes)}"
+    return channels, space, {f"cell{i}": factor for i, factor in enumerate(factors)}
+
+
+def floor_std(std: torch.Tensor) -> torch.Tensor:
+    """Raise standard deviations ``(C,)`` to at least a quarter of their mean.
+
+    A channel that hardly varies, such as the bins above a recording's band, would otherwise be scaled up until its
+    rounding noise weighs as much as speech.
     """
     return torch.maximum(std, 0.25 * std.mean()).clamp_min(1e-6)
 
 
 class ChannelNorm(nn.Module):
-    """Root-mean-square norm over the channels of each position: unlike group norm it does not see the sample's
+    """Root-mean-square norm over the channels of each position; unlike group norm it does not depend on the sample's
     length.
     """
 
@@ -68,8 +77,9 @@ class ChannelNorm(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Norm, GELU, dilated convolution of width 3, GELU, pointwise convolution; the last starts at zero, so the block
-    at identity.
+    """Residual block: norm, GELU, dilated convolution of width 3, GELU, pointwise convolution.
+
+    The last convolution starts at zero, so the block starts as the identity.
     """
 
     def __init__(self, num_dims: int, channels: int, dilation: int = 1, *, dropout: float = 0.0) -> None:
@@ -87,7 +97,7 @@ class ResidualBlock(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Halve the axes whose factor is 2: a convolution of width 4 and stride 2 there, of width 3 elsewhere."""
+    """Halve the axes whose factor is 2, by a convolution of width 4 and stride 2 there and of width 3 elsewhere."""
 
     def __init__(self, num_dims: int, channels_in: int, channels_out: int, factors: Sequence[int]) -> None:
         super().__init__()

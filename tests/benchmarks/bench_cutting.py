@@ -25,7 +25,7 @@ import soundfile
 from long_mp3 import repeated_mp3
 
 from triforce.ingest.clips.clip_recording import ClipConfig, clip_recording
-from triforce.ingest.corpus.schema import Recording
+from triforce.ingest.corpus.records import Recording
 from triforce.ingest.corpus.store import Corpus
 
 RATE_HZ = 44_100

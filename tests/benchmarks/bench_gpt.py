@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from models.qwen import as_qwen3
 
 from triforce.models.gpt import GPT, GPTConfig
-from triforce.models.sampling import SamplingConfig, sample_segment
+from triforce.models.gpt_sampling import SamplingConfig, sample_segment
 from triforce.models.vocabulary import Segment
 from triforce.train.data.documents import PackedBatch, stack
 from triforce.train.tasks.gpt import media_vocabulary, token_losses

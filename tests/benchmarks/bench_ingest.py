@@ -19,7 +19,7 @@ from pathlib import Path
 
 from triforce.ingest import ledger, storage
 from triforce.ingest.config import PodcastSource, Settings
-from triforce.ingest.corpus.schema import Recording, make_recording_id
+from triforce.ingest.corpus.records import Recording, make_recording_id
 from triforce.ingest.corpus.store import Corpus
 from triforce.ingest.fetch.download import download
 from triforce.ingest.sync import discover

@@ -14,15 +14,16 @@ import time
 
 import torch
 
-from triforce.ingest.corpus.schema import SAMPLE_RATE_HZ
+from triforce.ingest.corpus.records import SAMPLE_RATE_HZ
 from triforce.models.audio.mel import MelConfig, log_mel
 from triforce.models.audio.vocoder import GriffinLim
+from triforce.models.quantize import perplexity
 from triforce.tokenize.read import decode_flac
-from triforce.train.config import TrainConfig
+from triforce.train.config import train_config
 from triforce.train.data.order import Place
-from triforce.train.evaluate.evaluate import EvaluateConfig, select_clips
-from triforce.train.evaluate.metrics import word_errors
-from triforce.train.tasks.dvae import DVAETask, perplexity
+from triforce.train.evaluate.clips import select_clips
+from triforce.train.evaluate.metrics import pooled, word_errors
+from triforce.train.tasks.dvae import DVAETask
 from triforce.train.trainer.loop import Trainer
 
 TIMED_STEPS = 8
@@ -50,7 +51,7 @@ class TimedTask(DVAETask):
 
 def fit(quantizer: str, arguments: argparse.Namespace, max_steps: int) -> Trainer:
     with tempfile.TemporaryDirectory() as folder:
-        config = TrainConfig(
+        config = train_config(
             stage="dvae",
             corpus=arguments.corpus,
             release=folder,
@@ -78,13 +79,13 @@ def measure(trainer: Trainer, clips: list, mels: list[torch.Tensor], judge) -> s
         soft += float((model.reconstruct_soft(mel[None])[0] - mel).abs().mean(0).sum())
         frames += mel.shape[1]
         counts += torch.bincount(codes.flatten(), minlength=len(counts))
-    row = f"| {trainer.progress.step} | {hard / frames:.3f} | {soft / frames:.3f} | {perplexity(counts):.0f} | "
+    row = f"| {trainer.state.step} | {hard / frames:.3f} | {soft / frames:.3f} | {perplexity(counts):.0f} | "
     row += f"{float((counts > 0).float().mean()):.1%} |"
     if judge is not None:
         vocoder = GriffinLim(MelConfig())
         heard = judge([vocoder(mel).numpy() for mel in restored], SAMPLE_RATE_HZ, [clip.text for clip in clips])
         errors = [word_errors(clip.text, text) for clip, text in zip(clips, heard, strict=True)]
-        row += f" {sum(e.errors for e in errors) / sum(e.total for e in errors):.1%} |"
+        row += f" {pooled(errors).rate:.1%} |"
     return row
 
 
@@ -99,8 +100,8 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=QUANTIZERS)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    clips = select_clips(arguments.heldout, EvaluateConfig(), None)
-    waveforms = [torch.from_numpy(decode_flac(clip.flac, SAMPLE_RATE_HZ)) for clip in clips]
+    clips = select_clips(arguments.heldout)
+    waveforms = [torch.from_numpy(decode_flac(clip.media, SAMPLE_RATE_HZ)) for clip in clips]
     mels = [log_mel(waveform, MelConfig()) for waveform in waveforms]
     judge = None
     if arguments.judge:

@@ -28,24 +28,25 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import ray
 import torch
-from corpora import flac, sweep
+from corpora import sweep
 
 from triforce.flows.jobs import environment
 from triforce.ingest import storage
-from triforce.ingest.corpus.schema import SAMPLE_RATE_HZ, Recording, make_clip_id, make_recording_id
+from triforce.ingest.corpus.records import SAMPLE_RATE_HZ, Clip, Media, Recording, make_recording_id
+from triforce.ingest.corpus.shard_names import shard_name
 from triforce.ingest.corpus.store import Corpus
+from triforce.ingest.media.encode import encode_flac
 from triforce.models.audio.mel import MelConfig
 from triforce.models.dvae import DVAE, DVAEConfig
 from triforce.models.memory import reuse_freed_memory
 from triforce.models.release_files import require_dvae, stage_files
 from triforce.models.text import TextTokenizer
-from triforce.tokenize.cluster import connect
 from triforce.tokenize.config import TokenizeConfig
 from triforce.tokenize.encode import encode_media
 from triforce.tokenize.job import run_pipeline
 from triforce.tokenize.plan import PlannedShard, extend_plan, load_tokenizer, open_tokens
+from triforce.tokenize.ray_session import connect
 from triforce.tokenize.read import prepare_shard
-from triforce.tokenize.shards import shard_name
 from triforce.train.config import RECIPES
 
 
@@ -54,26 +55,17 @@ def make_corpus(folder: Path, minutes: float, clips_per_recording: int = 100) ->
     corpus = Corpus(str(folder / "corpus"))
     generator = np.random.default_rng(0)
     sounds = [sweep(float(generator.uniform(3, 15)), seed) for seed in range(clips_per_recording)]
-    coded = [flac(sound) for sound in sounds]
+    coded = [encode_flac(sound) for sound in sounds]
     made_s, number = 0.0, 0
     while made_s < 60 * minutes:
         recording = Recording(make_recording_id("feed", str(number)), "feed", "podcast", str(number), "http://x/")
-        rows, start = [], 0
+        clips, start = [], 0
         for sound, data in zip(sounds, coded, strict=True):
-            rows.append(
-                {
-                    "clip_id": make_clip_id(recording.recording_id, start),
-                    "start_sample": start,
-                    "end_sample": start + len(sound),
-                    "sample_rate_hz": SAMPLE_RATE_HZ,
-                    "duration_s": len(sound) / SAMPLE_RATE_HZ,
-                    "audio": {"bytes": data, "path": None},
-                    "text": "the quick brown fox jumps over the lazy dog and runs away",
-                }
-            )
-            start += len(sound)
+            end, text = start + len(sound), "the quick brown fox jumps over the lazy dog and runs away"
+            clips.append(Clip.cut(recording, start, end, SAMPLE_RATE_HZ, audio=Media(data), text=text))
+            start = end
         corpus.write_recording(recording)
-        corpus.write_clips(recording, rows)
+        corpus.write_clips(recording, clips)
         made_s, number = made_s + start / SAMPLE_RATE_HZ, number + 1
     return corpus
 

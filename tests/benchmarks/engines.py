@@ -28,25 +28,30 @@ Segment = tuple[float, float, str]
 
 def ours(settings: argparse.Namespace) -> Callable[[np.ndarray], list[Segment]]:
     from triforce.ingest.asr.transcribe import TranscribeConfig, Transcriber
-    from triforce.ingest.clips.clip_recording import ClipConfig, cut_stream, encode_flac
+    from triforce.ingest.clips.clip_recording import ClipConfig, cut_stream
     from triforce.ingest.clips.filters import FilterConfig, drop_reason
+    from triforce.ingest.clips.make_clip import sound_clip
     from triforce.ingest.clips.scores import score_audio
+    from triforce.ingest.corpus.records import Recording
+    from triforce.ingest.media.samples import to_int16
 
     config = TranscribeConfig(model=settings.model, beam_size=settings.beam_size, batch_size=settings.batch_size)
     transcriber = Transcriber(config)
     # Lone words between long pauses are speech, if of no use for training: length and rate refuse nothing here.
     filters = FilterConfig(min_s=0, min_snr_db=-100, min_chars_per_s=2)
 
+    recording = Recording("engine", "bench", "files", "engine", "file:engine")
+
     def run(waveform: np.ndarray) -> list[Segment]:
-        samples = np.round(waveform * 32_767).astype(np.int16)
+        samples = to_int16(waveform)
         cuts = list(cut_stream((samples[at : at + RATE_HZ] for at in range(0, len(samples), RATE_HZ)), ClipConfig()))
         segments = []
         for cut, heard in zip(cuts, transcriber.transcribe([cut.samples for cut in cuts]), strict=True):
-            encode_flac(cut.samples)
             names = ("text", "avg_logprob", "no_speech_prob", "compression_ratio")
-            row = {name: getattr(heard, name) for name in names} | score_audio(cut.samples)
-            row["chars_per_s"] = len(heard.text) / len(cut.samples) * RATE_HZ
-            text = "" if drop_reason(row, filters) else heard.text
+            columns = {name: getattr(heard, name) for name in names} | score_audio(cut.samples)
+            columns["chars_per_s"] = len(heard.text) / len(cut.samples) * RATE_HZ
+            clip = sound_clip(recording, cut.span.start, cut.samples, **columns)
+            text = "" if drop_reason(clip, filters) else heard.text
             segments.append((cut.span.start / RATE_HZ, cut.span.end / RATE_HZ, text))
         return segments
 

@@ -19,11 +19,13 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from triforce.train.config import TrainConfig
+from triforce.ingest.text_tables import format_table
+from triforce.train.config import TrainConfig, train_config
 from triforce.train.data.order import Place
 from triforce.train.evaluate.evaluate import EvaluateConfig, evaluate
 from triforce.train.evaluate.judge import JudgeConfig
-from triforce.train.job import _make_task, train
+from triforce.train.job import train
+from triforce.train.tasks.registry import make_task
 
 DVAES = {
     "S": {"hidden": 96, "stem": 48, "num_blocks": 4},
@@ -42,7 +44,7 @@ DIFFUSIONS = {
 
 def step_operations(config: TrainConfig) -> int:
     """Floating-point operations of a training step, forward and backward."""
-    task = _make_task(config, Place(0, 1), torch.device("cpu"))
+    task = make_task(config, Place(0, 1), torch.device("cpu"))
     batch = task.next_batch()
     with FlopCounterMode(display=False) as counter:
         task.loss(batch)[0].backward()
@@ -54,9 +56,9 @@ def fitted(arguments: argparse.Namespace, stage: str, release: Path, model: dict
     fields: dict[str, Any] = {"stage": stage, "release": str(release), "runs": str(arguments.out / "runs")}
     fields |= {"corpus": arguments.corpus, "model": model, "batch_size": arguments.batch, "seed": arguments.seed}
     fields |= {"threads_per_worker": arguments.threads}
-    operations = step_operations(TrainConfig.model_validate(fields))
+    operations = step_operations(train_config(**fields))
     steps = max(1, round(arguments.petaflops * 1e15 / operations))
-    summary = train(TrainConfig.model_validate(fields | {"max_steps": steps, "eval_every": steps}))
+    summary = train(train_config(**fields | {"max_steps": steps, "eval_every": steps}))
     return {"steps": summary.steps, "gigaflops_a_step": operations / 1e9, "wall_s": round(summary.wall_s, 1)}
 
 
@@ -119,13 +121,22 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     rows = study(arguments)
     (arguments.out / "study.json").write_text(json.dumps({"petaflops": arguments.petaflops, "rows": rows}, indent=1))
-    print("network    size   steps  GFLOP/step   WER %  against the dVAE     mel L1  sharp  Fréchet")
-    for row in rows:
-        print(
-            f"{row['network']:<10} {row['size']:<4} {row['steps']:>7} {row['gigaflops_a_step']:>11.2f} "
-            f"{100 * row['wer'][0]:>7.1f}  {shown(row['against_dvae']):<18} {row['log_mel_l1']:>7.3f} "
-            f"{row['sharpness']:>6.2f} {row['frechet'] or 0:>8.1f}"
+    head = ("network", "size", "steps", "GFLOP/step", "WER %", "against the dVAE", "mel L1", "sharp", "Fréchet")
+    lines = [
+        (
+            row["network"],
+            row["size"],
+            row["steps"],
+            f"{row['gigaflops_a_step']:.2f}",
+            f"{100 * row['wer'][0]:.1f}",
+            shown(row["against_dvae"]),
+            f"{row['log_mel_l1']:.3f}",
+            f"{row['sharpness']:.2f}",
+            f"{row['frechet'] or 0:.1f}",
         )
+        for row in rows
+    ]
+    print(format_table(head, lines, left=(0, 1, 5)))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The whole system on many hosts of one machine, with hosts lost and servers restarted under way.
 
-    pip install 'triforce[demo,cluster]' 'moto[server]'; apt-get install postgresql iproute2; as root:
+    pip install 'triforce[cluster-test]' -c infra/constraints.txt; apt-get install postgresql iproute2; as root:
     python tests/cluster/run.py cluster-run
 
 Hosts are network namespaces with addresses of their own; on them run the services of ``infra/docker/compose.yaml`` as
@@ -105,9 +105,9 @@ def make_site(folder: Path) -> None:
 def serve_site(folder: Path) -> None:
     import uvicorn
 
-    from triforce.flows.examples.demo.serve import _render, make_app
+    from triforce.flows.examples.demo.serve_sites import make_app, render_templates
 
-    _render(folder, "http://web:8000")
+    render_templates(folder, "http://web:8000")
     uvicorn.run(make_app(folder), host="0.0.0.0", port=8000, log_level="warning")
 
 

@@ -31,14 +31,14 @@ def speech_folder(tmp_path_factory, spoken) -> Path:
 @pytest.fixture(scope="session")
 def speech(speech_folder):
     """The folder as the demo sees it; the last two are held out, one of them without text."""
-    from triforce.flows.examples.demo.audio import probe_duration_s
-    from triforce.flows.examples.demo.speech import Prompt, Speech
+    from triforce.flows.examples.demo.speech import Prompt, SpeechDataset
+    from triforce.ingest.media.decode import probe_duration_s
 
     prompts = [
         Prompt(path.stem, path, text, probe_duration_s(path))
         for path, text in zip(sorted(speech_folder.glob("*.flac")), (*SENTENCES[:-1], None), strict=True)
     ]
-    return Speech(prompts[:4], prompts[4:], origin="a test", author="Joe", licence="CC0 1.0")
+    return SpeechDataset(prompts[:4], prompts[4:], origin="a test", author="Joe", licence="CC0 1.0")
 
 
 @pytest.fixture(scope="session")

@@ -148,7 +148,7 @@ def test_recordings_are_cut_by_the_cluster_though_a_node_dies(cluster, programme
     stop = threading.Event()
     [second] = cluster.worker_nodes
     with serve(site) as base_url:
-        [row] = ingest("podcast", write_sources(base_url), "corpus", CLIPS, ray_address=cluster.address)
+        [row] = ingest("podcast", write_sources(base_url), "corpus", CLIPS, ray_cluster=cluster.address)
         assert (row["in"], row["fetched"], row["rejected"]) == (NUM_EPISODES, NUM_EPISODES - 1, "1: 1 not_found")
         rows = Corpus(str(tmp_path / "corpus")).clips().to_pylist()
         assert len({clip["recording_id"] for clip in rows}) == NUM_EPISODES - 1
@@ -202,7 +202,7 @@ def test_a_server_that_dies_as_it_starts_is_asked_for_again(cluster):
 def test_a_recording_that_never_comes_back_is_given_up(cluster, tmp_path, monkeypatch):
     import triforce.flows.jobs.clipping as clipping
     from triforce.ingest.clips.clip_recording import ClipConfig
-    from triforce.ingest.corpus.schema import Recording
+    from triforce.ingest.corpus.records import Recording
 
     monkeypatch.setattr(clipping, "clip_here", lambda *_: time.sleep(600))
     monkeypatch.setattr(clipping, "TIMEOUT_S", 3.0)
@@ -248,14 +248,14 @@ def test_a_source_that_breaks_us_stops_no_other(prefect_home, programme, tmp_pat
     import triforce.flows.ingest as flow
 
     site, write_sources = programme
-    submit = flow._unclipped
+    submit = flow.unclipped
 
     def full(source, corpus):
         if source == "first":
             raise OSError(28, "No space left on device")
         return submit(source, corpus)
 
-    monkeypatch.setattr(flow, "_unclipped", full)
+    monkeypatch.setattr(flow, "unclipped", full)
     with serve(site) as base_url:
         place = Path(write_sources(base_url))
         config = yaml.safe_load(place.read_text())

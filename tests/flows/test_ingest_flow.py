@@ -7,11 +7,12 @@ from collections import Counter
 import pytest
 import yaml
 
+from triforce.flows.jobs.clipping import unclipped
 from triforce.flows.jobs.source_choice import choose_sources, kinds_of
 from triforce.flows.monitor.ingest_summary import SourceSummary, as_text
 from triforce.ingest import storage
 from triforce.ingest.clips.clip_recording import ClipSummary
-from triforce.ingest.corpus.schema import Recording, make_recording_id
+from triforce.ingest.corpus.records import Recording, make_recording_id
 from triforce.ingest.corpus.store import Corpus
 from triforce.ingest.sync import SyncSummary
 
@@ -44,8 +45,6 @@ def test_nothing_to_visit_is_an_error(sources, kind, only, message):
 
 
 def test_what_a_stopped_run_fetched_is_cut_by_the_next(tmp_path):
-    from triforce.flows.ingest import _unclipped
-
     corpus = Corpus(str(tmp_path))
 
     def record(name: str, status: str, reason: str | None = None) -> Recording:
@@ -66,7 +65,7 @@ def test_what_a_stopped_run_fetched_is_cut_by_the_next(tmp_path):
     corpus.write_clips(fetched("cut"), [])
     record("gone", "rejected", "not_found")
     record("twin", "duplicate", "duplicate_bytes")
-    assert list(_unclipped("talks", corpus)) == [waiting]
+    assert list(unclipped("talks", corpus)) == [waiting]
 
 
 def test_the_table_counts_by_reason():

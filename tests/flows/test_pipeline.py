@@ -7,11 +7,13 @@ from corpora import add_recording
 from tiny_run import write_release
 
 from triforce.flows.jobs.ray_jobs import job_prefix
-from triforce.flows.jobs.retries import everywhere
+from triforce.flows.jobs.run_stage import job_arguments
 from triforce.flows.monitor.overview import overview
 from triforce.flows.monitor.stage_progress import of_training
 from triforce.flows.pipeline import STAGES, PipelineConfig
 from triforce.ingest.corpus.store import Corpus
+from triforce.tokenize.config import TokenizeConfig
+from triforce.train.config import train_config
 
 
 def test_a_pipeline_starts_from_any_of_its_stages():
@@ -32,8 +34,16 @@ def test_a_job_is_named_after_its_work_alone():
 
 def test_a_job_gets_folders_that_mean_the_same_elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    fields = everywhere({"corpus": "data/corpus", "tokens": "s3://b/t", "device": "cpu", "max_minutes": None})
-    assert fields == {"corpus": f"{tmp_path}/data/corpus", "tokens": "s3://b/t", "device": "cpu"}
+    config = TokenizeConfig(corpus="data/corpus", release="r", tokens="s3://b/t")
+    arguments = job_arguments(config)
+    assert {name: arguments[name] for name in ("corpus", "tokens", "device")} == {
+        "corpus": f"{tmp_path}/data/corpus",
+        "tokens": "s3://b/t",
+        "device": "cpu",
+    }
+    training = train_config(stage="dvae", corpus="c", release="r", runs="x")
+    assert training.max_minutes is None
+    assert "max_minutes" not in job_arguments(training)
 
 
 def test_the_overview_shows_hours_drops_and_losses(tmp_path):

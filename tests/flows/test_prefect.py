@@ -21,7 +21,7 @@ import yaml
 from corpora import add_recording
 from tiny_run import write_release
 
-from triforce.flows.examples.demo.serve import serve
+from triforce.flows.examples.demo.serve_sites import serve
 from triforce.flows.jobs.ray_jobs import FLOW_RUN
 from triforce.flows.stack.services import Stack, StackConfig
 from triforce.flows.stack.status import describe

@@ -26,18 +26,18 @@ from pathlib import Path
 
 import soundfile
 import yaml
+from sync_loop import sync_source
 
-from triforce.flows.examples.demo import serve as demo_server
-from triforce.flows.examples.demo.audio import probe_duration_s
-from triforce.flows.examples.demo.run import DemoConfig, DemoRun
+from triforce.flows.examples.demo import serve_sites
 from triforce.flows.examples.demo.sites import lay_out_sites
-from triforce.flows.examples.demo.speech import Prompt, Speech, obtain_speech
+from triforce.flows.examples.demo.sources import write_sources
+from triforce.flows.examples.demo.speech import Prompt, SpeechDataset, obtain_speech
 from triforce.ingest.clips.clip_recording import ClipConfig, clip_recording
 from triforce.ingest.config import load_sources
-from triforce.ingest.corpus.schema import Status
+from triforce.ingest.corpus.records import Status
 from triforce.ingest.corpus.store import Corpus
 from triforce.ingest.corpus.verify import verify
-from triforce.ingest.sync import sync_source
+from triforce.ingest.media.decode import probe_duration_s
 
 SENTENCES = (
     "The quick brown fox jumps over the lazy dog.",
@@ -94,20 +94,20 @@ def live(ingest: Ingest, folder: Path, sources: str, started: Event) -> None:
 
 
 @contextlib.contextmanager
-def serving(speech: Speech, folder: Path) -> Iterator[str]:
+def serving(speech: SpeechDataset, folder: Path) -> Iterator[str]:
     """The demo's three sites at their slow server, and a feed of copies; the path of a ``sources.yaml`` for all."""
     sites = folder / "sites"
     lay_out_sites(speech, sites)
     first = sorted((sites / "podcast").glob("episode-*.mp3"))[0].name
     shutil.copy(sites / "podcast" / first, sites / "podcast" / "copy.mp3")
-    with demo_server.serve(sites) as base_url:
+    with serve_sites.serve(sites) as base_url:
         urls = [f"{base_url}/podcast/{name}" for name in (f"{first}?again", "copy.mp3", "absent.mp3")]
         items = "".join(
             f'<item><guid>copy-{n}</guid><enclosure url="{url}" type="audio/mpeg" length="1"/></item>'
             for n, url in enumerate(urls)
         )
         (sites / "copies.xml").write_text(f'<rss version="2.0"><channel><title>Copies</title>{items}</channel></rss>')
-        path = DemoRun(folder, None, DemoConfig()).write_sources(base_url)
+        path = write_sources(folder, base_url)
         document = yaml.safe_load(path.read_text()) | {"requests_per_s": 1000, "max_failed_share": 1.0}
         document["sources"].insert(1, {"name": "copies", "kind": "podcast", "feeds": [f"{base_url}/copies.xml"]})
         path.write_text(yaml.safe_dump(document))
@@ -211,7 +211,7 @@ def killed_ingests(
     raise AssertionError(f"only {hits} of {5 * kills} kills came while there was something to break")
 
 
-def check(ingest: Ingest, speech: Speech, folder: Path, kills: int, seed: int) -> str:
+def check(ingest: Ingest, speech: SpeechDataset, folder: Path, kills: int, seed: int) -> str:
     """Run both ways and compare; a sentence about it. `AssertionError` if they differ."""
     multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOADED)
     with serving(speech, folder) as sources:
@@ -242,7 +242,7 @@ def check(ingest: Ingest, speech: Speech, folder: Path, kills: int, seed: int) -
 KINDS = ("podcast", "audiobook", "youtube")
 
 
-def spoken_speech(spoken, folder: Path) -> Speech:
+def spoken_speech(spoken, folder: Path) -> SpeechDataset:
     """Eight prompts of the synthetic voice, enough for two recordings at each site."""
     prompts = []
     for number in range(8):
@@ -250,11 +250,11 @@ def spoken_speech(spoken, folder: Path) -> Speech:
         path = folder / f"prompt-{number}.flac"
         soundfile.write(path, spoken(text) * (1.0 - 0.1 * (number // len(SENTENCES))), 24_000)
         prompts.append(Prompt(path.stem, path, text, probe_duration_s(path)))
-    return Speech(prompts, [], origin="a test", author="Joe", licence="CC0 1.0")
+    return SpeechDataset(prompts, [], origin="a test", author="Joe", licence="CC0 1.0")
 
 
 def test_a_killed_ingest_ends_as_an_undisturbed_one(spoken, tmp_path, monkeypatch):
-    monkeypatch.setattr(demo_server, "make_app", lambda folder, make=demo_server.make_app: slowly(make(folder)))
+    monkeypatch.setattr(serve_sites, "make_app", lambda folder, make=serve_sites.make_app: slowly(make(folder)))
     (tmp_path / "prompts").mkdir()
     print(check(ingest_plainly, spoken_speech(spoken, tmp_path / "prompts"), tmp_path, kills=5, seed=1))
 
@@ -267,7 +267,7 @@ def main() -> None:
         "--plain", action="store_true", help="Without Prefect and Whisper: a minute, not a quarter of an hour."
     )
     options = parser.parse_args()
-    demo_server.make_app = partial(lambda make, folder: slowly(make(folder)), demo_server.make_app)
+    serve_sites.make_app = partial(lambda make, folder: slowly(make(folder)), serve_sites.make_app)
     with tempfile.TemporaryDirectory() as folder:
         speech = obtain_speech(Path(folder) / "speech")
         ingest = ingest_plainly if options.plain else ingest_by_flow

@@ -1,4 +1,6 @@
-"""Pictures, films and music of a folder become clips that give back every pixel and sample."""
+"""Images, videos and music of a folder become clips that give back every pixel and sample."""
+
+from dataclasses import replace
 
 import datasets
 import numpy as np
@@ -6,18 +8,20 @@ import pytest
 import soundfile
 from PIL import Image
 
-from triforce.ingest.clips.clip_recording import encode_flac
-from triforce.ingest.clips.filters import FilterConfig, refilter
-from triforce.ingest.corpus.schema import SAMPLE_RATE_HZ, Status
+from triforce.ingest.clips.filters import FilterConfig
+from triforce.ingest.clips.make_clip import image_clip
+from triforce.ingest.clips.refilter import refilter
+from triforce.ingest.corpus.records import SAMPLE_RATE_HZ, Clip, Recording, Status
 from triforce.ingest.corpus.store import Corpus
 from triforce.ingest.corpus.verify import verify
-from triforce.ingest.local_files import ImportConfig, import_folder, import_images
+from triforce.ingest.local_files import ImportConfig, import_folder
+from triforce.ingest.media.encode import encode_flac
 from triforce.ingest.media.pixels import clip_pixels, decode_video, encode_video, from_planes
 
 
 @pytest.fixture
 def pixels() -> np.ndarray:
-    """A film of 5 frames whose size divides by nothing."""
+    """A video of 5 frames whose size divides by nothing."""
     return np.random.default_rng(0).integers(0, 256, (5, 37, 50, 3), dtype=np.uint8)
 
 
@@ -35,10 +39,15 @@ def test_pictures_come_back_pixel_by_pixel(tmp_path, pixels):
     config = ImportConfig(modality="image", source="album", licence="CC0 1.0")
     assert import_folder(corpus, folder, config) == {"new": 1, "known": 0, "rejected": 1, "clips": 1}
     assert import_folder(corpus, folder, config)["known"] == 2
-    assert import_images(corpus, "arrays", [("grey", pixels[1, :, :, 0], "one"), ("grey", pixels[2], None)]) == 1
-    album, grey = sorted(rows_of(corpus), key=lambda row: row["source"])
-    album, grey = (album, grey) if album["source"] == "album" else (grey, album)
-    assert (album["modality"], album["text"], album["licence"]) == ("image", "noise, seen", "CC0 1.0")
+    Image.fromarray(pixels[1, :, :, 0]).save(folder / "grey.png")
+    Image.fromarray(pixels[2]).save(tmp_path / "other.png")
+    assert import_folder(corpus, folder, config) == {"new": 1, "known": 2, "rejected": 0, "clips": 1}
+    (folder / "grey.png").write_bytes((tmp_path / "other.png").read_bytes())  # of a name that is known
+    assert import_folder(corpus, folder, config)["known"] == 3
+    by_title = {row["title"]: Clip.from_row(row) for row in rows_of(corpus)}
+    album, grey = by_title["a.png"], by_title["grey.png"]
+    assert (album.modality, album.text, album.licence) == ("image", "noise, seen", "CC0 1.0")
+    assert (grey.text, grey.asr_model) == (None, None)
     assert np.array_equal(from_planes(clip_pixels(album)), pixels[0])
     assert np.array_equal(from_planes(clip_pixels(grey)), pixels[1, :, :, :1].repeat(3, axis=2))
     assert [item.status for item in corpus.recordings("album")].count(Status.REJECTED) == 1
@@ -49,13 +58,15 @@ def test_pictures_come_back_pixel_by_pixel(tmp_path, pixels):
 
 def test_the_corpus_opens_as_images_in_hugging_face_datasets(tmp_path, pixels):
     corpus = Corpus(str(tmp_path / "corpus"))
-    import_images(corpus, "arrays", [("a", pixels[0], None)])
+    recording = Recording("aa", "arrays", "array", "a", "array:a")
+    corpus.write_clips(recording, [image_clip(recording, 0, pixels[0]), image_clip(recording, 1, pixels[1, :, :, 0])])
     files = corpus.clip_files()
     rows = datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=str(tmp_path / "cache"))
     assert np.array_equal(np.asarray(rows[0]["image"]), pixels[0])
+    assert np.array_equal(np.asarray(rows[1]["image"]), pixels[1, :, :, :1].repeat(3, axis=2))
 
 
-def test_films_are_cut_into_clips_of_equal_length(tmp_path, pixels):
+def test_videos_are_cut_into_clips_of_equal_length(tmp_path, pixels):
     folder = tmp_path / "films"
     folder.mkdir()
     (folder / "a.mkv").write_bytes(encode_video(pixels, 12.5))
@@ -65,7 +76,7 @@ def test_films_are_cut_into_clips_of_equal_length(tmp_path, pixels):
     rows = rows_of(corpus)
     assert [(row["start_sample"], row["end_sample"]) for row in rows] == [(0, 2), (2, 4)]
     assert np.array_equal(np.concatenate([decode_video(row["video"]["bytes"]) for row in rows]), pixels[:4])
-    assert clip_pixels(rows[0]).shape == (3, 2, 37, 50)
+    assert clip_pixels(Clip.from_row(rows[0])).shape == (3, 2, 37, 50)
     assert not verify(corpus)
 
 
@@ -81,7 +92,7 @@ def test_music_is_cut_without_a_gap_and_verify_sees_a_broken_clip(tmp_path):
     assert rows[1]["audio"]["bytes"] == encode_flac(waveform[24_000:48_000])
     assert not verify(corpus)
     recording = next(corpus.recordings())
-    corpus.write_clips(recording, [rows[0] | {"end_sample": 23_999}])
+    corpus.write_clips(recording, [replace(Clip.from_row(rows[0]), end_sample=23_999)])
     assert "24000 samples" in verify(corpus)[0].detail
 
 

@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 import soundfile
+from sync_loop import sync_source
 
 from triforce.ingest import storage
 from triforce.ingest.config import AudiobookSource, PodcastSource, SourcesConfig, YoutubeSource
-from triforce.ingest.corpus.schema import RejectReason, Status
+from triforce.ingest.corpus.records import RejectReason, Status
 from triforce.ingest.errors import Rejected
-from triforce.ingest.sync import SyncSummary, discover, fetch, sync_source
+from triforce.ingest.sync import SyncSummary, discover, fetch
 
 
 def podcast(site, feed: str, **options) -> PodcastSource:

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from triforce.models.diffusion import Diffusion, DiffusionConfig, spread
-from triforce.models.samplers import SamplerConfig
+from triforce.models.diffusion import Diffusion, DiffusionConfig, upsample_latents
+from triforce.models.flow_samplers import SamplerConfig
 
 
 def make_diffusion(**settings) -> Diffusion:
@@ -21,25 +21,25 @@ def test_guidance_zero_is_the_identity_and_more_is_not():
     x = torch.randn(2, 8, 20)
 
     def at(guidance: float) -> torch.Tensor:
-        return model._guided(prior, mask, SamplerConfig(guidance=guidance))(x, 0.3)
+        return model.guided_velocity(prior, mask, SamplerConfig(guidance=guidance))(x, 0.3)
 
     torch.testing.assert_close(at(1e-9), at(0.0), atol=1e-5, rtol=1e-5)
     assert (at(2.0) - at(0.0)).abs().max() > 1e-3
 
 
-def test_guidance_of_the_hidden_states_pushes_from_the_network_that_knows_the_prior_alone():
+def test_guidance_of_latents_pushes_away_from_the_prediction_by_the_prior_alone():
     model = make_diffusion(latent_channels=6)
     x, prior, latents, mask = torch.randn(2, 8, 20), torch.randn(2, 8, 20), torch.randn(2, 6, 20), torch.ones(2, 1, 20)
     config = SamplerConfig(guidance=2.0, guidance_of="latents")
     time, shown = torch.full((2,), 0.3), torch.ones(2)
-    known = model.direction(x, time, prior, mask, shown, latents)
-    without = model.direction(x, time, prior, mask, shown)
-    guided = model._guided(prior, mask, config, latents)(x, 0.3)
+    known = model.velocity(x, time, prior, mask, shown, latents)
+    without = model.velocity(x, time, prior, mask, shown)
+    guided = model.guided_velocity(prior, mask, config, latents)(x, 0.3)
     torch.testing.assert_close(guided, 3 * known - 2 * without, atol=1e-4, rtol=1e-4)
-    assert torch.equal(model._guided(prior, mask, config)(x, 0.3), without)  # no text, nothing to stress
+    assert torch.equal(model.guided_velocity(prior, mask, config)(x, 0.3), without)  # no text, nothing to stress
 
 
-@pytest.mark.parametrize("settings", [{}, {"attention_every": 1}, {"fold": 4}, {"path": "cosine", "flows": "medium"}])
+@pytest.mark.parametrize("settings", [{}, {"attention_every": 1}, {"fold": 4}, {"path": "cosine", "target": "medium"}])
 def test_padding_changes_no_sample(settings):
     model = make_diffusion(**settings)
     prior = torch.randn(1, 8, 30)
@@ -68,7 +68,7 @@ def test_attention_sees_what_no_convolution_reaches():
 
 
 @pytest.mark.parametrize("fold", [1, 2, 4])
-def test_hidden_states_are_used_where_they_are_given_and_guidance_hides_them(fold):
+def test_latents_are_used_where_they_are_given_and_guidance_hides_them(fold):
     model = make_diffusion(latent_channels=6, fold=fold)
     prior, latents = torch.randn(1, 8, 186), torch.randn(1, 6, 47)
     config = SamplerConfig(temperature=0)
@@ -79,15 +79,15 @@ def test_hidden_states_are_used_where_they_are_given_and_guidance_hides_them(fol
     moved = (model.sample(prior, config=config, latents=last) - with_them).abs().amax((0, 1))
     assert moved[184:].max() > 1e-4
     assert moved[: 184 - config.num_steps * model.config.context].max() < 1e-6
-    assert spread(latents, (186,))[0, 0].tolist() == latents[0, 0].repeat_interleave(4)[:186].tolist()
+    assert upsample_latents(latents, (186,))[0, 0].tolist() == latents[0, 0].repeat_interleave(4)[:186].tolist()
     assert torch.isfinite(model.loss(prior, prior + 1, torch.tensor([[186]]), latents=latents))
 
 
-@pytest.mark.parametrize("flows", ["residual", "medium"])
-def test_the_prior_is_where_a_late_start_begins(flows):
-    """An untrained network stands still on the straight path, so what it began with is what comes out."""
+@pytest.mark.parametrize("target", ["residual", "medium"])
+def test_a_late_start_begins_at_the_prior(target):
+    """An untrained network predicts no velocity on the straight path, so the start is what comes out."""
     torch.manual_seed(0)
-    model = Diffusion(DiffusionConfig(channels=4, flows=flows, num_blocks=1, hidden=16)).eval()
+    model = Diffusion(DiffusionConfig(channels=4, target=target, num_blocks=1, hidden=16)).eval()
     model.set_statistics(torch.full((4,), 2.0), torch.full((4,), 3.0), torch.full((4,), 0.5))
     prior = 2 + 3 * torch.randn(1, 4, 16)
     late = model.sample(prior, config=SamplerConfig(start_time=0.999, temperature=1.0))
@@ -96,13 +96,13 @@ def test_the_prior_is_where_a_late_start_begins(flows):
     assert (early - prior).abs().mean() > 0.3
 
 
-def _train(model: Diffusion, truth: torch.Tensor, prior: torch.Tensor, num_steps: int) -> None:
-    sizes = torch.full((truth.shape[0], model.config.num_dims), truth.shape[-1])
-    model.set_statistics(*(x * torch.ones(truth.shape[1]) for x in (truth.mean(), truth.std(), (truth - prior).std())))
+def _train(model: Diffusion, data: torch.Tensor, prior: torch.Tensor, num_steps: int) -> None:
+    sizes = torch.full((data.shape[0], model.config.num_dims), data.shape[-1])
+    model.set_statistics(*(x * torch.ones(data.shape[1]) for x in (data.mean(), data.std(), (data - prior).std())))
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     generator = torch.Generator().manual_seed(0)
     for _ in range(num_steps):
-        loss = model.loss(truth, prior, sizes, generator)
+        loss = model.loss(data, prior, sizes, generator)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -117,33 +117,33 @@ def _train(model: Diffusion, truth: torch.Tensor, prior: torch.Tensor, num_steps
         (2, {"fold": 2}),
         (1, {"skip": True}),
         (1, {"path": "cosine"}),
-        (2, {"flows": "medium", "attention_every": 2}),
+        (2, {"target": "medium", "attention_every": 2}),
     ],
 )
 def test_it_learns_what_the_prior_lacks(num_dims, settings):
     torch.manual_seed(0)
     config = DiffusionConfig(channels=4, num_dims=num_dims, hidden=64, num_blocks=2, prior_dropout=0.0, **settings)
     model = Diffusion(config)
-    truth = torch.randn(2, 4, *[8] * num_dims)
-    prior = 0.3 * truth  # blurred: what is missing follows from what is there
-    _train(model, truth, prior, 250)
+    data = torch.randn(2, 4, *[8] * num_dims)
+    prior = 0.3 * data  # blurred: what is missing follows from what is there
+    _train(model, data, prior, 250)
     for method in ("euler", "dpm++2m", "mean"):
         restored = model.sample(prior, config=SamplerConfig(method=method, num_steps=8))
-        assert (restored - truth).abs().mean() < 0.45 * (prior - truth).abs().mean(), method
+        assert (restored - data).abs().mean() < 0.45 * (prior - data).abs().mean(), method
 
 
 def test_the_mean_is_nearer_and_a_sample_is_livelier():
-    """Truths that the prior says nothing of: the mean answers their average, samples their spread."""
+    """Data that the prior says nothing of: the mean is their average, samples have their standard deviation."""
     torch.manual_seed(0)
     model = Diffusion(DiffusionConfig(channels=4, hidden=32, num_blocks=1, dilation_cycle=(1,), prior_dropout=0.0))
     prior = torch.zeros(256, 4, 8)
-    truth = 1.5 + torch.randn(256, 4, 8)
-    _train(model, truth, prior, 120)
+    data = 1.5 + torch.randn(256, 4, 8)
+    _train(model, data, prior, 120)
     mean = model.sample(prior, config=SamplerConfig(method="mean", num_steps=4))
     drawn = model.sample(prior, config=SamplerConfig(num_steps=8, temperature=1.0))
-    assert (mean - truth).pow(2).mean() < 0.7 * (drawn - truth).pow(2).mean()
-    assert mean.std() < 0.5 * truth.std()
-    assert drawn.std() == pytest.approx(float(truth.std()), rel=0.25)
+    assert (mean - data).pow(2).mean() < 0.7 * (drawn - data).pow(2).mean()
+    assert mean.std() < 0.5 * data.std()
+    assert drawn.std() == pytest.approx(float(data.std()), rel=0.25)
 
 
 def test_bad_settings_are_refused():
@@ -151,3 +151,13 @@ def test_bad_settings_are_refused():
         DiffusionConfig(dilation_cycle=(0,))
     with pytest.raises(ValueError, match="multiple of 32"):
         DiffusionConfig(hidden=48, attention_every=2)
+
+
+def test_the_old_name_of_the_target_is_read_and_the_new_one_written():
+    old = DiffusionConfig.model_validate({"flows": "medium"})
+    assert old == DiffusionConfig(target="medium")
+    assert old.model_dump()["target"] == "medium"
+    assert "flows" not in old.model_dump()
+    assert DiffusionConfig.model_validate_json(old.model_dump_json()) == old
+    with pytest.raises(ValueError, match="flow"):
+        DiffusionConfig.model_validate({"flow": "medium"})

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from triforce.models.blocks.layers import ResidualBlock, fold, unfold
+from triforce.models.blocks.layers import ResidualBlock, channels_to_space, space_to_channels
 from triforce.models.dvae import DVAE, DVAEConfig
 
 SMALL = {
@@ -48,13 +48,19 @@ def test_a_long_recording_in_chunks_has_the_codes_of_the_whole(folded):
     model = make_dvae(folded=folded, dilation_cycle=(1, 3), quantizer="fsq")
     clip = torch.randn(1, 20, 1003)
     whole = model.encode(clip)
-    assert torch.equal(model.encode_long(clip, chunk=64), whole)
-    # The overlap is what a code sees, and no more: a change just inside of it is felt, one outside is not.
     (reach,), changed = model.config.encoder_reach, clip.clone()
+    margin = -(-reach // 4) * 4
+    parts = []
+    for start in range(0, 1003, 64):
+        first = max(0, start - margin)
+        codes = model.encode(clip[:, :, first : start + 64 + margin])
+        parts.append(codes[:, (start - first) // 4 :][:, :16])
+    assert torch.equal(torch.cat(parts, dim=1), whole)
+    # A code depends on this many positions and no more: a change just inside alters its vector, one outside does not.
     changed[:, :, : 400 - reach] += 5
     assert torch.equal(model.encode(changed)[:, 100:], whole[:, 100:])
     changed[:, :, : 400 - reach + 8] += 5
-    before, after = (model._encode(x, None)[0][:, :, 100] for x in (clip, changed))
+    before, after = (model.encode_vectors(x)[0][:, :, 100] for x in (clip, changed))
     assert not torch.equal(before, after)
 
 
@@ -62,7 +68,7 @@ def test_a_long_recording_in_chunks_has_the_codes_of_the_whole(folded):
 def test_without_rounding_the_decoder_gets_the_vectors_that_the_codes_stand_near(quantizer):
     model = make_dvae(quantizer=quantizer)
     clip = torch.randn(1, 20, 80)
-    z_e = model._encode(clip, None)[0].transpose(1, 2)
+    z_e = model.encode_vectors(clip)[0].transpose(1, 2)
     soft, hard = model.quantizer.soft(z_e), model.quantizer.lookup(model.encode(clip))
     assert soft.shape == hard.shape
     wrong = model.quantizer.lookup(model.encode(clip).roll(7, dims=1))
@@ -70,12 +76,12 @@ def test_without_rounding_the_decoder_gets_the_vectors_that_the_codes_stand_near
     assert not torch.equal(model.reconstruct_soft(clip), model(clip).reconstruction)
 
 
-def test_folding_is_undone_by_unfolding():
+def test_moving_space_to_channels_is_undone():
     x = torch.arange(2 * 3 * 4 * 6.0).view(2, 3, 4, 6)
-    cells = fold(x, (2, 3))
+    cells = space_to_channels(x, (2, 3))
     assert cells.shape == (2, 18, 2, 2)
     assert torch.equal(cells[0, :6, 0, 0], x[0, 0, :2, :3].flatten())  # a cell's positions become channels
-    assert torch.equal(unfold(cells, (2, 3)), x)
+    assert torch.equal(channels_to_space(cells, (2, 3)), x)
 
 
 @pytest.mark.parametrize("folded", [False, True])

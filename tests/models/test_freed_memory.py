@@ -1,4 +1,4 @@
-"""Memory that tensors free is used again, not given back to the kernel and asked for anew."""
+"""Memory that tensors free is used again instead of returned to the kernel and requested again."""
 
 import platform
 import subprocess

@@ -4,17 +4,16 @@ import torch
 from models.qwen import as_qwen3
 from torch.utils.flop_counter import FlopCounterMode
 
-from triforce.models import sampling
 from triforce.models.footprint import footprint, num_parameters
 from triforce.models.gpt import GPT, PARTS, GPTConfig, KVCache, segment_positions
-from triforce.models.sampling import (
+from triforce.models.gpt_sampling import (
     Candidate,
     SamplingConfig,
+    draw_ids,
     is_loop,
     log_probability,
-    ranked_by_the_way_back,
+    noisy_channel_rerank,
     sample_segment,
-    stream_segment,
 )
 from triforce.models.vocabulary import Modality, Segment, Vocabulary
 
@@ -108,7 +107,7 @@ def train_on(model: GPT, documents: list[list[Segment]], steps: int = 150) -> GP
     return model.eval()
 
 
-def test_what_was_learnt_is_sampled_in_both_directions():
+def test_what_was_learned_is_sampled_in_both_directions():
     torch.manual_seed(0)
     model = GPT(GPTConfig(vocabulary=VOCABULARY, num_layers=2, width=64, num_heads=4, max_positions=64))
     texts = [np.array([1, 2, 3]), np.array([7, 8])]
@@ -127,7 +126,7 @@ def test_what_was_learnt_is_sampled_in_both_directions():
         model, [pairs[0][0]], "speech", SamplingConfig(temperature=3.0, num_candidates=8, max_codes=8), seed=1
     )
     offered = [Candidate(pairs[1][1].codes, -0.1, True), *several, Candidate(pairs[0][1].codes, -9.0, True)]
-    first = ranked_by_the_way_back(model, [pairs[0][0]], "speech", offered)[0]
+    first = noisy_channel_rerank(model, [pairs[0][0]], "speech", offered)[0]
     np.testing.assert_array_equal(first.codes, pairs[0][1].codes)  # it alone says "1 2 3" on the way back
 
 
@@ -166,7 +165,7 @@ def test_a_nucleus_is_drawn_from_as_its_ids_are_likely(top_p):
     inside = {0.05: [1], 0.6: [1, 3, 5], 0.9: [0, 1, 3, 4, 5]}[top_p]
     config = SamplingConfig(temperature=1.0, top_p=top_p)
     rows = probability.log().expand(20_000, -1)
-    drawn = sampling._draw(rows, config, torch.Generator().manual_seed(0))
+    drawn = draw_ids(rows, config, torch.Generator().manual_seed(0))
     wanted = torch.zeros(6).index_copy(0, torch.tensor(inside), probability[inside])
     shares = torch.bincount(drawn, minlength=6) / len(drawn)
     torch.testing.assert_close(shares, wanted / wanted.sum(), atol=0.012, rtol=0)
@@ -182,7 +181,8 @@ def test_a_segment_does_not_end_before_its_fewest_codes():
     for least, found in ((0, 0), (1, 1), (4, 4)):
         several = settings.model_copy(update={"min_codes": least, "num_candidates": 2})
         assert [len(c.codes) >= found for c in sample_segment(model, [], "speech", several)] == [True, True]
-        assert len(list(stream_segment(model, [], "speech", settings.model_copy(update={"min_codes": least})))) >= found
+        one = settings.model_copy(update={"min_codes": least})
+        assert len(sample_segment(model, [], "speech", one)[0].codes) >= found
     assert not sample_segment(model, [], "speech", settings.model_copy(update={"min_codes": 0}))[0].codes.size
     with pytest.raises(ValueError, match=r"min_codes 10.*max_codes 9"):
         SamplingConfig(min_codes=10, max_codes=9)
@@ -275,13 +275,13 @@ def test_a_medium_added_to_a_trained_network_leaves_the_rest_as_it_was():
     assert (image.codes < 7).all()
 
 
-def test_a_stream_is_the_sample_and_a_loop_ends():
+def test_a_single_candidate_is_drawn_again_by_its_seed_and_a_loop_ends():
     model = make_gpt()
     prompt = [Segment("text", np.array([3, 4]))]
     config = SamplingConfig(max_codes=30, temperature=1.0, stop_loops=0)
     for seed in range(3):
         whole = sample_segment(model, prompt, "speech", config, seed=seed)[0]
-        np.testing.assert_array_equal(list(stream_segment(model, prompt, "speech", config, seed=seed)), whole.codes)
+        np.testing.assert_array_equal(sample_segment(model, prompt, "speech", config, seed=seed)[0].codes, whole.codes)
     assert is_loop([9, 9, 4, *[1, 2, 3] * 4], 8) is False  # a period of 3 is over a quarter of 8
     assert is_loop([9, 9, 4, *[1, 2] * 6], 8)
     assert not is_loop([*[1, 2] * 5, 1, 3], 8)

@@ -18,25 +18,26 @@ from corpora import add_recording, sweep
 
 from triforce.flows.cli.main import main
 from triforce.ingest import storage
-from triforce.ingest.corpus.schema import CLIP_SCHEMA
+from triforce.ingest.corpus.arrow_schema import CLIP_SCHEMA
 from triforce.ingest.corpus.store import Corpus
 from triforce.ingest.corpus.takedown import remove
-from triforce.ingest.local_files import import_images
-from triforce.ingest.media.pixels import decode_png
+from triforce.ingest.local_files import ImportConfig, import_folder
+from triforce.ingest.media.pixels import decode_png, encode_png
 from triforce.models.audio.mel import MelConfig, log_mel
 from triforce.models.blocks.layers import ResidualBlock
 from triforce.models.dvae import DVAE, DVAEConfig
 from triforce.models.release import Release
-from triforce.models.release_files import Stage, require_dvae, stage_files
-from triforce.tokenize.cluster import connect
+from triforce.models.release_files import TrainedNetwork, require_dvae, stage_files
 from triforce.tokenize.config import TokenizeConfig
 from triforce.tokenize.encode import encode_media, size_batches
 from triforce.tokenize.inspect.usage import code_usage
 from triforce.tokenize.inspect.verify import verify_tokens
 from triforce.tokenize.job import tokenize_corpus
 from triforce.tokenize.plan import extend_plan, open_tokens, read_plan
+from triforce.tokenize.ray_session import connect
 from triforce.tokenize.restore import check_release, write_restored
-from triforce.tokenize.shards import TokenSample, list_shards, read_shard, write_shard
+from triforce.tokenize.shards import list_shards, read_shard, write_shard
+from triforce.tokenize.token_sample import TokenSample
 from triforce.train.data.token_store import TokenStore
 
 
@@ -131,12 +132,12 @@ def test_actors_that_find_no_core_are_refused_before_they_wait_for_ever(place, c
 
 def test_another_dvae_is_refused(place):
     config, _, _ = place
-    stage = require_dvae(config.release)
-    open_tokens(config, stage)
+    dvae = require_dvae(config.release)
+    open_tokens(config, dvae)
     with pytest.raises(ValueError, match="begun with dvae_hash"):
-        open_tokens(config, Stage(stage.model, stage.card | {"hash": "0" * 64}))
+        open_tokens(config, TrainedNetwork(dvae.model, dvae.card | {"hash": "0" * 64}))
     with pytest.raises(ValueError, match="begun with clips_per_shard"):
-        open_tokens(config.model_copy(update={"clips_per_shard": 5}), stage)
+        open_tokens(config.model_copy(update={"clips_per_shard": 5}), dvae)
 
 
 def test_a_broken_clip_is_named_and_the_rest_goes_on(place, cluster):
@@ -167,13 +168,13 @@ def test_an_empty_corpus_says_what_to_do(tmp_path):
 
 def test_the_plan_is_a_function_of_the_corpus(place, tmp_path):
     config, _, _ = place
-    stage = require_dvae(config.release)
-    open_tokens(config, stage)
+    dvae = require_dvae(config.release)
+    open_tokens(config, dvae)
     shards = extend_plan(config)
     assert [len(shard.clips) for shard in shards] == [4, 4, 2]
     assert extend_plan(config) == shards  # nothing new: nothing planned
     other = config.model_copy(update={"tokens": str(tmp_path / "other")})
-    open_tokens(other, stage)
+    open_tokens(other, dvae)
     assert extend_plan(other) == shards
 
 
@@ -312,8 +313,12 @@ def test_pictures_are_tokenized_and_come_back_at_their_size(cluster, tmp_path):
     corpus = Corpus(str(tmp_path / "corpus"))
     generator = np.random.default_rng(0)
     shapes = [(16, 24), (32, 8), (18, 20)]
-    images = [(f"p{i}", generator.integers(0, 256, (*shape, 3), np.uint8), "x") for i, shape in enumerate(shapes)]
-    import_images(corpus, "pictures", images)
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number, shape in enumerate(shapes):
+        (folder / f"p{number}.png").write_bytes(encode_png(generator.integers(0, 256, (*shape, 3), np.uint8)))
+        (folder / f"p{number}.txt").write_text("x")
+    import_folder(corpus, folder, ImportConfig(modality="image", source="pictures"))
     add_recording(corpus, "feed", "a", 1)
     torch.manual_seed(0)
     model = DVAE(DVAEConfig(channels=3, compression=(4, 4), hidden=16, stem=8, num_blocks=1))

@@ -1,4 +1,4 @@
-"""Tokenizing that is killed again and again makes the shards that nobody disturbed, each once.
+"""Tokenizing that is killed again and again makes the same shards as an undisturbed run, each once.
 
 As a program it does the same with more kills: ``python tests/tokenize/test_tokenize_kill.py --kills 20``.
 """
@@ -31,18 +31,18 @@ from triforce.ingest.corpus.store import Corpus
 from triforce.models.audio.mel import MelConfig
 from triforce.models.dvae import DVAE, DVAEConfig
 from triforce.models.release_files import require_dvae, stage_files
+from triforce.tokenize.actors import EncodeActor, ReadActor, WriteActor, planned_row
 from triforce.tokenize.config import TokenizeConfig
 from triforce.tokenize.inspect.verify import verify_tokens
 from triforce.tokenize.plan import extend_plan, load_tokenizer, open_tokens
-from triforce.tokenize.stages import EncodeStage, ReadStage, WriteStage, planned_row
 
-TARGETS = {"worker": "EncodeStage", "reader": "ReadStage", "writer": "WriteStage"}
-"""What a process of each kind is called while it is at work."""
+TARGETS = {"worker": "EncodeActor", "reader": "ReadActor", "writer": "WriteActor"}
+"""Name of each kind of process while it works."""
 LONGEST_RUN_S = 300
 
 
 def make_config(folder: Path, num_clips: int) -> TokenizeConfig:
-    """A corpus of many small shards, and a dVAE slow enough that kills meet it at work."""
+    """Make a corpus of many small shards, and a dVAE slow enough that kills interrupt its work."""
     corpus = Corpus(str(folder / "corpus"))
     for number in range(4):
         add_recording(corpus, "feed", str(number), num_clips // 4, drop=1, seed=number)
@@ -58,10 +58,10 @@ def make_config(folder: Path, num_clips: int) -> TokenizeConfig:
 def undisturbed(config: TokenizeConfig, tokens: Path) -> dict[str, str]:
     """The shards as one process makes them, without Ray: hashes by name."""
     config = config.model_copy(update={"tokens": str(tokens)})
-    stage = require_dvae(config.release)
-    open_tokens(config, stage)
-    read = ReadStage(config.corpus, stage.card, load_tokenizer(config.tokens).to_json())
-    encode, write = EncodeStage(config), WriteStage(config.tokens)
+    dvae = require_dvae(config.release)
+    open_tokens(config, dvae)
+    read = ReadActor(config.corpus, dvae.card, load_tokenizer(config.tokens).to_json())
+    encode, write = EncodeActor(config), WriteActor(config.tokens)
     for shard in extend_plan(config):
         write(encode(read(planned_row(shard))))
     return {path.name: digest(path) for path in tokens.glob("shard-*")}
@@ -108,7 +108,7 @@ def kill_one(cluster: Cluster, driver: subprocess.Popen, target: str, generator:
 
 
 def run_under_kills(
-    cluster: Cluster, config: TokenizeConfig, truth: dict[str, str], targets: list[str], generator: random.Random
+    cluster: Cluster, config: TokenizeConfig, expected: dict[str, str], targets: list[str], generator: random.Random
 ) -> list[str]:
     """Tokenize with a kill for each of ``targets``, and again until it ends well; the kills that met a run at work.
 
@@ -132,15 +132,15 @@ def run_under_kills(
                 (met if kill_one(cluster, driver, target, generator) else pending).append(target)  # or in its turn
                 begun, due = len(now), None  # the next once another shard is there
         for path in tokens.glob("shard-*.tar"):
-            assert digest(path) == truth[path.name], f"{path.name} is not what an undisturbed run makes"
+            assert digest(path) == expected[path.name], f"{path.name} is not what an undisturbed run makes"
         if driver.returncode == 0:
             return met
     raise AssertionError(log.read_text()[-2000:])
 
 
-def check(config: TokenizeConfig, truth: dict[str, str]) -> None:
+def check(config: TokenizeConfig, expected: dict[str, str]) -> None:
     tokens = Path(config.tokens)
-    assert {path.name: digest(path) for path in tokens.glob("shard-*")} == truth
+    assert {path.name: digest(path) for path in tokens.glob("shard-*")} == expected
     proof = verify_tokens(config.tokens, config.corpus, config.release, recompute=5)
     assert proof.faults == []
     assert proof.num_clips == sum(1 for _ in Corpus(config.corpus).clips(["clip_id"], kept_only=True)["clip_id"])
@@ -162,11 +162,11 @@ def two_nodes():
 @pytest.mark.slow
 def test_kills_of_driver_and_worker_cost_nothing(tmp_path):
     config = make_config(tmp_path, 40)
-    truth = undisturbed(config, tmp_path / "undisturbed")
+    expected = undisturbed(config, tmp_path / "undisturbed")
     with two_nodes() as cluster:
-        met = run_under_kills(cluster, config, truth, ["driver", "worker"], random.Random(0))
+        met = run_under_kills(cluster, config, expected, ["driver", "worker"], random.Random(0))
     assert "driver" in met
-    check(config, truth)
+    check(config, expected)
 
 
 def main() -> None:
@@ -179,12 +179,14 @@ def main() -> None:
     kinds = [*TARGETS, "driver", "node"]
     with tempfile.TemporaryDirectory() as folder, two_nodes() as cluster:
         config = make_config(Path(folder), arguments.clips)
-        truth = undisturbed(config, Path(folder) / "undisturbed")
+        expected = undisturbed(config, Path(folder) / "undisturbed")
         targets = [generator.choice(kinds) for _ in range(arguments.kills)]
-        met = run_under_kills(cluster, config, truth, targets, generator)
-        check(config, truth)
+        met = run_under_kills(cluster, config, expected, targets, generator)
+        check(config, expected)
         counts = ", ".join(f"{kind} {met.count(kind)}" for kind in kinds)
-        print(f"{len(met)} kills met a run at work ({counts}); {len(truth) // 2} shards, each made once, all the same")
+        print(
+            f"{len(met)} kills met a run at work ({counts}); {len(expected) // 2} shards, each made once, all the same"
+        )
 
 
 if __name__ == "__main__":

@@ -16,11 +16,12 @@ from corpora import add_recording
 
 from triforce.ingest.corpus.store import Corpus
 from triforce.models.release import Release
-from triforce.tokenize.cluster import connect
-from triforce.train.config import TrainConfig
+from triforce.tokenize.ray_session import connect
+from triforce.train.config import RECIPES, STAGE_CONFIGS, TrainConfig, train_config
 from triforce.train.data.order import Place
 from triforce.train.job import train
 from triforce.train.tasks.dvae import DVAETask
+from triforce.train.tasks.registry import TASKS
 from triforce.train.trainer.loop import Trainer
 
 
@@ -32,7 +33,7 @@ def cluster():
 
 
 def make_config(folder: Path, corpus: Corpus, **settings) -> TrainConfig:
-    return TrainConfig(
+    return train_config(
         stage="dvae",
         release=str(folder / "release"),
         runs=str(folder / "runs"),
@@ -98,7 +99,7 @@ def test_a_killed_worker_costs_nothing_and_a_second_call_does_nothing(tmp_path, 
     killer.join()
     assert killed, "no worker was found to kill"
     assert summary.steps == 250
-    assert logged(config, summary.run_name) == pytest.approx(curve(undisturbed(config).progress.history), rel=1e-3)
+    assert logged(config, summary.run_name) == pytest.approx(curve(undisturbed(config).state.history), rel=1e-3)
     assert Release.load(config.release).dvae.config.hidden == 16
 
     again = train(config, progress=False)
@@ -127,6 +128,10 @@ def test_two_workers_learn_what_one_does(tmp_path, cluster, monkeypatch):
 def test_what_is_missing_is_said(tmp_path):
     with pytest.raises(ValueError, match="triforce ingest"):
         train(make_config(tmp_path, Corpus(str(tmp_path / "none"))))
-    config = TrainConfig(stage="gpt", release=str(tmp_path), runs=str(tmp_path), tokens=str(tmp_path))
+    config = train_config(stage="gpt", release=str(tmp_path), runs=str(tmp_path), tokens=str(tmp_path))
     with pytest.raises(FileNotFoundError, match="triforce train dvae"):
         train(config)
+
+
+def test_every_stage_has_a_task():
+    assert TASKS.keys() == STAGE_CONFIGS.keys() == RECIPES.keys()

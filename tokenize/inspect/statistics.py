@@ -1,4 +1,4 @@
-"""What is in a set of shards: counts, and how the codes are used."""
+"""Statistics of a set of shards: counts, and the use of the codebook."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from triforce.models.quantize import perplexity
 from triforce.tokenize.plan import read_meta
 from triforce.tokenize.shards import list_shards, read_shard
 
 
 @dataclass(frozen=True)
 class TokenStatistics:
+    """Counts over all shards."""
+
     modality: str
     dvae_hash: str
     num_shards: int
@@ -22,14 +25,14 @@ class TokenStatistics:
     num_codes: int
     codebook_size: int
     num_live: int
-    """Codes that occur at all."""
+    """Number of codes that occur at all."""
     perplexity: float
-    """Of the codes' frequencies: as many equally likely codes would be as unpredictable."""
+    """Perplexity of the codes' frequencies; see `models.quantize.perplexity`."""
     num_text_pieces: int
     text_vocabulary_size: int
 
     def lines(self) -> list[tuple[str, str]]:
-        """Names and figures for a person."""
+        """Return names and figures as text."""
         rate = self.num_codes / self.duration_s if self.duration_s else 0.0
         return [
             ("modality", self.modality),
@@ -46,7 +49,7 @@ class TokenStatistics:
 
 
 def token_statistics(tokens: str) -> TokenStatistics:
-    """Read every shard once."""
+    """Read every shard once and count."""
     meta, shards = read_meta(tokens), list_shards(tokens)
     counts = np.zeros(meta["num_codes"], np.int64)
     speakers, num_clips, duration_s, num_text = set(), 0, 0.0, 0
@@ -71,9 +74,3 @@ def token_statistics(tokens: str) -> TokenStatistics:
         num_text_pieces=num_text,
         text_vocabulary_size=meta["text_vocabulary_size"],
     )
-
-
-def perplexity(counts: np.ndarray) -> float:
-    """Of codes counted ``(num_codes,)``; 0 where nothing was counted."""
-    share = counts[counts > 0] / max(1, counts.sum())
-    return float(np.exp(-(share * np.log(share)).sum())) if share.size else 0.0

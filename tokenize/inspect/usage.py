@@ -1,41 +1,47 @@
-"""How a set of shards uses its codebook: how often each code occurs, what follows what, and where to hear it."""
+"""Use of the codebook by a set of shards: how often each code occurs, what follows it, and where it occurs."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from triforce.tokenize.plan import read_meta
 from triforce.tokenize.shards import list_shards, read_shard
+from triforce.tokenize.token_sample import TokenSample
 
 
 @dataclass(frozen=True)
 class Occurrence:
+    """A place where a code occurs."""
+
     clip_id: str
     recording_id: str
     source: str
     position: int
-    """Along the clip's codes, flattened."""
+    """Index into the clip's flattened codes."""
 
 
 @dataclass(frozen=True)
 class CodeUsage:
+    """Use of the codebook."""
+
     modality: str
     counts: np.ndarray
-    """``(num_codes,)`` occurrences."""
+    """Occurrences of each code, ``(num_codes,)``."""
     top: np.ndarray
-    """The most frequent codes, the first first."""
+    """Most frequent codes, in descending order of frequency."""
     transitions: np.ndarray
-    """``(len(top), len(top))`` how often the second follows the first."""
+    """Counts ``(len(top), len(top))`` of how often the second code follows the first."""
     followers: np.ndarray
-    """``(len(top),)`` how often anything follows the first."""
+    """Counts ``(len(top),)`` of how often any code follows."""
     occurrences: list[list[Occurrence]]
-    """A few of each of ``top``, spread over clips."""
+    """A few occurrences of each of ``top``, in different clips."""
 
 
 def code_usage(tokens: str, *, num_top: int = 32, num_occurrences: int = 3, seed: int = 0) -> CodeUsage:
-    """Two readings of the shards: one counts, one looks the frequent codes up."""
+    """Read the shards twice: count all codes, then find transitions and occurrences of the frequent ones."""
     meta = read_meta(tokens)
     counts = np.zeros(meta["num_codes"], np.int64)
     for sample in _samples(tokens):
@@ -52,7 +58,7 @@ def code_usage(tokens: str, *, num_top: int = 32, num_occurrences: int = 3, seed
         np.add.at(followers, first[first >= 0], 1)
         both = (first >= 0) & (second >= 0)
         np.add.at(transitions, (first[both], second[both]), 1)
-        for code in np.unique(ranks[ranks >= 0]):  # one place a clip, by reservoir sampling over clips
+        for code in np.unique(ranks[ranks >= 0]):  # one occurrence a clip, by reservoir sampling over clips
             seen[code] += 1
             slot = len(kept[code]) if len(kept[code]) < num_occurrences else int(generator.integers(seen[code]))
             if slot < num_occurrences:
@@ -63,5 +69,5 @@ def code_usage(tokens: str, *, num_top: int = 32, num_occurrences: int = 3, seed
     return CodeUsage(meta["modality"], counts, top, transitions, followers, kept)
 
 
-def _samples(tokens: str):
+def _samples(tokens: str) -> Iterator[TokenSample]:
     return (sample for uri in list_shards(tokens) for sample in read_shard(uri))

@@ -1,4 +1,4 @@
-"""Proof that a set of shards is what it should be: every kept clip once, whole, in the codes of one dVAE."""
+"""Verification of a set of shards: every kept clip once, complete, in the codes of one dVAE."""
 
 from __future__ import annotations
 
@@ -15,19 +15,25 @@ import numpy as np
 import torch
 
 from triforce.ingest import storage
+from triforce.ingest.corpus.shard_names import shard_name, stale_mark
 from triforce.ingest.corpus.store import Corpus
-from triforce.models.release_files import Stage, require_dvae
-from triforce.models.text import clean_text
+from triforce.models.dvae import DVAE
+from triforce.models.release_files import TrainedNetwork, require_dvae
+from triforce.models.text import TextTokenizer, clean_text
 from triforce.tokenize.encode import encode_media
 from triforce.tokenize.plan import PlannedShard, kept_clips, load_tokenizer, read_meta, read_plan, shards_of
 from triforce.tokenize.read import prepare_shard
-from triforce.tokenize.shards import TokenSample, list_shards, read_samples, read_stats, shard_name, stale_mark
+from triforce.tokenize.shards import list_shards, read_samples, read_stats
+from triforce.tokenize.token_sample import TokenSample
 
 RECOMPUTE_POSITIONS = 4_096
+"""Positions of a batch when clips are encoded again."""
 
 
 @dataclass(frozen=True)
 class Fault:
+    """One thing that is wrong, and where."""
+
     kind: str
     place: str
     detail: str
@@ -35,17 +41,18 @@ class Fault:
 
 @dataclass
 class Verification:
-    """What was looked at, and what is wrong with it."""
+    """Counts of what was checked, and the faults found."""
 
     faults: list[Fault] = field(default_factory=list)
     num_shards: int = 0
     num_clips: int = 0
     num_codes: int = 0
     num_failed: int = 0
-    """Kept clips that tokenizing could not read; their shard's record names them and why."""
+    """Kept clips that tokenizing could not read; their shard's record gives the reason for each."""
     num_recomputed: int = 0
 
     def add(self, kind: str, place: str, detail: str) -> None:
+        """Record a fault."""
         self.faults.append(Fault(kind, place, detail))
 
 
@@ -58,13 +65,13 @@ def verify_tokens(
     seed: int = 0,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Verification:
-    """Read every byte of every shard and hold it against the corpus and the dVAE.
+    """Read every byte of every shard and check it against the corpus and the dVAE.
 
-    ``recompute`` clips, drawn by ``seed``, are also encoded anew from their sound and compared bit for bit.
+    ``recompute`` clips, drawn by ``seed``, are also encoded again from the corpus and compared bit for bit.
     """
-    meta, stage, found = read_meta(tokens), require_dvae(release), Verification()
-    if meta["dvae_hash"] != stage.hash:
-        found.add("other dvae", tokens, f"made by dVAE {meta['dvae_hash'][:12]}, the release holds {stage.hash[:12]}")
+    meta, dvae, found = read_meta(tokens), require_dvae(release), Verification()
+    if meta["dvae_hash"] != dvae.hash:
+        found.add("other dvae", tokens, f"made by dVAE {meta['dvae_hash'][:12]}, the release holds {dvae.hash[:12]}")
     plan, kept = read_plan(tokens), kept_clips(Corpus(corpus), meta["modality"])
     _check_plan(found, plan["clip_id"].to_pylist(), kept["clip_id"].to_pylist())
     shards = {shard.index: shard for shard in shards_of(plan, kept)}
@@ -74,14 +81,14 @@ def verify_tokens(
     seen: Counter[str] = Counter()
     wanted = _drawn(kept["clip_id"].to_pylist(), recompute, seed)
     for done, shard in enumerate(shards.values(), 1):
-        samples = _check_shard(found, tokens, shard, stats.get(shard.index), stage)
+        samples = _check_shard(found, tokens, shard, stats.get(shard.index), dvae)
         seen.update(sample.clip_id for sample in samples)
-        _recompute(found, corpus, shard, [s for s in samples if s.clip_id in wanted], stage, tokens)
+        _recompute(found, corpus, shard, [s for s in samples if s.clip_id in wanted], dvae, tokens)
         on_progress(done, len(shards))
     found.num_shards = len(shards)
     for clip_id in (clip_id for clip_id, count in seen.items() if count > 1):
         found.add("twice", clip_id, f"in the shards {seen[clip_id]} times")
-    _check_index(found, tokens, stage.hash, stats)
+    _check_index(found, tokens, dvae.hash, stats)
     return found
 
 
@@ -95,9 +102,9 @@ def _check_plan(found: Verification, planned: list[str], kept: list[str]) -> Non
 
 
 def _check_shard(
-    found: Verification, tokens: str, shard: PlannedShard, stats: dict[str, Any] | None, stage: Stage
+    found: Verification, tokens: str, shard: PlannedShard, stats: dict[str, Any] | None, dvae: TrainedNetwork[DVAE]
 ) -> list[TokenSample]:
-    """The shard's samples, as far as they can be read."""
+    """Check one shard, and return its samples as far as they can be read."""
     name = shard_name(shard.index)
     uri = storage.join(tokens, name)
     if not storage.exists(uri) or stats is None:
@@ -124,7 +131,7 @@ def _check_shard(
             found.add("count", name, f"{key} {value}, its record says {stats[key]}")
     tokenizer = load_tokenizer(tokens)
     for sample in samples:
-        for detail in sample_faults(sample, stage, tokenizer):
+        for detail in sample_faults(sample, dvae, tokenizer):
             found.add("sample", f"{name}/{sample.clip_id}", detail)
     found.num_clips += len(samples)
     found.num_codes += counts["num_codes"]
@@ -132,9 +139,9 @@ def _check_shard(
     return samples
 
 
-def sample_faults(sample: TokenSample, stage: Stage, tokenizer: Any) -> Iterator[str]:
-    """What is wrong with one sample: its codes' type, grid and range, and its text."""
-    config = stage.model.config
+def sample_faults(sample: TokenSample, dvae: TrainedNetwork[DVAE], tokenizer: TextTokenizer) -> Iterator[str]:
+    """Yield what is wrong with one sample: type, grid and range of its codes, and its text."""
+    config = dvae.model.config
     if sample.codes.dtype != np.uint16 or sample.text.dtype != np.uint16:
         yield f"arrays of {sample.codes.dtype} and {sample.text.dtype}, not uint16"
     grid = config.grid(tuple(sample.metadata["size"]))
@@ -154,20 +161,25 @@ def _drawn(clip_ids: list[str], count: int, seed: int) -> set[str]:
 
 
 def _recompute(
-    found: Verification, corpus: str, shard: PlannedShard, samples: list[TokenSample], stage: Stage, tokens: str
+    found: Verification,
+    corpus: str,
+    shard: PlannedShard,
+    samples: list[TokenSample],
+    dvae: TrainedNetwork[DVAE],
+    tokens: str,
 ) -> None:
-    """Encode these samples' clips anew, and compare."""
+    """Encode these samples' clips again, and compare."""
     if not samples:
         return
     ids = {sample.clip_id for sample in samples}
     part = PlannedShard(shard.index, [clip for clip in shard.clips if clip[0] in ids], shard.inputs_sha256)
-    prepared = prepare_shard(Corpus(corpus), part, stage.card, load_tokenizer(tokens))
-    codes = encode_media(stage.model, prepared.media, RECOMPUTE_POSITIONS, torch.device("cpu"))
-    anew = {clip["clip_id"]: grid for clip, grid in zip(prepared.clips, codes, strict=True)}
+    prepared = prepare_shard(Corpus(corpus), part, dvae.card, load_tokenizer(tokens))
+    codes = encode_media(dvae.model, prepared.media, RECOMPUTE_POSITIONS, torch.device("cpu"))
+    by_id = {clip["clip_id"]: grid for clip, grid in zip(prepared.clips, codes, strict=True)}
     for sample in samples:
-        again = anew.get(sample.clip_id)
+        again = by_id.get(sample.clip_id)
         if again is None or again.shape != sample.codes.shape:
-            found.add("recompute", sample.clip_id, "encoded anew it has another length, or cannot be read")
+            found.add("recompute", sample.clip_id, "encoded again it has another length, or cannot be read")
         elif differing := int((again != sample.codes).sum()):
             found.add("recompute", sample.clip_id, f"{differing} of {again.size} codes differ from those stored")
     found.num_recomputed += len(samples)

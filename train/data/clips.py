@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,7 +10,7 @@ import pyarrow.parquet as pq
 
 from triforce.ingest import storage
 from triforce.ingest.corpus.store import Corpus
-from triforce.ingest.media.pixels import PIXEL_MODALITIES, decode_png, decode_video
+from triforce.ingest.media.pixels import PIXEL_MODALITIES, decode_pixels
 from triforce.tokenize.read import decode_flac
 from triforce.train.data.order import GroupCache
 
@@ -49,22 +48,15 @@ class ClipStore:
     def __len__(self) -> int:
         return sum(self.group_sizes)
 
-    def fingerprint(self) -> str:
-        """Hash of the clips' ids, in order."""
-        digest = hashlib.sha256()
-        for group in self.groups:
-            digest.update("\n".join(group.clip_ids).encode() + b"\n")
-        return digest.hexdigest()
-
     def waveform(self, group: int, row: int) -> np.ndarray:
-        """``(N,)`` int16."""
+        """Samples ``(N,)`` int16 of a clip."""
         return self._cache[group][row]
 
     def text(self, group: int, row: int) -> str:
         return self.groups[group].texts[row]
 
     def pixels(self, group: int, row: int) -> np.ndarray:
-        """``(*size, 3)`` uint8 of an image or a film."""
+        """Pixels ``(*size, 3)`` uint8 of an image or a video."""
         return self._cache[group][row]
 
     def _read(self, index: int) -> tuple[list[np.ndarray], int]:
@@ -77,9 +69,9 @@ class ClipStore:
         return clips, sum(clip.nbytes for clip in clips)
 
     def _decode(self, data: bytes) -> np.ndarray:
-        if self.modality == "image":
-            return decode_png(data)
-        return decode_video(data) if self.modality == "video" else decode_flac(data, self._sample_rate_hz, "int16")
+        if self.modality in PIXEL_MODALITIES:
+            return decode_pixels(data, self.modality)
+        return decode_flac(data, self._sample_rate_hz, "int16")
 
 
 def _row_groups(uri: str, keep: Callable[[str], bool], modality: str) -> list[_RowGroup]:

@@ -3,72 +3,70 @@
 from __future__ import annotations
 
 import functools
+import json
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import soxr
 import torch
 
-from triforce.ingest.corpus.store import Corpus
+from triforce.ingest.media.pixels import PIXEL_MODALITIES
 from triforce.models.audio.mel import MelConfig, log_mel
-from triforce.train.config import TrainConfig
-from triforce.train.data.clips import ClipStore
-from triforce.train.data.order import Place, ShuffledOrder, is_validation
-from triforce.train.data.stream import Crop, CropStream
+from triforce.train.data.base import Crops
+from triforce.train.data.config import CropConfig, SoundCropConfig
+from triforce.train.data.crop_stream import Crop, CropStream, StreamedCrops
+from triforce.train.data.order import Place
+from triforce.train.data.pixels import PixelCrops
 
 STATISTICS_CLIPS = 64
-"""Clips that the medium's mean and spread are measured on: 64 are 10 minutes or so. Assumed."""
+"""Clips that the mean and standard deviation are measured on: 64 are 10 minutes or so. Assumed."""
 EVAL_CROP_S = 8.0
 INT16_SCALE = 32768
-"""As libsndfile scales 16-bit samples, so that training sees what tokenizing sees."""
-
-
+"""Scale of 16-bit samples, libsndfile's, so that training sees what tokenizing sees."""
 AUDIBLE_NATS = 2.0
 """A frame whose loudest bin is less than this above the floor is silence, 17 dB over 16-bit rounding noise. Assumed."""
 SILENCE_WEIGHT = 0.1
-"""Of silent frames in the dVAE's loss: a fifth of a talk is pauses, and codes spent on them are lost to speech."""
-
-
+"""Weight of silent frames in the dVAE's loss: a fifth of a talk is pauses, and codes for them are lost to speech."""
 JITTERED_SHARE = 0.5
-"""Of crops, where `speed_jitter` is set: the others stay as they are, with the band and the noise that clips have."""
+"""Share of crops that `speed_jitter` changes: the others keep the band and the noise that clips have."""
 
 
 def is_audible(mel: torch.Tensor, config: MelConfig) -> torch.Tensor:
-    """Frames of log-mels ``(..., num_mels, T)`` that are no silence, ``(..., 1, T)`` bool."""
+    """Whether frames of log-mels ``(..., num_mels, T)`` are not silent, ``(..., 1, T)`` bool."""
     return mel.amax(-2, keepdim=True) > config.log_floor + AUDIBLE_NATS
 
 
 def _resampled(samples: np.ndarray, speed: float) -> np.ndarray:
-    """``(N,)`` int16 played ``speed`` times as fast. Through floats: soxr dithers integers, and that noise would lie
-    above the mel's floor where a clip has none.
+    """Return ``(N,)`` int16 played ``speed`` times as fast. Through floats: soxr dithers integers, and that noise would
+    lie above the mel's floor where a clip has none.
     """
     played = soxr.resample(samples.astype(np.float32), speed, 1.0, quality="HQ")
     return np.clip(np.rint(played), -INT16_SCALE, INT16_SCALE - 1).astype(np.int16)
 
 
-class ClipCrops:
-    """Mel crops of a corpus's clips: for training by position, for evaluation the same ones each time."""
+class ClipCrops(Crops):
+    """Mel crops of a corpus's clips of sound."""
 
     unit = "nats"
     scale = 1.0
 
-    def __init__(self, config: TrainConfig, mel_config: MelConfig, device: torch.device) -> None:
-        self.config, self.mel_config, self.device = config, mel_config, device
-        corpus = Corpus(config.corpus)
-        share = config.validation_share
-        rate, modality = mel_config.sample_rate_hz, config.modality
-        self.store = ClipStore(
-            corpus, rate, lambda clip_id: not is_validation(clip_id, share), config.cache_bytes, modality
-        )
-        self.validation = ClipStore(
-            corpus, rate, lambda clip_id: is_validation(clip_id, share), config.cache_bytes // 8, modality
-        )
-        self.order = ShuffledOrder(self.store.group_sizes, config.seed)
+    def __init__(self, config: SoundCropConfig, mel_config: MelConfig, device: torch.device) -> None:
+        super().__init__(config, mel_config.sample_rate_hz, device)
+        self.config, self.mel_config = config, mel_config
+        self.channels, self.frames_per_s = mel_config.num_mels, mel_config.frames_per_s
         self.stream: CropStream | None = None
 
+    @property
+    def streamed(self) -> StreamedCrops:  # type: ignore[override]
+        return self
+
+    def card(self) -> dict[str, Any]:
+        return {"mel": json.loads(self.mel_config.model_dump_json())}
+
     def remake(self) -> Callable[[], ClipCrops]:
-        """Makes the same reader in another process."""
+        """Return what makes the same reader in another process."""
         return functools.partial(ClipCrops, self.config, self.mel_config, torch.device("cpu"))
 
     def take(self, place: Place, count: int) -> list[Crop]:
@@ -87,9 +85,9 @@ class ClipCrops:
         generator = np.random.default_rng([self.config.seed, position])
         if (jitter := self.config.speed_jitter) and generator.random() < JITTERED_SHARE:
             speed = 1 + jitter * generator.uniform(-1, 1)
-            heard = math.ceil(wanted * speed) + 1
-            start = int(generator.integers(max(0, len(waveform) - heard) + 1))
-            waveform = _resampled(waveform[start : start + heard], speed)
+            needed = math.ceil(wanted * speed) + 1
+            start = int(generator.integers(max(0, len(waveform) - needed) + 1))
+            waveform = _resampled(waveform[start : start + needed], speed)
         if len(waveform) > wanted:
             start = int(generator.integers(len(waveform) - wanted + 1))
             return waveform[start : start + wanted], frames
@@ -111,14 +109,10 @@ class ClipCrops:
         waveforms = [torch.from_numpy(store.waveform(*place)[:longest].copy()) for place in places]
         return [log_mel(waveform.to(self.device).float() / INT16_SCALE, self.mel_config) for waveform in waveforms]
 
-    def evaluation_places(self) -> tuple[ClipStore, list[tuple[int, int]]]:
-        """The clips of `evaluation`: where they are, and the group and row of each."""
-        store = self.validation if len(self.validation) else self.store
-        places = [(group, row) for group, size in enumerate(store.group_sizes) for row in range(size)]
-        return store, places[: self.config.eval_clips]
-
     def statistics(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and spread of each mel bin, ``(num_mels,)``, over what can be heard of the order's first clips."""
+        """Mean and standard deviation of each mel bin, ``(num_mels,)``, over the audible frames of the order's first
+        clips.
+        """
         count = min(STATISTICS_CLIPS, len(self.store))
         crops = [self.store.waveform(*self.order(position)) for position in range(count)]
         frames = torch.cat(
@@ -128,10 +122,13 @@ class ClipCrops:
         frames = audible if audible.shape[1] > 1 else frames
         return frames.mean(1).to(self.device), frames.std(1).to(self.device)
 
-    @property
-    def channels(self) -> int:
-        return self.mel_config.num_mels
-
     def weight(self, mel: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """``mask`` with silence counting little."""
+        """``mask``, with a low weight for silence."""
         return mask * torch.where(is_audible(mel, self.mel_config), 1.0, SILENCE_WEIGHT)
+
+
+def make_crops(config: CropConfig, mel_config: MelConfig, device: torch.device) -> ClipCrops | PixelCrops:
+    """The crops of the config's modality; ``mel_config`` is for sound."""
+    if config.modality in PIXEL_MODALITIES:
+        return PixelCrops(config, device)
+    return ClipCrops(config, mel_config, device)

@@ -1,8 +1,8 @@
-"""Token samples to documents in any layout, and documents to packed rows.
+"""Make documents of token samples in any layout, and packed rows of documents.
 
 A layout names segments and their order, as in ``text>speech``, ``speech>text`` or ``voice+text>image``; what stands
 behind ``>`` is what sampling will be asked for. A ``voice`` segment is another clip of the same speaker. Media that lie
-in shard sets of their own meet by `TrainConfig.join_on`.
+in shard sets of their own meet by `TokenDataConfig.join_on`.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import torch
 
 from triforce.models.text import TextTokenizer, clean_text
 from triforce.models.vocabulary import PAD, Segment, Vocabulary
-from triforce.tokenize.shards import TokenSample
-from triforce.train.config import TrainConfig
+from triforce.tokenize.token_sample import TokenSample
+from triforce.train.data.config import TokenDataConfig
 from triforce.train.data.order import Place, ShuffledOrder
 from triforce.train.data.token_store import TokenStore, Where, join_value
 
@@ -36,9 +36,9 @@ class PackedBatch(NamedTuple):
     targets: torch.Tensor
     """The next id of the same document; `PAD` where there is none."""
     weights: torch.Tensor
-    """Of each target in the loss."""
+    """Weight of each target in the loss."""
     positions: torch.Tensor
-    """From 0 in each document."""
+    """Position in the document, from 0."""
     documents: torch.Tensor
     """Number of the document in the row, from 1; 0 is padding."""
 
@@ -57,7 +57,7 @@ class Documents:
         store: TokenStore,
         vocabulary: Vocabulary,
         tokenizer: TextTokenizer,
-        config: TrainConfig,
+        config: TokenDataConfig,
         keep: Callable[[str], bool],
     ) -> None:
         self.store, self.vocabulary, self.config, self.keep = store, vocabulary, config, keep
@@ -159,7 +159,7 @@ class Packer:
 
     def __init__(self, documents: Documents, context: int) -> None:
         self.documents, self.context = documents, context
-        self.num_too_long = 0
+        self.num_read = self.num_too_long = 0
 
     def batch(self, place: Place, num_rows: int) -> PackedBatch:
         """The next rows from ``place``, which moves on."""
@@ -174,6 +174,7 @@ class Packer:
             ids, weights = self.documents.tokens(segments) if segments else (np.empty(0, np.int64), None)
             if not segments or len(ids) > self.context:
                 self.num_too_long += bool(segments)
+                self.num_read += bool(segments)
                 misses += 1
                 if misses > self.documents.order.epoch_length:
                     raise ValueError(
@@ -185,6 +186,7 @@ class Packer:
                 return row
             else:
                 row.append((ids, weights))
+                self.num_read += 1
                 space -= len(ids)
                 misses = 0
 

@@ -1,6 +1,6 @@
-"""Clips for the diffusion network as dVAE and transformer know them: heard whole, read with their text, then cut.
+"""Clips for a diffusion network that conditions on the GPT's latents: encoded whole, with their text, then cut.
 
-The transformer's hidden states say what a bare prior cannot: what is being said, and what came before.
+The latents, the GPT's last hidden states, say what a prior alone cannot: what is being said, and what came before.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from triforce.models.audio.mel import log_mel
 from triforce.models.dvae import DVAE
-from triforce.models.gpt import GPT, hidden_states
+from triforce.models.gpt import GPT, gpt_latents
 from triforce.models.text import TextTokenizer, clean_text
 from triforce.models.vocabulary import Segment
 from triforce.train.data.clips import ClipStore
@@ -21,69 +21,68 @@ from triforce.train.data.crops import INT16_SCALE, ClipCrops
 from triforce.train.data.order import GroupCache, Place
 
 
-class Spoken(NamedTuple):
+class ClipWithLatents(NamedTuple):
     """A clip, or part of one."""
 
     mel: torch.Tensor
-    """``(num_mels, T)``"""
+    """Mel ``(num_mels, T)``."""
     prior: torch.Tensor
-    """``(num_mels, T)``, the dVAE's decode of the whole clip's codes."""
-    states: torch.Tensor
-    """``(width, K)`` at each code; zeros where text and codes are more than the transformer reads."""
+    """The dVAE's decode ``(num_mels, T)`` of the whole clip's codes."""
+    latents: torch.Tensor
+    """Latents ``(width, K)``, one a code; zeros where text and codes are more than the GPT reads."""
 
 
-class SpokenClips:
-    """Training crops and whole validation clips; what was computed is kept, up to the config's ``cache_bytes``."""
+class LatentClips:
+    """Training crops and whole validation clips; results are kept in memory up to the config's ``cache_bytes``."""
 
     def __init__(self, crops: ClipCrops, dvae: DVAE, gpt: GPT, tokenizer: TextTokenizer) -> None:
         self.crops, self.dvae, self.gpt, self.tokenizer = crops, dvae, gpt, tokenizer
         self._starts = np.cumsum([0, *crops.store.group_sizes])
-        self._heard: GroupCache[Spoken] = GroupCache(self._hear_training, crops.config.cache_bytes)
+        self._computed: GroupCache[ClipWithLatents] = GroupCache(self._compute_training, crops.config.cache_bytes)
 
     @torch.no_grad()
-    def hear(self, store: ClipStore, group: int, row: int) -> Spoken:
-        """A whole clip."""
+    def whole(self, store: ClipStore, group: int, row: int) -> ClipWithLatents:
+        """Compute prior and latents of a whole clip."""
         samples = torch.from_numpy(store.waveform(group, row).copy()).to(self.crops.device)
         mel = log_mel(samples.float() / INT16_SCALE, self.crops.mel_config)
         codes = self.dvae.encode(mel[None])
         prior = self.dvae.decode(codes, torch.tensor([[mel.shape[1]]], device=mel.device))[0]
         text = Segment("text", self.tokenizer.encode(clean_text(store.text(group, row))))
-        states = hidden_states(self.gpt, [text], Segment("speech", codes[0].cpu().numpy()))
-        if states is None:
-            states = mel.new_zeros(self.gpt.config.width, codes.shape[1])
-        return Spoken(mel, prior, states)
+        latents = gpt_latents(self.gpt, [text], Segment("speech", codes[0].cpu().numpy()))
+        if latents is None:
+            latents = mel.new_zeros(self.gpt.config.width, codes.shape[1])
+        return ClipWithLatents(mel, prior, latents)
 
-    def _hear_training(self, index: int) -> tuple[Spoken, int]:
+    def _compute_training(self, index: int) -> tuple[ClipWithLatents, int]:
         group = int(np.searchsorted(self._starts, index, side="right")) - 1
-        heard = self.hear(self.crops.store, group, index - int(self._starts[group]))
-        return heard, sum(tensor.nbytes for tensor in heard)
+        clip = self.whole(self.crops.store, group, index - int(self._starts[group]))
+        return clip, sum(tensor.nbytes for tensor in clip)
 
-    def crop(self, position: int) -> Spoken:
+    def crop(self, position: int) -> ClipWithLatents:
         """The training crop at a position of the endless order, from the beginning of a code on."""
         group, row = self.crops.order(position)
-        heard = self._heard[int(self._starts[group]) + row]
+        clip = self._computed[int(self._starts[group]) + row]
         frames, factor = self.crops.config.crop_frames, self.dvae.config.compression[0]
-        num_starts = max(0, heard.mel.shape[1] - frames) // factor + 1
+        num_starts = max(0, clip.mel.shape[1] - frames) // factor + 1
         first = int(np.random.default_rng([self.crops.config.seed, position]).integers(num_starts))
         span = slice(first * factor, first * factor + frames)
-        states = heard.states[:, first : first + -(-frames // factor)]
-        return Spoken(heard.mel[:, span], heard.prior[:, span], states)
+        latents = clip.latents[:, first : first + -(-frames // factor)]
+        return ClipWithLatents(clip.mel[:, span], clip.prior[:, span], latents)
 
     def batch(self, place: Place, count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Mels and priors ``(count, num_mels, crop_frames)``, true frames ``(count, 1)``, hidden states ``(count,
-        width, K)``.
-        """
+        """Mels and priors ``(count, num_mels, crop_frames)``, frames ``(count, 1)``, latents ``(count, width, K)``."""
         parts = [self.crop(place.next()) for _ in range(count)]
-        frames, factor = self.crops.config.crop_frames, self.dvae.config.compression[0]
+        frames = self.crops.config.crop_frames
+        num_codes = -(-frames // self.dvae.config.compression[0])
         floor = self.crops.mel_config.log_floor
         mels, priors = (
             torch.stack([F.pad(part[i], (0, frames - part[i].shape[1]), value=floor) for part in parts]) for i in (0, 1)
         )
-        states = torch.stack([F.pad(part.states, (0, -(-frames // factor) - part.states.shape[1])) for part in parts])
+        latents = torch.stack([F.pad(part.latents, (0, num_codes - part.latents.shape[1])) for part in parts])
         sizes = torch.tensor([[part.mel.shape[1]] for part in parts], device=mels.device)
-        return mels, priors, sizes, states
+        return mels, priors, sizes, latents
 
-    def evaluation(self) -> list[Spoken]:
+    def evaluation(self) -> list[ClipWithLatents]:
         """The validation clips, or where there are none training clips, whole."""
         store, places = self.crops.evaluation_places()
-        return [self.hear(store, *place) for place in places]
+        return [self.whole(store, *place) for place in places]

@@ -1,10 +1,9 @@
 """Clips and token documents in a random order that a seed fixes, shared out over workers, and resumed at the exact
 sample.
 
-Data lies in groups that are read whole (row groups of Parquet, tar shards). Groups are permuted anew each epoch, clips
-within windows of
-groups, so reading stays sequential in pieces and memory bounded. A worker's place is one number, its position in the
-endless order.
+Data lies in groups that are read whole (row groups of Parquet, tar shards). Each epoch permutes the groups, and the
+clips within windows of groups, so reading stays sequential in pieces and memory bounded. A worker's place is one
+number, its position in the endless order.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ def is_validation(clip_id: str, share: float) -> bool:
 
 
 class ShuffledOrder:
-    """Position in the endless order to ``(group, row)``."""
+    """Maps a position in the endless order to ``(group, row)``."""
 
     def __init__(self, group_sizes: Sequence[int], seed: int) -> None:
         self.group_sizes = list(group_sizes)
@@ -61,7 +60,7 @@ class ShuffledOrder:
 
 
 class GroupCache(Generic[T]):
-    """The last groups read, up to a number of bytes."""
+    """Keeps the groups read last, up to a number of bytes."""
 
     def __init__(self, read: Callable[[int], tuple[T, int]], max_bytes: int) -> None:
         self._read, self._max_bytes, self._bytes = read, max_bytes, 0
@@ -80,7 +79,7 @@ class GroupCache(Generic[T]):
 
 
 class Place:
-    """Where a worker is in the endless order: takes positions ``rank``, ``rank + num_workers``, ..."""
+    """Where a worker is in the endless order: it takes positions ``rank``, ``rank + num_workers``, ..."""
 
     def __init__(self, rank: int, num_workers: int) -> None:
         self.rank, self.num_workers, self.taken = rank, num_workers, 0
@@ -94,10 +93,10 @@ class Place:
         return {"taken": self.taken, "num_workers": self.num_workers}
 
     def resume(self, places: list[dict[str, Any]]) -> None:
-        """Go on from the places of all workers, each at its own pace.
+        """Go on from the places of all workers, each from its own.
 
-        With another number of workers the order is kept and everyone starts where the slowest was: some samples come
-        again, none is lost.
+        With another number of workers the order is kept and all start where the slowest was: some samples come again,
+        none is lost.
         """
         if len(places) == self.num_workers:
             self.taken = places[self.rank]["taken"]

@@ -12,13 +12,15 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from triforce.ingest import storage
+from triforce.ingest.corpus.shard_names import STALE_ENDING, stale_mark
 from triforce.models.text import clean_text
-from triforce.tokenize.shards import TokenSample, list_shards, read_shard, stale_mark
+from triforce.tokenize.shards import list_shards, read_shard
+from triforce.tokenize.token_sample import TokenSample
 from triforce.train.data.order import GroupCache
 
 
 class Where(NamedTuple):
-    """The place of a sample."""
+    """Group and row of a sample."""
 
     group: int
     row: int
@@ -68,14 +70,14 @@ class TokenStore:
         return next(iter(shapes)) if len(shapes) == 1 and len(next(iter(shapes))) > 1 else None
 
     def codes_per_piece(self) -> float:
-        """Codes of the first medium for each text piece beside them. Raises ValueError where there is no text."""
+        """Codes of the first medium for each of its text pieces. Raises ValueError where there is no text."""
         num_codes, num_text = (sum(shard[key] for shard in self._indices[0]) for key in ("num_codes", "num_text"))
         if not num_text:
             raise ValueError(f"side_by_side: the {self.modalities[0]} shards have no text; leave it out")
         return num_codes / num_text
 
     def characters(self) -> str:
-        """The characters of the texts, sorted. Of each shard's first samples: what is rarer, nobody learns to say."""
+        """The characters of the texts of each shard's first 512 samples, sorted: a rarer one is not learnt."""
         found: set[str] = set()
         for group in range(len(self._groups)):
             found.update(*(clean_text(sample.metadata.get("text") or "") for sample in self._cache[group][:512]))
@@ -114,9 +116,9 @@ def _read_json(uri: str, name: str) -> dict[str, Any]:
 
 
 def _refuse_stale(uri: str) -> None:
-    stale = storage.list_files(uri, ".stale")
+    stale = storage.list_files(uri, STALE_ENDING)
     if stale:
         raise ValueError(
             f"{stale_mark(list_shards(uri)[0]).rsplit('/', 1)[0]}: {', '.join(stale[:3])}, {len(stale)} in all, mark "
-            "shards with clips that were taken out of the corpus: run `triforce tokenize`, which makes them anew"
+            "shards with clips that were taken out of the corpus: run `triforce tokenize`, which makes them again"
         )

@@ -1,4 +1,4 @@
-"""A small classifier of pictures, fitted to real ones: a judge that knows nothing of the networks that it judges."""
+"""A small classifier of pictures, fitted to real ones, and so independent of the networks that are evaluated."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ BATCH_SIZE = 64
 
 
 class PictureClassifier:
-    """Three convolutions, the mean of what they find, and a linear layer. Pictures of one size."""
+    """Three convolutions, the mean and maximum of their features, and a linear layer. For pictures of one size."""
 
     def __init__(self, labels: Sequence[str], seed: int = 0) -> None:
         self.labels = list(labels)
@@ -48,7 +48,7 @@ class PictureClassifier:
         return padded[..., reach + by[0] : reach + by[0] + height, reach + by[1] : reach + by[1] + width]
 
     def _features(self, planes: torch.Tensor) -> list[torch.Tensor]:
-        """Of every layer, and last the pooled ones that the head reads."""
+        """Return the features of every layer, and last the pooled ones that the head reads."""
         found, x = [], planes - 0.5
         for index, layer in enumerate(self._layers):
             if index and min(x.shape[-2:]) > 2:
@@ -59,13 +59,14 @@ class PictureClassifier:
 
     @torch.inference_mode()
     def __call__(self, pictures: Sequence[torch.Tensor]) -> list[str]:
-        """The most likely label of each."""
+        """Return the most likely label of each picture."""
         return [self.labels[int(self._head(self._features(picture[None])[-1]).argmax())] for picture in pictures]
 
     @torch.inference_mode()
     def distance(self, a: torch.Tensor, b: torch.Tensor) -> float:
-        """How far two pictures' features lie apart, each position's scaled to length 1 (as Zhang et al. 2018, arXiv
-        1801.03924, do with a large network): 0 for the same.
+        """Return the distance of two pictures' features, each position's scaled to length 1: 0 for the same.
+
+        Zhang et al. 2018, arXiv 1801.03924, do so with a large network.
         """
         total = 0.0
         for x, y in zip(self._features(a[None])[:-1], self._features(b[None])[:-1], strict=True):

@@ -1,9 +1,8 @@
-"""Evaluate a release on speech that it never saw: what each network loses and wins back, in words and in nats."""
+"""Evaluate a release on speech that it was not trained on: what each network loses and wins back, in words and nats."""
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import logging
 import os
@@ -11,32 +10,27 @@ import platform
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.dataset as pads
-import soundfile
-import soxr
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from tqdm import tqdm
 
 from triforce.ingest import storage
-from triforce.ingest.clips.voices import RATE_HZ as VOICE_RATE_HZ
-from triforce.ingest.clips.voices import VoiceEncoder
-from triforce.ingest.corpus.schema import SAMPLE_RATE_HZ
-from triforce.ingest.corpus.store import Corpus
+from triforce.ingest.corpus.records import Clip
+from triforce.models.flow_samplers import SamplerConfig
+from triforce.models.gpt_sampling import SamplingConfig
 from triforce.models.release import Release
-from triforce.models.samplers import SamplerConfig
-from triforce.models.sampling import SamplingConfig
-from triforce.tokenize.read import decode_flac
 from triforce.train.evaluate import metrics
+from triforce.train.evaluate.clips import MAX_DURATION_S, MIN_DURATION_S, select_clips
+from triforce.train.evaluate.figures import clip_figures, voice_similarities
 from triforce.train.evaluate.judge import Judge, JudgeConfig
-from triforce.train.evaluate.quality import FeatureStatistics, dnsmos, frechet_distance
+from triforce.train.evaluate.kept_samples import choose_samples, write_sample
 from triforce.train.evaluate.results import FILE_NAME, Evaluation, compare_systems, read_evaluation, summarize_systems
-from triforce.train.evaluate.systems import Output, clip_seed, read_aloud, resynthesize
+from triforce.train.evaluate.systems import Output, run_systems
 
 logger = logging.getLogger(__name__)
 
@@ -45,14 +39,16 @@ BLOCK_CLIPS = 64
 
 
 class EvaluateConfig(BaseModel):
-    """What is evaluated, and how."""
+    """Which clips are evaluated, and how."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    seed: int = Field(0, ge=0, description="Of noise, of sampling and of the bootstrap.")
+    seed: int = Field(0, ge=0, description="Seed of noise, of sampling and of the bootstrap.")
     limit: int | None = Field(None, ge=1, description="Held-out clips at most; the seed fixes which. None: all.")
-    min_duration_s: float = Field(1.0, ge=0, description="Shorter clips stay out. Seconds.")
-    max_duration_s: float = Field(29.0, gt=0, le=29, description="Longer stay out: the judge hears 30. Seconds.")
+    min_duration_s: float = Field(MIN_DURATION_S, ge=0, description="Shorter clips stay out. Seconds.")
+    max_duration_s: float = Field(
+        MAX_DURATION_S, gt=0, le=MAX_DURATION_S, description="Longer clips stay out: the judge takes 30. Seconds."
+    )
     num_training_clips: int = Field(8, ge=0, le=10_000, description="Texts from training that are read aloud.")
     quality: bool = Field(False, description="Score every sound with DNSMOS: extra `quality`, and some 0.1 s a second.")
     similarity: bool = Field(False, description="Compare each sound's voice with the original's: extra `speakers`.")
@@ -67,22 +63,9 @@ class EvaluateConfig(BaseModel):
     judge: JudgeConfig = JudgeConfig()
 
 
-@dataclass(frozen=True)
-class Clip:
-    """A clip to evaluate, its sound still packed."""
-
-    clip_id: str
-    text: str
-    flac: bytes
-    duration_s: float
-    source: str
-    title: str | None
-    asr_model: str | None
-
-
 @dataclass
 class _Run:
-    """What accumulates over blocks of clips."""
+    """Results that accumulate over blocks of clips."""
 
     rows: list[dict] = field(default_factory=list)
     codes: list[np.ndarray] = field(default_factory=list)
@@ -90,8 +73,8 @@ class _Run:
     work_s: dict[str, float] = field(default_factory=dict)
     sound_s: dict[str, float] = field(default_factory=dict)
     judge_s: float = 0.0
-    features: dict[str, FeatureStatistics] = field(default_factory=dict)
-    """What Whisper's encoder saw, by system."""
+    features: dict[str, metrics.FeatureStatistics] = field(default_factory=dict)
+    """Frames of Whisper's encoder, by system."""
 
 
 def evaluate(
@@ -111,14 +94,14 @@ def evaluate(
     """
     config = config or EvaluateConfig()
     release = Release.load(release_uri)
-    heldout = select_clips(heldout_uri, config, config.limit)
+    heldout = _select(heldout_uri, config, config.limit)
     if not heldout:
         raise ValueError(
             f"{heldout_uri!r} has no clip with text between {config.min_duration_s} and {config.max_duration_s} s: "
             "name a corpus of held-out clips, or change min_duration_s"
         )
     speaks = config.tts and release.gpt is not None
-    training = select_clips(corpus_uri, config, config.num_training_clips) if corpus_uri and speaks else []
+    training = _select(corpus_uri, config, config.num_training_clips) if corpus_uri and speaks else []
     info = release.info()
     key = _key(info, heldout, training, config)
     if not force and (done := read_evaluation(out_uri)) is not None and done.key == key:
@@ -141,25 +124,9 @@ def evaluate(
     return evaluation
 
 
-def select_clips(corpus_uri: str, config: EvaluateConfig, limit: int | None) -> list[Clip]:
-    """Kept clips with text and a fit length, in an order that the seed fixes; ``limit`` of them at most.
-
-    A clip's place depends on its id alone, so a larger limit only adds clips.
-    """
-    corpus = Corpus(corpus_uri)
-    if not corpus.clip_files():
-        raise ValueError(f"{corpus_uri!r} holds no clips: name a corpus that `triforce ingest` wrote")
-    columns = ["clip_id", "text", "duration_s", "source", "title", "asr_model"]
-    rows = [
-        row
-        for row in corpus.clips(columns, kept_only=True).to_pylist()
-        if row["text"] and config.min_duration_s <= row["duration_s"] <= config.max_duration_s
-    ]
-    rows = sorted(rows, key=lambda row: (clip_seed(config.seed, row["clip_id"]), row["clip_id"]))[:limit]
-    wanted = pads.field("clip_id").isin(pa.array([row["clip_id"] for row in rows], pa.string()))
-    sounds = corpus.dataset().to_table(columns=["clip_id", "audio"], filter=wanted).to_pylist()
-    flac = {row["clip_id"]: row["audio"]["bytes"] for row in sounds}
-    return [Clip(flac=flac[row["clip_id"]], **row) for row in rows]
+def _select(corpus_uri: str, config: EvaluateConfig, limit: int | None) -> list[Clip]:
+    lengths = {"min_duration_s": config.min_duration_s, "max_duration_s": config.max_duration_s}
+    return select_clips(corpus_uri, seed=config.seed, limit=limit, **lengths)
 
 
 def _blocks(clips: Sequence[Clip]) -> Iterator[Sequence[Clip]]:
@@ -168,7 +135,7 @@ def _blocks(clips: Sequence[Clip]) -> Iterator[Sequence[Clip]]:
 
 def _key(info: dict, heldout: Sequence[Clip], training: Sequence[Clip], config: EvaluateConfig) -> str:
     stages = {name: stage["hash"] for name, stage in info["stages"].items()} | {"vocoder": info["vocoder"]}
-    clips = [[clip.clip_id, clip.text, hashlib.sha256(clip.flac).hexdigest()] for clip in (*heldout, *training)]
+    clips = [[clip.clip_id, clip.text, hashlib.sha256(clip.media).hexdigest()] for clip in (*heldout, *training)]
     data = json.dumps([stages, clips, len(heldout), config.model_dump(mode="json")], sort_keys=True)
     return hashlib.sha256(data.encode()).hexdigest()
 
@@ -183,119 +150,78 @@ def _evaluate_block(
     folder: str,
     bar: tqdm,
 ) -> None:
-    """Every system on every clip of the block, then the judge on each system: packed windows hold one system only."""
+    """Run every system on every clip of the block, then the judge on each system, and take the figures."""
     outputs: list[dict[str, Output]] = []
     for number, clip in enumerate(block, len(run.rows)):
         outputs.append(_run_systems(run, release, config, clip, split, number))
         bar.update()
-    heard: list[dict[str, str]] = [{} for _ in block]
-    started = time.monotonic()
-    for name in outputs[0]:
-        bar.set_postfix_str(f"listening to {name}")
-        there = [i for i, output in enumerate(outputs) if name in output]
-        sounds = [outputs[i][name].waveform for i in there]
-        texts, frames = judge.hear(sounds, release.sample_rate_hz, [block[i].text for i in there])
-        for i, text, seen in zip(there, texts, frames, strict=True):
-            heard[i][name] = text
-            if len(seen):
-                run.features.setdefault(name, FeatureStatistics()).add(seen)
-    run.judge_s += time.monotonic() - started
-    voices = _similarities(outputs, release.sample_rate_hz) if config.similarity else [{} for _ in block]
-    for clip, output, one, alike in zip(block, outputs, heard, voices, strict=True):
-        truth = output["original"].mel if "original" in output else None
-        systems = {name: _figures(clip.text, output[name], one[name], truth, config, release) for name in output}
-        for name, value in alike.items():
+    hypotheses = _recognize(run, judge, release.sample_rate_hz, block, outputs, bar)
+    figures = partial(
+        clip_figures,
+        sample_rate_hz=release.sample_rate_hz,
+        language=config.judge.language,
+        quality=config.quality,
+    )
+    similarities = voice_similarities(outputs, release.sample_rate_hz) if config.similarity else [{} for _ in block]
+    for clip, output, found, similar in zip(block, outputs, hypotheses, similarities, strict=True):
+        mel = output["original"].mel if "original" in output else None
+        systems = {name: figures(one, clip.text, found[name], mel) for name, one in output.items()}
+        for name, value in similar.items():
             systems[name]["similarity"] = value
         row = {"set": split, "clip_id": clip.clip_id, "text": clip.text, "source": clip.source, "title": clip.title}
         run.rows.append(row | {"duration_s": round(clip.duration_s, 3), "systems": systems})
-    for i in _sample_indices(run, block, split, config):
-        about = {"set": split} | _write_sample(folder, len(run.samples), block[i], outputs[i], heard[i], release)
-        run.samples.append(about)
+    wanted = config.num_samples - sum(sample["set"] == split for sample in run.samples)
+    for i in choose_samples([clip.duration_s for clip in block], wanted, config.max_sample_s):
+        number, rate = len(run.samples), release.sample_rate_hz
+        sample = write_sample(folder, number, block[i], outputs[i], hypotheses[i], rate)
+        run.samples.append({"set": split} | sample)
+
+
+def _recognize(
+    run: _Run,
+    judge: Judge,
+    sample_rate_hz: int,
+    block: Sequence[Clip],
+    outputs: list[dict[str, Output]],
+    bar: tqdm,
+) -> list[dict[str, str]]:
+    """Return what the judge recognises in each clip, by system; packed windows hold one system only."""
+    hypotheses: list[dict[str, str]] = [{} for _ in block]
+    started = time.monotonic()
+    for name in outputs[0]:
+        bar.set_postfix_str(f"judging {name}")
+        there = [i for i, output in enumerate(outputs) if name in output]
+        sounds = [outputs[i][name].waveform for i in there]
+        texts, frames = judge.recognize(sounds, sample_rate_hz, [block[i].text for i in there])
+        for i, text in zip(there, texts, strict=True):
+            hypotheses[i][name] = text
+        statistics = run.features.setdefault(name, metrics.FeatureStatistics())
+        for part in frames:
+            statistics.add(part)
+    run.judge_s += time.monotonic() - started
+    return hypotheses
 
 
 def _run_systems(
     run: _Run, release: Release, config: EvaluateConfig, clip: Clip, split: str, number: int
 ) -> dict[str, Output]:
-    seed, output = clip_seed(config.seed, clip.clip_id), {}
-    if split == "heldout":
-        waveform = decode_flac(clip.flac, SAMPLE_RATE_HZ)
-        output, codes = resynthesize(release, waveform, clip.text, seed=seed, sampler=config.sampler)
-        run.codes.append(codes)
     read = split == "training" or config.num_unseen_texts is None or number < config.num_unseen_texts
-    if config.tts and read and release.gpt is not None:
-        output["tts_unseen" if split == "heldout" else "tts_train"] = read_aloud(
-            release,
-            clip.text,
-            seed=seed,
-            sampling=config.sampling,
-            sampler=config.sampler,
-            min_chars_per_s=config.min_chars_per_s,
-        )
-    for name, one in output.items():
+    outputs, codes = run_systems(
+        release,
+        clip,
+        split,
+        reads_aloud=config.tts and read and release.gpt is not None,
+        seed=config.seed,
+        sampling=config.sampling,
+        sampler=config.sampler,
+        min_chars_per_s=config.min_chars_per_s,
+    )
+    if codes is not None:
+        run.codes.append(codes)
+    for name, one in outputs.items():
         run.work_s[name] = run.work_s.get(name, 0.0) + one.seconds
         run.sound_s[name] = run.sound_s.get(name, 0.0) + one.waveform.size / release.sample_rate_hz
-    return output
-
-
-def _figures(
-    text: str, output: Output, heard: str, truth: np.ndarray | None, config: EvaluateConfig, release: Release
-) -> dict:
-    """One system on one clip, as `Evaluation.clips` holds it."""
-    language = config.judge.language
-    words, characters = metrics.word_errors(text, heard, language), metrics.character_errors(text, heard, language)
-    row: dict[str, Any] = {"heard": heard, "words": list(words), "characters": list(characters)}
-    row |= {"num_samples": int(output.waveform.size), "sharpness": metrics.sharpness(output.mel)}
-    if truth is not None and output.mel is not truth and output.mel.shape == truth.shape:
-        row["log_mel_l1"] = metrics.log_mel_l1(output.mel, truth)
-        row["mcd_db"] = metrics.mel_cepstral_distortion(output.mel, truth)
-    if config.quality:
-        row["dnsmos"] = dnsmos(output.waveform, release.sample_rate_hz)
-    if output.reached_end is not None:
-        row["reached_end"] = bool(output.reached_end)
-    return row | ({"error": output.error} if output.error else {})
-
-
-def _similarities(outputs: Sequence[dict[str, Output]], sample_rate_hz: int) -> list[dict[str, float]]:
-    """Cosine of each sound's voice with that of the original clip, where there is one and there is sound."""
-    encoder = VoiceEncoder()
-
-    def embed(waveform: np.ndarray) -> np.ndarray:
-        return encoder(soxr.resample(waveform.astype(np.float32), sample_rate_hz, VOICE_RATE_HZ)).embedding
-
-    rows: list[dict[str, float]] = []
-    for output in outputs:
-        others = [name for name in output if name != "original" and output[name].waveform.size]
-        if "original" not in output:
-            others = []
-        truth = embed(output["original"].waveform) if others else None
-        rows.append({name: float(embed(output[name].waveform) @ truth) for name in others})
-    return rows
-
-
-def _sample_indices(run: _Run, block: Sequence[Clip], split: str, config: EvaluateConfig) -> list[int]:
-    """Which clips of the block to keep the sounds of: the first short ones, then the first of the others."""
-    wanted = config.num_samples - sum(sample["set"] == split for sample in run.samples)
-    by_place = sorted(range(len(block)), key=lambda i: (block[i].duration_s > config.max_sample_s, i))
-    return sorted(by_place[: max(wanted, 0)])
-
-
-def _write_sample(
-    folder: str, number: int, clip: Clip, output: dict[str, Output], heard: dict[str, str], release: Release
-) -> dict:
-    """Keep a clip's sounds and mels; the row of `Evaluation.samples`."""
-    place, mels = os.path.basename(folder), io.BytesIO()
-    np.savez_compressed(mels, **{name: one.mel.astype(np.float16) for name, one in output.items()})
-    storage.write_bytes(storage.join(folder, f"{number:02d}-mels.npz"), mels.getvalue())
-    systems = {}
-    for name, one in output.items():
-        path = f"{number:02d}-{name}.flac"
-        sound = io.BytesIO()
-        soundfile.write(sound, np.clip(one.waveform, -1, 1), release.sample_rate_hz, format="FLAC", subtype="PCM_16")
-        storage.write_bytes(storage.join(folder, path), sound.getvalue())
-        systems[name] = {"audio": f"{place}/{path}", "heard": heard[name], "reached_end": one.reached_end}
-    about = {"clip_id": clip.clip_id, "text": clip.text, "title": clip.title, "source": clip.source}
-    mels_path = f"{place}/{number:02d}-mels.npz"
-    return about | {"duration_s": round(clip.duration_s, 3), "mels": mels_path, "systems": systems}
+    return outputs
 
 
 def _summarize(
@@ -334,10 +260,10 @@ def _summarize(
     )
 
 
-def _frechet(features: dict[str, FeatureStatistics], name: str) -> float | None:
+def _frechet(features: dict[str, metrics.FeatureStatistics], name: str) -> float | None:
     if name == "original" or not {name, "original"} <= set(features):
         return None
-    return frechet_distance(features[name], features["original"])
+    return metrics.frechet_distance(features[name], features["original"])
 
 
 def _describe_data(heldout_uri: str, heldout: Sequence[Clip], training: Sequence[Clip]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""What pictures lose by their codes and win back by diffusion, on clips that no network trained on.
+"""Evaluate a release on pictures that it was not trained on: what they lose by their codes and win back by diffusion.
 
 Peak signal-to-noise ratio and structural similarity (scikit-image) say how near the pixels are; a classifier that
-learnt the corpus's labels from real pictures alone says what can still be recognised, and how far its features move.
+learned the corpus's labels from real pictures alone says what can still be recognised, and how far its features move.
 """
 
 from __future__ import annotations
@@ -18,14 +18,16 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
 from triforce.ingest import storage
+from triforce.ingest.corpus.records import Clip
 from triforce.ingest.corpus.store import Corpus
 from triforce.ingest.media.pixels import clip_pixels, from_planes
+from triforce.ingest.text_tables import format_table
+from triforce.models.flow_samplers import SamplerConfig
 from triforce.models.release import Release
 from triforce.models.release_files import load_card
-from triforce.models.samplers import SamplerConfig
 from triforce.train.data.order import is_validation
 from triforce.train.evaluate.classifier import PictureClassifier
-from triforce.train.tasks.diffusion import sharpness
+from triforce.train.evaluate.metrics import sharpness
 
 SYSTEMS = ("original", "dvae", "mean", "diffusion")
 """``mean`` is the diffusion network's expected picture, ``diffusion`` a sample."""
@@ -35,7 +37,7 @@ LEAST_EXAMPLES = 5
 
 
 class PictureConfig(BaseModel):
-    """How pictures are judged."""
+    """Which pictures are evaluated, and how."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -44,7 +46,7 @@ class PictureConfig(BaseModel):
     num_shown: int = Field(12, ge=0, le=100, description="Pictures in the sheet of originals and restorations.")
     max_labels: int = Field(100, ge=2, description="More different texts than these are no labels.")
     classifier_steps: int = Field(600, ge=1, description="Training steps of the classifier.")
-    seed: int = Field(0, ge=0, description="Of noise and of the classifier.")
+    seed: int = Field(0, ge=0, description="Seed of noise and of the classifier.")
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class Picture:
 
 
 def evaluate_pictures(release_uri: str, corpus_uri: str, out_uri: str, config: PictureConfig | None = None) -> str:
-    """Judge the release's networks; writes ``pictures.json`` and ``pictures.png`` below ``out_uri``, and gives the
+    """Evaluate the release's networks, write ``pictures.json`` and ``pictures.png`` below ``out_uri``, and return the
     table as text.
 
     Raises ImportError where the extra ``media`` is missing, ValueError where there is nothing unseen.
@@ -77,7 +79,7 @@ def evaluate_pictures(release_uri: str, corpus_uri: str, out_uri: str, config: P
 
 
 def restorations(release: Release, planes: torch.Tensor, config: PictureConfig, seed: int) -> dict[str, torch.Tensor]:
-    """One picture ``(3, H, W)`` by every system that the release has, cut off at black and white."""
+    """Restore one picture ``(3, H, W)`` by every system that the release has, cut off at black and white."""
     size = torch.tensor([planes.shape[1:]])
     decoded = release.dvae.decode(release.dvae.encode(planes[None]), size)[0]
     found = {"original": planes, "dvae": decoded}
@@ -89,7 +91,7 @@ def restorations(release: Release, planes: torch.Tensor, config: PictureConfig, 
 
 
 def _validation_share(release_uri: str) -> float:
-    """The share that all of the release's networks kept from training."""
+    """Return the share of clips that all of the release's networks kept from training."""
     cards = [card for stage in ("dvae", "diffusion") if (card := load_card(release_uri, stage))]
     if not cards:
         raise FileNotFoundError(f"{release_uri}: no dvae/config.json; train one with `triforce train dvae`")
@@ -105,21 +107,21 @@ def _validation_share(release_uri: str) -> float:
 
 
 def _split(corpus_uri: str, share: float, limit: int | None) -> tuple[list[Picture], list[Picture]]:
-    """Pictures that were trained on, and those that were not."""
+    """Return the pictures that were trained on, and those that were not."""
     columns = ["clip_id", "text", "modality", "image", "drop_reason"]
     seen: list[Picture] = []
     unseen: list[Picture] = []
     for row in Corpus(corpus_uri).dataset().to_table(columns=columns).to_pylist():
         if row["modality"] == "image" and row["drop_reason"] is None:
             side = unseen if is_validation(row["clip_id"], share) else seen
-            side.append(Picture(row["clip_id"], row["text"] or None, torch.from_numpy(clip_pixels(row))))
+            side.append(Picture(row["clip_id"], row["text"] or None, torch.from_numpy(clip_pixels(Clip.from_row(row)))))
     if not unseen:
         raise ValueError(f"{corpus_uri}: validation_share {share} keeps none of {len(seen)} pictures from training")
     return seen, sorted(unseen, key=lambda picture: picture.clip_id)[:limit]
 
 
 def _classifier(seen: list[Picture], config: PictureConfig) -> PictureClassifier | None:
-    """None where texts are no labels: too many of them, or too few pictures of each."""
+    """Fit a classifier; None where texts are no labels: too many of them, or too few pictures of each."""
     counts = Counter(picture.label for picture in seen if picture.label)
     labels = sorted(label for label, count in counts.items() if count >= LEAST_EXAMPLES)
     if not 2 <= len(labels) <= config.max_labels:
@@ -131,16 +133,16 @@ def _classifier(seen: list[Picture], config: PictureConfig) -> PictureClassifier
 
 
 def _figures(
-    truths: list[Picture], made: list[torch.Tensor], classifier: PictureClassifier | None
+    references: list[Picture], made: list[torch.Tensor], classifier: PictureClassifier | None
 ) -> dict[str, float | None]:
-    """Means over the pictures."""
+    """Return means over the pictures."""
     try:
         from skimage.metrics import peak_signal_noise_ratio, structural_similarity
     except ImportError as error:
         raise ImportError(f"judging pictures needs {error.name}: pip install 'triforce[media]'") from error
     psnr, ssim = [], []
-    for truth, planes in zip(truths, made, strict=True):
-        a, b = truth.planes.numpy(), planes.numpy()
+    for reference, planes in zip(references, made, strict=True):
+        a, b = reference.planes.numpy(), planes.numpy()
         window = min(SSIM_WINDOW, min(a.shape[1:]) // 2 * 2 - 1)
         ssim.append(structural_similarity(a, b, channel_axis=0, data_range=1.0, win_size=window))
         if not np.array_equal(a, b):
@@ -148,37 +150,41 @@ def _figures(
     row: dict[str, float | None] = {
         "psnr_db": float(np.mean(psnr)) if psnr else None,
         "ssim": float(np.mean(ssim)),
-        "l1_levels": 255 * float(np.mean([(t.planes - p).abs().mean() for t, p in zip(truths, made, strict=True)])),
-        "sharpness": float(np.mean([sharpness(planes) for planes in made])),
+        "l1_levels": 255 * float(np.mean([(t.planes - p).abs().mean() for t, p in zip(references, made, strict=True)])),
+        "sharpness": float(np.mean([sharpness(planes.numpy()) for planes in made])),
         "accuracy": None,
         "feature_distance": None,
     }
     if classifier is not None:
-        named = [(truth, planes) for truth, planes in zip(truths, made, strict=True) if truth.label is not None]
+        named = [(one, planes) for one, planes in zip(references, made, strict=True) if one.label is not None]
         found = classifier([planes for _, planes in named])
-        row["accuracy"] = float(np.mean([truth.label == word for (truth, _), word in zip(named, found, strict=True)]))
-        apart = [classifier.distance(truth.planes, planes) for truth, planes in named]
+        row["accuracy"] = float(np.mean([one.label == word for (one, _), word in zip(named, found, strict=True)]))
+        apart = [classifier.distance(one.planes, planes) for one, planes in named]
         row["feature_distance"] = float(np.mean(apart))
     return row
 
 
 def table(rows: dict[str, dict[str, Any]], num_pictures: int) -> str:
-    """Rows as lines of text."""
-    truth = rows["original"]["sharpness"]
-    lines = [f"{num_pictures} unseen pictures", f"{'':<10} PSNR dB   SSIM  L1 levels  sharp %  right %  features"]
-    for name, row in rows.items():
-        psnr = "-" if row["psnr_db"] is None else f"{row['psnr_db']:.1f}"
-        right = "-" if row["accuracy"] is None else f"{100 * row['accuracy']:.1f}"
-        apart = "-" if row["feature_distance"] is None else f"{row['feature_distance']:.3f}"
-        lines.append(
-            f"{name:<10} {psnr:>7} {row['ssim']:>6.3f} {row['l1_levels']:>10.1f} "
-            f"{100 * row['sharpness'] / truth:>8.0f} {right:>8} {apart:>9}"
+    """Return the rows as lines of text."""
+    original = rows["original"]["sharpness"]
+    lines = [
+        (
+            name,
+            "-" if row["psnr_db"] is None else f"{row['psnr_db']:.1f}",
+            f"{row['ssim']:.3f}",
+            f"{row['l1_levels']:.1f}",
+            f"{100 * row['sharpness'] / original:.0f}",
+            "-" if row["accuracy"] is None else f"{100 * row['accuracy']:.1f}",
+            "-" if row["feature_distance"] is None else f"{row['feature_distance']:.3f}",
         )
-    return "\n".join(lines)
+        for name, row in rows.items()
+    ]
+    head = ("", "PSNR dB", "SSIM", "L1 levels", "sharp %", "right %", "features")
+    return f"{num_pictures} unseen pictures\n{format_table(head, lines)}"
 
 
 def _sheet(made: dict[str, list[torch.Tensor]], count: int) -> bytes:
-    """A PNG: a column for each picture, a row for each system, small pictures enlarged."""
+    """Return a PNG: a column for each picture, a row for each system, small pictures enlarged."""
     columns = [
         [from_planes(planes[i].numpy()) for planes in made.values()] for i in range(min(count, len(made["dvae"])))
     ]

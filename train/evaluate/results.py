@@ -1,4 +1,4 @@
-"""What an evaluation found: the record that ``evaluation.json`` holds, and the table for a terminal."""
+"""The record of an evaluation, which ``evaluation.json`` holds, and its table for a terminal."""
 
 from __future__ import annotations
 
@@ -9,8 +9,15 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from triforce.ingest import storage
-from triforce.train.evaluate import metrics
-from triforce.train.evaluate.metrics import Errors, Interval
+from triforce.ingest.text_tables import format_table
+from triforce.train.evaluate.intervals import (
+    Interval,
+    error_rate,
+    error_rate_difference,
+    mean_interval,
+    resample_clips,
+)
+from triforce.train.evaluate.metrics import Errors
 
 FORMAT = 1
 FILE_NAME = "evaluation.json"
@@ -26,8 +33,7 @@ LABELS = {
 """Systems in the order of tables: each adds a loss, or should win some back, over the one before."""
 
 COMPARED = (("vocoder", "original"), ("dvae", "vocoder"), ("diffusion", "dvae"), ("diffusion", "vocoder"))
-"""What is compared clip by clip: the loss of each step, what diffusion wins back, and what is left to win."""
-
+"""Pairs that are compared clip by clip: the loss of each step, what diffusion wins back, and what is left to win."""
 
 MEANS = ("log_mel_l1", "mcd_db", "sharpness", "dnsmos", "similarity")
 """Figures that are means over clips."""
@@ -43,7 +49,7 @@ class System:
     wer: Interval
     cer: Interval
     log_mel_l1: float | None = None
-    """Nats, against the true mel; None where there is no true mel to compare, as in TTS."""
+    """Nats, against the original's mel; None where there is none to compare, as in TTS."""
     mcd_db: float | None = None
     sharpness: float | None = None
     dnsmos: float | None = None
@@ -51,7 +57,7 @@ class System:
     similarity: float | None = None
     """Cosine of the voice with the original's, 1 = the same; only where `EvaluateConfig.similarity` asks for it."""
     frechet: float | None = None
-    """Distance of what Whisper's encoder sees from what it sees in the originals."""
+    """Fréchet distance of Whisper's encoder frames from those of the originals."""
     intervals: dict[str, Interval] = field(default_factory=dict)
     """95 % bootstrap intervals of the means above, by their names."""
     reached_end_share: float | None = None
@@ -67,7 +73,7 @@ class Comparison:
     wer_difference: Interval
 
     def line(self) -> str:
-        """For a reader; an interval without 0 inside is a difference that the clips prove."""
+        """Return the comparison as text; an interval without 0 inside is a difference that the clips prove."""
         value, low, high = (100 * figure for figure in self.wer_difference)
         labels = LABELS.get(self.system, self.system), LABELS.get(self.reference, self.reference)
         return f"{labels[0]} against {labels[1]}: {value:+.1f} % WER ({low:+.1f} to {high:+.1f})"
@@ -75,10 +81,10 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """All of an evaluation. The same inputs and seed give the same record, but for ``timings``."""
+    """The whole record. The same inputs and seed give the same record, but for ``timings``."""
 
     key: str
-    """Of release, clips and config: an evaluation with the same key need not run again."""
+    """Hash of release, clips and config: an evaluation with the same key need not run again."""
     config: dict[str, Any]
     release: dict[str, Any]
     """`Release.info`: sizes, hashes, rates."""
@@ -89,7 +95,7 @@ class Evaluation:
     systems: list[System]
     comparisons: list[Comparison]
     clips: list[dict[str, Any]]
-    """One row a clip and set: clip_id, text, and by system what was heard and every figure."""
+    """One row a clip and set: clip_id, text, and by system the hypothesis, as ``heard``, and every figure."""
     samples: list[dict[str, Any]]
     """Clips with their sound, by system; paths are relative to the folder."""
     timings: dict[str, Any] = field(default_factory=dict)
@@ -117,7 +123,7 @@ class Evaluation:
         return cls(**fields)
 
     def table(self) -> str:
-        """The systems as lines of text."""
+        """Return the systems as a table, and below it the codebook's use and the comparisons, as lines of text."""
         head: tuple[str, ...] = ("system", "clips", "words", "WER %", "95 %", "CER %", "95 %", "mel L1", "MCD dB")
         head = (*head, "sharp", "Fréchet", "DNSMOS", "voice", "RTF")
         factors = self.timings.get("real_time_factor", {})
@@ -138,61 +144,52 @@ class Evaluation:
             )
             for s in self.systems
         ]
-        widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
-        lines = [
-            "  ".join(
-                [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-            )
-            for row in [head, *rows]
-        ]
         book = self.codebook
-        lines.append(
+        codebook = (
             f"codebook of {book['size']}: perplexity {book['perplexity']:.0f}, {book['live_share']:.1%} in use here; "
             f"{book['codes_per_second']:.1f} codes/s, {book['bits_per_second']:.0f} bits/s"
         )
-        return "\n".join([*lines, *(comparison.line() for comparison in self.comparisons)])
+        return "\n".join([format_table(head, rows), codebook, *(comparison.line() for comparison in self.comparisons)])
 
 
 def read_evaluation(uri: str) -> Evaluation | None:
-    """The evaluation in the folder ``uri``, or None where there is none yet."""
+    """Return the evaluation in the folder ``uri``, or None where there is none yet."""
     path = storage.join(uri, FILE_NAME)
     return Evaluation.from_json(storage.read_bytes(path).decode()) if storage.exists(path) else None
 
 
 def summarize_systems(rows: Sequence[dict], num_resamples: int, seed: int) -> list[System]:
-    """The figures of every system that occurs in ``rows``, which are `Evaluation.clips`."""
+    """Return the figures of every system that occurs in ``rows``, which are `Evaluation.clips`."""
     return [_summarize_system(name, found, num_resamples, seed) for name in LABELS if (found := _rows_of(rows, name))]
 
 
 def compare_systems(rows: Sequence[dict], num_resamples: int, seed: int) -> list[Comparison]:
-    """The pairs of `COMPARED` of which both were run."""
+    """Compare the pairs of `COMPARED` of which both were run."""
     comparisons = []
     for system, reference in COMPARED:
         first, second = _errors(_rows_of(rows, system), "words"), _errors(_rows_of(rows, reference), "words")
         if first and second:
-            draws = metrics.resample_clips(len(first), num_resamples, seed)
-            comparisons.append(Comparison(system, reference, metrics.error_rate_difference(first, second, draws)))
+            draws = resample_clips(len(first), num_resamples, seed)
+            comparisons.append(Comparison(system, reference, error_rate_difference(first, second, draws)))
     return comparisons
 
 
 def _summarize_system(name: str, rows: Sequence[dict], num_resamples: int, seed: int) -> System:
-    draws = metrics.resample_clips(len(rows), num_resamples, seed)
+    draws = resample_clips(len(rows), num_resamples, seed)
     words = _errors(rows, "words")
     return System(
         name=name,
         num_clips=len(rows),
         num_words=sum(one.total for one in words),
-        wer=metrics.error_rate(words, draws),
-        cer=metrics.error_rate(_errors(rows, "characters"), draws),
+        wer=error_rate(words, draws),
+        cer=error_rate(_errors(rows, "characters"), draws),
         log_mel_l1=_mean(rows, "log_mel_l1"),
         mcd_db=_mean(rows, "mcd_db"),
         sharpness=_mean(rows, "sharpness"),
         dnsmos=_mean(rows, "dnsmos"),
         similarity=_mean(rows, "similarity"),
         intervals={
-            name: metrics.mean_interval(values, num_resamples, seed)
-            for name in MEANS
-            if (values := _finite(rows, name))
+            name: mean_interval(values, num_resamples, seed) for name in MEANS if (values := _finite(rows, name))
         },
         reached_end_share=_mean(rows, "reached_end"),
     )
@@ -207,7 +204,7 @@ def _errors(rows: Sequence[dict], unit: str) -> list[Errors]:
 
 
 def _mean(rows: Sequence[dict], name: str) -> float | None:
-    """Over the clips that have the figure, each weighing the same."""
+    """Return the mean over the clips that have the figure, each weighing the same."""
     values = _finite(rows, name)
     return sum(values) / len(values) if values else None
 
@@ -229,7 +226,7 @@ def _number(value: float | None, digits: int = 3) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """JSON has no NaN: a figure that could not be taken is null."""
+    """Return the value with null for NaN, which JSON lacks: a figure that could not be taken."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,8 +1,7 @@
-"""The ways from a clip or a text to sound that are compared: each adds one network to the one before."""
+"""The systems that are compared, from a clip or a text to sound: each adds one network to the one before."""
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from typing import NamedTuple
@@ -10,60 +9,88 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from triforce.ingest.corpus.records import SAMPLE_RATE_HZ, Clip
+from triforce.models.flow_samplers import SamplerConfig
+from triforce.models.gpt_sampling import SamplingConfig
 from triforce.models.release import Release
-from triforce.models.samplers import SamplerConfig
-from triforce.models.sampling import SamplingConfig
+from triforce.tokenize.read import decode_flac
+from triforce.train.evaluate.clips import clip_seed
 
 
 class Output(NamedTuple):
-    """What a system made of a clip."""
+    """The sound that a system made of a clip or a text."""
 
     waveform: np.ndarray
     """``(N,)`` float32 in -1 to 1, at the release's rate."""
     mel: np.ndarray
     """``(num_mels, T)`` float32 log-mel, as the system's last network gave it to the vocoder."""
     seconds: float
-    """Work from clip or text to sound."""
+    """Time of the work from clip or text to sound."""
     reached_end: bool | None = None
     """TTS: whether the GPT ended by itself."""
     error: str | None = None
 
 
-def clip_seed(seed: int, clip_id: str) -> int:
-    """A seed of each clip's own, whatever else is evaluated: 31 bits."""
-    return int.from_bytes(hashlib.sha256(f"{seed} {clip_id}".encode()).digest()[:4], "big") >> 1
+def run_systems(
+    release: Release,
+    clip: Clip,
+    split: str,
+    *,
+    reads_aloud: bool,
+    seed: int,
+    sampling: SamplingConfig,
+    sampler: SamplerConfig,
+    min_chars_per_s: float,
+) -> tuple[dict[str, Output], np.ndarray | None]:
+    """Return a clip by the systems of its ``split``, and its codes.
+
+    A clip of ``heldout`` is resynthesized, and read aloud as ``tts_unseen``; one of ``training`` is read aloud as
+    ``tts_train`` and has no codes. The noise depends on ``seed`` and the clip alone.
+    """
+    own_seed = clip_seed(seed, clip.clip_id)
+    outputs: dict[str, Output] = {}
+    codes = None
+    if split == "heldout":
+        waveform = decode_flac(clip.media, SAMPLE_RATE_HZ)
+        outputs, codes = resynthesize(release, waveform, clip.text, seed=own_seed, sampler=sampler)
+    if reads_aloud:
+        name = "tts_unseen" if split == "heldout" else "tts_train"
+        outputs[name] = read_aloud(
+            release, clip.text, seed=own_seed, sampling=sampling, sampler=sampler, min_chars_per_s=min_chars_per_s
+        )
+    return outputs, codes
 
 
 @torch.inference_mode()
 def resynthesize(
     release: Release, waveform: np.ndarray, text: str | None = None, *, seed: int, sampler: SamplerConfig
 ) -> tuple[dict[str, Output], np.ndarray]:
-    """A clip by the systems ``original``, ``vocoder``, ``dvae`` and, where it is trained, ``diffusion``; and its codes.
+    """Return a clip by the systems ``original``, ``vocoder``, ``dvae`` and, if trained, ``diffusion``; and its codes.
 
-    The mel of ``vocoder`` is taken again from its sound, since what it was given is the true mel. A diffusion network
-    that listens to the transformer's hidden states is told the ``text``, as it is when a text is read aloud.
+    The mel of ``vocoder`` is computed again from its sound, since it was given the original's. A diffusion network that
+    conditions on the GPT's latents gets those of the ``text`` and the codes, as it does when a text is read aloud.
     """
     started = time.perf_counter()
-    true_mel = release.log_mel(waveform)
+    mel = release.log_mel(waveform)
     mel_s = time.perf_counter() - started
-    outputs = {"original": Output(waveform, _array(true_mel), 0.0)}
+    outputs = {"original": Output(waveform, _array(mel), 0.0)}
 
-    rebuilt, vocoder_s = _vocode(release, true_mel, seed)
+    rebuilt, vocoder_s = _vocode(release, mel, seed)
     outputs["vocoder"] = Output(rebuilt, _array(release.log_mel(rebuilt)), mel_s + vocoder_s)
 
     started = time.perf_counter()
     codes = release.encode(waveform)
-    coarse = release.decode(codes, true_mel.shape[-1])
+    prior = release.decode(codes, mel.shape[-1])
     dvae_s = time.perf_counter() - started
-    rebuilt, vocoder_s = _vocode(release, coarse, seed)
-    outputs["dvae"] = Output(rebuilt, _array(coarse), dvae_s + vocoder_s)
+    rebuilt, vocoder_s = _vocode(release, prior, seed)
+    outputs["dvae"] = Output(rebuilt, _array(prior), dvae_s + vocoder_s)
 
     if release.diffusion is not None:
         started = time.perf_counter()
-        fine = release.restore(coarse, seed=seed, config=sampler, latents=release.latents(text, codes))
+        restored = release.restore(prior, seed=seed, config=sampler, latents=release.latents(text, codes))
         diffusion_s = time.perf_counter() - started
-        rebuilt, vocoder_s = _vocode(release, fine, seed)
-        outputs["diffusion"] = Output(rebuilt, _array(fine), dvae_s + diffusion_s + vocoder_s)
+        rebuilt, vocoder_s = _vocode(release, restored, seed)
+        outputs["diffusion"] = Output(rebuilt, _array(restored), dvae_s + diffusion_s + vocoder_s)
     return outputs, codes
 
 
@@ -71,9 +98,10 @@ def resynthesize(
 def read_aloud(
     release: Release, text: str, *, seed: int, sampling: SamplingConfig, sampler: SamplerConfig, min_chars_per_s: float
 ) -> Output:
-    """``text`` by GPT, dVAE, diffusion and vocoder, cut off where a voice of ``min_chars_per_s`` would long have ended.
+    """Speak ``text`` by GPT, dVAE, diffusion and vocoder.
 
-    A text that the GPT refuses, being too long for it, is an output without sound, with the error.
+    The speech is cut off where a voice of ``min_chars_per_s`` would long have ended. A text that the GPT refuses, being
+    too long for it, gives an output without sound, with the error.
     """
     rate = release.info()["codes_per_second"]
     most = math.ceil(rate * (1.0 + len(text) / min_chars_per_s))

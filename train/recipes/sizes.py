@@ -1,16 +1,19 @@
-"""What the dVAE's named sizes come to: parameters and codes, counted on a network of that size."""
+"""Parameters and codes of the dVAE's named sizes, counted on a network of each."""
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
 from triforce.ingest.media.pixels import PIXEL_MODALITIES
+from triforce.ingest.text_tables import format_table
 from triforce.models.audio.mel import MelConfig
 from triforce.models.dvae import DVAE, DVAEConfig
-from triforce.train.config import RECIPES
+from triforce.train.recipes.dvae import RECIPES
 
 
 class Preset(NamedTuple):
+    """A named size of the dVAE."""
+
     name: str
     num_parameters: int
     num_codes: int
@@ -20,14 +23,12 @@ class Preset(NamedTuple):
 
 
 def dvae_presets() -> list[Preset]:
-    """Every named size, as its recipe has it."""
-    return [
-        describe(name, recipe.get("modality", "speech"), recipe["model"]) for name, recipe in RECIPES["dvae"].items()
-    ]
+    """Every named size, with the shape of its recipe."""
+    return [describe(name, recipe.get("modality", "speech"), recipe["model"]) for name, recipe in RECIPES.items()]
 
 
 def describe(name: str, modality: str, model: dict[str, Any]) -> Preset:
-    """A dVAE of these settings for the modality."""
+    """Count the parameters of a dVAE of these settings for the modality."""
     channels = 3 if modality in PIXEL_MODALITIES else MelConfig().num_mels
     config = DVAEConfig.model_validate({"channels": channels} | model)
     num_parameters = sum(parameter.numel() for parameter in DVAE(config).parameters())
@@ -35,10 +36,17 @@ def describe(name: str, modality: str, model: dict[str, Any]) -> Preset:
 
 
 def presets_table(presets: list[Preset]) -> str:
-    rows = [f"{'size':<10} {'parameters':>12} {'codes':>6}  {'positions per code':<18} {'quantizer':<9} for"]
-    rows += [
-        f"{preset.name:<10} {preset.num_parameters:>12,} {preset.num_codes:>6}  "
-        f"{' x '.join(map(str, preset.compression)):<18} {preset.quantizer:<9} {preset.modality}"
+    """Return the sizes as lines of text."""
+    rows = [
+        (
+            preset.name,
+            f"{preset.num_parameters:,}",
+            preset.num_codes,
+            " x ".join(map(str, preset.compression)),
+            preset.quantizer,
+            preset.modality,
+        )
         for preset in presets
     ]
-    return "\n".join(rows)
+    head = ("size", "parameters", "codes", "positions per code", "quantizer", "for")
+    return format_table(head, rows, left=(0, 3, 4, 5))

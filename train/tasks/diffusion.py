@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import numpy as np
@@ -11,45 +12,85 @@ from torch import nn
 from triforce.models.audio.mel import MelConfig
 from triforce.models.diffusion import Diffusion, DiffusionConfig
 from triforce.models.dvae import DVAE
+from triforce.models.flow_samplers import SamplerConfig
 from triforce.models.gpt import GPT
-from triforce.models.samplers import SamplerConfig
+from triforce.models.release_files import load_stage, load_tokenizer_of, require_dvae
 from triforce.models.text import TextTokenizer
-from triforce.train.config import TrainConfig
-from triforce.train.data.crops import ClipCrops
-from triforce.train.data.latents import SpokenClips
+from triforce.train.config import DiffusionTrainConfig
+from triforce.train.data.base import Crops
+from triforce.train.data.crop_stream import streaming
+from triforce.train.data.crops import ClipCrops, make_crops
+from triforce.train.data.latents import LatentClips
 from triforce.train.data.order import Place
-from triforce.train.data.pixels import PixelCrops
+from triforce.train.evaluate.metrics import sharpness
+from triforce.train.tasks.base import Task
+from triforce.train.tasks.inputs import corpus_hash, require_gpt_card
 
 
-class DiffusionTask:
-    """Trains on clips and on what a frozen dVAE makes of them, run on the fly. ``mel_config`` is None for pixels."""
+class DiffusionTask(Task):
+    """Learns to turn the dVAE's decode of a clip, run on the fly, into the clip."""
+
+    model: Diffusion
 
     def __init__(
         self,
-        config: TrainConfig,
+        config: DiffusionTrainConfig,
         place: Place,
         device: torch.device,
         dvae: DVAE,
-        mel_config: MelConfig | None,
-        reader: tuple[GPT, TextTokenizer] | None = None,
+        mel_config: MelConfig | None = None,
+        gpt: tuple[GPT, TextTokenizer] | None = None,
     ) -> None:
-        """``reader``: the transformer whose hidden states the network is to listen to, where it is."""
+        """``mel_config`` is the dVAE's, None for pixels; ``gpt`` is whose latents to condition on, None: no latents."""
         self.config, self.place, self.dvae = config, place, dvae
-        self.crops = ClipCrops(config, mel_config, device) if mel_config else PixelCrops(config, device)
-        medium = {"channels": dvae.config.channels, "num_dims": dvae.config.num_dims}
-        self.spoken: SpokenClips | None = None
-        if reader is not None:
-            assert isinstance(self.crops, ClipCrops), "TrainConfig sees to it that only speech has latents"
-            self.spoken = SpokenClips(self.crops, dvae, *reader)
-            medium["latent_channels"] = reader[0].config.width
-        self.model = Diffusion(DiffusionConfig.model_validate(medium | config.model)).to(device)
-        self._evaluation: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]] = []
-        if self.spoken is not None:
-            self._evaluation += self.spoken.evaluation()
+        known = {"channels": dvae.config.channels, "num_dims": dvae.config.num_dims}
+        self.crops: Crops
+        self.latent_clips: LatentClips | None = None
+        if gpt is None:
+            self.crops = make_crops(config, mel_config or MelConfig(), device)
         else:
-            self._evaluation += [(x, self._prior(x[None], true_size(x))[0], None) for x in self.crops.evaluation()]
-        residual = torch.cat([(x - prior).flatten(1) for x, prior, _ in self._evaluation], dim=1)
+            self.crops = crops = ClipCrops(config, mel_config or MelConfig(), device)
+            self.latent_clips = LatentClips(crops, dvae, *gpt)
+            known["latent_channels"] = gpt[0].config.width
+        self.model = Diffusion(DiffusionConfig.model_validate(known | config.model_settings)).to(device)
+        self.evaluation = self._evaluation_clips()
+        residual = torch.cat([(x - prior).flatten(1) for x, prior, _ in self.evaluation], dim=1)
         self.model.set_statistics(dvae.mean, dvae.std, residual.std(1))
+
+    @classmethod
+    def make(cls, config: DiffusionTrainConfig, place: Place, device: torch.device) -> DiffusionTask:
+        dvae = require_dvae(config.release, device)
+        mel, gpt = dvae.card.get("mel"), None
+        if config.latents:
+            stage = load_stage(config.release, "gpt", device)
+            assert stage is not None, "input_hashes looked"
+            gpt = (stage.model, load_tokenizer_of(config.release))
+        return cls(config, place, device, dvae.model, MelConfig.model_validate(mel) if mel else None, gpt)
+
+    @classmethod
+    def input_hashes(cls, config: DiffusionTrainConfig) -> dict[str, str]:
+        dvae = require_dvae(config.release)
+        coded = dvae.card.get("modality", "speech")
+        if coded != config.modality:
+            raise ValueError(
+                f"modality {config.modality!r}: the dVAE in {config.release} codes {coded}; give modality={coded}"
+            )
+        gpt = {"gpt": require_gpt_card(config.release)["hash"]} if config.latents else {}
+        return {"dvae": dvae.hash, "corpus": corpus_hash(config.corpus)} | gpt
+
+    def read_ahead(self) -> contextlib.AbstractContextManager[None]:
+        config = self.config
+        return streaming(self.crops.streamed, config, config.part_size, config.max_steps * config.accumulation)
+
+    def card(self, inputs: dict[str, str]) -> dict[str, Any]:
+        """The networks that this one needs beside it."""
+        return {"dvae_hash": inputs["dvae"]} | ({"gpt_hash": inputs["gpt"]} if self.config.latents else {})
+
+    def _evaluation_clips(self) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]]:
+        """Clips of the validation set: the clip, its prior and its latents."""
+        if self.latent_clips is not None:
+            return [tuple(clip) for clip in self.latent_clips.evaluation()]
+        return [(x, self._prior(x[None], true_size(x))[0], None) for x in self.crops.evaluation()]
 
     @torch.no_grad()
     def _prior(self, x: torch.Tensor, sizes: torch.Tensor) -> torch.Tensor:
@@ -58,9 +99,9 @@ class DiffusionTask:
         return self.dvae(x, sizes).reconstruction
 
     def next_batch(self) -> Any:
-        count = self.config.batch_per_worker // self.config.accumulation
-        if self.spoken is not None:
-            return self.spoken.batch(self.place, count)
+        count = self.config.part_size
+        if self.latent_clips is not None:
+            return self.latent_clips.batch(self.place, count)
         x, sizes = self.crops.batch(self.place, count)
         return x, self._prior(x, sizes), sizes, None
 
@@ -68,25 +109,22 @@ class DiffusionTask:
         x, prior, sizes, latents = batch
         return self.model.loss(x, prior, sizes, latents=latents), {}
 
-    def anneal(self, progress: float) -> None:
-        pass
-
     @torch.inference_mode()
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """The loss with fixed noise and times, L1 and sharpness of samples beside those of the prior, and L1 of the
         mean.
         """
-        device = self._evaluation[0][0].device
+        device = self.evaluation[0][0].device
         generator = torch.Generator(device).manual_seed(0)
         model = model.train(False)
         rows = []
-        for x, prior, states in self._evaluation[:16]:
-            sizes, latents = true_size(x), None if states is None else states[None]
+        for x, prior, of_clip in self.evaluation[:16]:
+            sizes, latents = true_size(x), None if of_clip is None else of_clip[None]
             loss = float(model.loss(x[None], prior[None], sizes, generator, latents=latents))
             restored = model.sample(prior[None], sizes, SamplerConfig(num_steps=4), latents=latents)[0]
             mean = model.sample(prior[None], sizes, SamplerConfig(method="mean", num_steps=1), latents=latents)[0]
             errors = [float((guess - x).abs().mean()) * self.crops.scale for guess in (restored, mean, prior)]
-            rows.append([loss, *errors, *(sharpness(guess) for guess in (restored, prior, x))])
+            rows.append([loss, *errors, *(sharpness(guess.float().cpu().numpy()) for guess in (restored, prior, x))])
         unit = self.crops.unit
         names = ["loss", f"l1_{unit}", f"l1_mean_{unit}", f"l1_prior_{unit}"]
         names += ["sharpness", "sharpness_prior", "sharpness_truth"]
@@ -94,14 +132,5 @@ class DiffusionTask:
 
 
 def true_size(x: torch.Tensor) -> torch.Tensor:
-    """``(1, D)``: all of the one sample ``x`` ``(C, *size)``."""
+    """The size ``(1, D)`` of one sample ``x`` ``(C, *size)`` without padding."""
     return torch.tensor([x.shape[1:]], device=x.device)
-
-
-def sharpness(x: torch.Tensor) -> float:
-    """Variance of the Laplacian of a mel ``(num_mels, T)`` or of an image's or film's planes ``(3, *size)``: blur
-    lowers it.
-    """
-    kernel = torch.tensor([[0.0, 1.0, 0.0], [1.0, -4.0, 1.0], [0.0, 1.0, 0.0]], device=x.device, dtype=x.dtype)
-    planes = x.reshape(-1, 1, *x.shape[-2:])
-    return float(nn.functional.conv2d(planes, kernel[None, None]).var())

@@ -1,38 +1,56 @@
-"""What the loop trains: the discrete VAE, the transformer and the diffusion network, each with its batches, loss and
-evaluation.
-"""
+"""Train the discrete VAE on crops of a corpus's clips."""
 
 from __future__ import annotations
 
+import contextlib
 import math
 from typing import Any
 
 import torch
 from torch import nn
 
-from triforce.ingest.media.pixels import PIXEL_MODALITIES
 from triforce.models.audio.mel import MelConfig
 from triforce.models.blocks.layers import size_mask
 from triforce.models.dvae import DVAE, DVAEConfig
-from triforce.train.config import TrainConfig
-from triforce.train.data.crops import ClipCrops
+from triforce.models.quantize import perplexity
+from triforce.train.config import DVAETrainConfig
+from triforce.train.data.crop_stream import streaming
+from triforce.train.data.crops import make_crops
 from triforce.train.data.order import Place
-from triforce.train.data.pixels import PixelCrops
+from triforce.train.tasks.base import Task
+from triforce.train.tasks.inputs import corpus_hash
 
 
-class DVAETask:
+class DVAETask(Task):
+    """Learns to restore crops of sound, images or video from their codes."""
+
     def __init__(
-        self, config: TrainConfig, place: Place, device: torch.device, mel_config: MelConfig | None = None
+        self, config: DVAETrainConfig, place: Place, device: torch.device, mel_config: MelConfig | None = None
     ) -> None:
         self.config, self.place = config, place
-        self.mel_config = None if config.modality in PIXEL_MODALITIES else mel_config or MelConfig()
-        self.crops = ClipCrops(config, self.mel_config, device) if self.mel_config else PixelCrops(config, device)
-        self.model = DVAE(DVAEConfig.model_validate({"channels": self.crops.channels} | config.model)).to(device)
+        self.crops = make_crops(config, mel_config or MelConfig(), device)
+        shape = DVAEConfig.model_validate({"channels": self.crops.channels} | config.model_settings)
+        self.model = DVAE(shape).to(device)
         self.model.set_statistics(*self.crops.statistics())
-        self._evaluation = self.crops.evaluation()
+        self.evaluation = self.crops.evaluation()
+
+    @classmethod
+    def make(cls, config: DVAETrainConfig, place: Place, device: torch.device) -> DVAETask:
+        return cls(config, place, device)
+
+    @classmethod
+    def input_hashes(cls, config: DVAETrainConfig) -> dict[str, str]:
+        return {"corpus": corpus_hash(config.corpus)}
+
+    def read_ahead(self) -> contextlib.AbstractContextManager[None]:
+        config = self.config
+        return streaming(self.crops.streamed, config, config.part_size, config.max_steps * config.accumulation)
+
+    def card(self, inputs: dict[str, str]) -> dict[str, Any]:
+        return {"modality": self.config.modality} | self.crops.card()
 
     def next_batch(self) -> Any:
-        return self.crops.batch(self.place, self.config.batch_per_worker // self.config.accumulation)
+        return self.crops.batch(self.place, self.config.part_size)
 
     def loss(self, batch: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         x, sizes = batch
@@ -40,7 +58,7 @@ class DVAETask:
         weight = self.crops.weight(x, size_mask(sizes, x.shape[2:]))
         error = (output.reconstruction - x).abs()
         total = weight.sum() * x.shape[1]
-        # Each channel in units of its spread, so that quiet bins count as much as loud ones.
+        # Each channel in units of its standard deviation, so that quiet bins count as much as loud ones.
         scaled = (error / self.model.std.view(-1, *[1] * (x.ndim - 2)) * weight).sum() / total
         return scaled + output.quantizer_loss, {
             f"l1_{self.crops.unit}": self.crops.scale * (error * weight).sum() / total,
@@ -58,7 +76,7 @@ class DVAETask:
         hard = soft = 0.0
         num_positions, num_codes = 0, 0
         counts = torch.zeros(model.config.num_codes)
-        for x in self._evaluation:
+        for x in self.evaluation:
             codes = model.encode(x[None])
             decoded = model.decode(codes, torch.tensor([x.shape[1:]], device=x.device))[0]
             hard += float((decoded - x).abs().mean(0).sum())
@@ -68,8 +86,8 @@ class DVAETask:
             counts += torch.bincount(codes.flatten().cpu(), minlength=len(counts))
         scale, unit, entropy_bits = self.crops.scale, self.crops.unit, math.log2(perplexity(counts))
         rates: dict[str, float] = {"codes_per_position": num_codes / num_positions}
-        if self.mel_config is not None:
-            per_second = self.mel_config.frames_per_s / float(model.config.compression[0])
+        if self.crops.frames_per_s is not None:
+            per_second = self.crops.frames_per_s / float(model.config.compression[0])
             rates = {
                 "codes_per_s": per_second,
                 "bits_per_s": per_second * math.log2(model.config.num_codes),
@@ -82,9 +100,3 @@ class DVAETask:
             "live_share": float((counts > 0).float().mean()),
             **rates,
         }
-
-
-def perplexity(counts: torch.Tensor) -> float:
-    """Of codes counted ``(num_codes,)``: the number of equally likely codes that would be as unpredictable."""
-    share = counts[counts > 0].double() / counts.sum()
-    return float(torch.exp(-(share * share.log()).sum()))

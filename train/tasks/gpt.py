@@ -1,8 +1,11 @@
-"""Training of the transformer on packed documents."""
+"""Train the GPT on packed documents."""
 
 from __future__ import annotations
 
 import copy
+import hashlib
+import json
+import logging
 import math
 from typing import Any
 
@@ -10,17 +13,22 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from triforce.ingest import storage
 from triforce.models.footprint import footprint
 from triforce.models.gpt import GPT, GPTConfig
-from triforce.models.release_files import load_stage, load_tokenizer_of
+from triforce.models.release_files import load_stage, load_tokenizer_of, require_dvae
 from triforce.models.text import TextTokenizer
 from triforce.models.vocabulary import Modality, Vocabulary
 from triforce.tokenize.plan import load_tokenizer
-from triforce.train.config import TrainConfig
+from triforce.train.config import GPTTrainConfig
 from triforce.train.data.documents import Documents, PackedBatch, Packer, stack
 from triforce.train.data.order import Place, is_validation
 from triforce.train.data.token_store import TokenStore
+from triforce.train.tasks.base import Task
+from triforce.train.tasks.inputs import require_gpt_card
 from triforce.train.trainer.prefetch import Prefetcher
+
+log = logging.getLogger(__name__)
 
 SEARCH_PER_DOCUMENT = 2000
 """Positions searched for each validation document; a share of 1/2000 is still found. Assumed."""
@@ -40,37 +48,68 @@ def speech_vocabulary(text_size: int, num_codes: int) -> Vocabulary:
     return media_vocabulary(text_size, {"speech": (num_codes, None)})
 
 
-def describe(config: TrainConfig) -> str:
-    """What a run will weigh, before it starts: parameters, memory and work."""
-    store = TokenStore(shard_sets(config), config.cache_bytes)
-    sizes = {name: (meta["num_codes"], None) for name, meta in zip(store.modalities, store.metas, strict=True)}
-    vocabulary = media_vocabulary(load_tokenizer(config.tokens).size, sizes)
-    shape = GPTConfig.model_validate({"vocabulary": vocabulary, "max_positions": config.context} | config.model)
-    rows = config.batch_per_worker // config.accumulation
-    shards = config.num_workers if config.sharding == "fsdp" else 1
-    return str(footprint(shape, config.context, rows, shards=shards, recompute=config.checkpoint_activations))
+class GPTTask(Task):
+    """Learns to continue packed documents of text and codes."""
 
+    tokenizer: TextTokenizer
+    model: GPT
 
-def shard_sets(config: TrainConfig) -> list[str]:
-    """URIs of all that the GPT reads, the main set first."""
-    assert config.tokens is not None, "stage gpt has tokens, TrainConfig sees to it"
-    return [config.tokens, *config.more_tokens]
-
-
-class GPTTask:
-    def __init__(self, config: TrainConfig, place: Place, device: torch.device) -> None:
+    def __init__(self, config: GPTTrainConfig, place: Place, device: torch.device) -> None:
         self.config, self.place, self.device = config, place, device
-        self.store = TokenStore(shard_sets(config), config.cache_bytes)
+        self.store = TokenStore(config.shard_sets, config.cache_bytes)
         self.tokenizer = self._tokenizer()
         self.model = self._model().to(device)
         self.model.checkpoint_activations = config.checkpoint_activations
         share = config.validation_share
         self.documents = self._documents(lambda clip_id: not is_validation(clip_id, share))
-        packer = Packer(self.documents, config.context)
+        self.packer = Packer(self.documents, config.context)
         self._reader: Place | None = None
-        self._batches = Prefetcher(lambda: self._read(packer), config.prefetch)
-        self._evaluation = self._evaluation_batches(self._documents(lambda clip_id: is_validation(clip_id, share)))
-        self._evaluation = self._evaluation or self._evaluation_batches(self.documents)
+        self._batches = Prefetcher(self._read, config.prefetch)
+        self.evaluation = self._evaluation_batches(self._documents(lambda clip_id: is_validation(clip_id, share)))
+        self.evaluation = self.evaluation or self._evaluation_batches(self.documents)
+
+    @classmethod
+    def make(cls, config: GPTTrainConfig, place: Place, device: torch.device) -> GPTTask:
+        return cls(config, place, device)
+
+    @classmethod
+    def input_hashes(cls, config: GPTTrainConfig) -> dict[str, str]:
+        dvae = require_dvae(config.release)
+        index_uri = storage.join(config.tokens, "index.json")
+        if not storage.exists(index_uri):
+            raise FileNotFoundError(f"{config.tokens}: no index.json here; run `triforce tokenize`")
+        index = storage.read_bytes(index_uri)
+        coded_by = json.loads(index)["dvae_hash"]
+        if coded_by != dvae.hash:
+            raise ValueError(
+                f"{config.tokens} holds codes of dVAE {coded_by[:12]}, the release has {dvae.hash[:12]}; "
+                "tokenize again into another folder"
+            )
+        for uri in config.more_tokens:
+            index += storage.read_bytes(storage.join(uri, "index.json"))
+        hashes = {"dvae": dvae.hash, "tokens": hashlib.sha256(index).hexdigest()}
+        if config.init_from is not None:
+            hashes["init_from"] = require_gpt_card(config.init_from)["hash"]
+        return hashes
+
+    @classmethod
+    def describe(cls, config: GPTTrainConfig) -> str:
+        """Parameters, memory and work of a run."""
+        store = TokenStore(config.shard_sets, config.cache_bytes)
+        sizes = {name: (meta["num_codes"], None) for name, meta in zip(store.modalities, store.metas, strict=True)}
+        vocabulary = media_vocabulary(load_tokenizer(config.tokens).size, sizes)
+        shape = GPTConfig.model_validate(_decided_by_data(config, vocabulary) | config.model_settings)
+        shards = config.num_workers if config.sharding == "fsdp" else 1
+        recompute = config.checkpoint_activations
+        return str(footprint(shape, config.context, config.part_size, shards=shards, recompute=recompute))
+
+    def card(self, inputs: dict[str, str]) -> dict[str, Any]:
+        """The dVAE behind the codes, of each medium where there are several, and the characters of the texts: whoever
+        speaks with this network is warned of a character that it never read.
+        """
+        hashes = {name: meta["dvae_hash"] for name, meta in zip(self.store.modalities, self.store.metas, strict=True)}
+        several = {"dvae_hashes": hashes} if len(hashes) > 1 else {}
+        return {"dvae_hash": inputs["dvae"]} | several | {"characters": self.store.characters()}
 
     def _tokenizer(self) -> TextTokenizer:
         tokenizer = load_tokenizer(self.config.tokens)
@@ -92,7 +131,7 @@ class GPTTask:
         }
         vocabulary = media_vocabulary(self.tokenizer.size, sizes)
         if config.init_from is None:
-            settings = {"vocabulary": vocabulary, "max_positions": config.context} | config.model
+            settings = _decided_by_data(config, vocabulary) | config.model_settings
             if config.side_by_side:
                 settings = {"paces": {"text": store.codes_per_piece()}} | settings
             return GPT(GPTConfig.model_validate(settings))
@@ -127,11 +166,11 @@ class GPTTask:
         longest = max((len(row[0][0]) for row in rows), default=0)
         return [stack(rows[i : i + 8], longest).to(self.device) for i in range(0, len(rows), 8)]
 
-    def _read(self, packer: Packer) -> tuple[PackedBatch, int]:
-        """The next batch and the place behind it; runs in the prefetching thread."""
+    def _read(self) -> tuple[PackedBatch, int]:
+        """Return the next batch and the place behind it; runs in the prefetching thread."""
         if self._reader is None:
             self._reader = copy.copy(self.place)
-        batch = packer.batch(self._reader, self.config.batch_per_worker // self.config.accumulation)
+        batch = self.packer.batch(self._reader, self.config.part_size)
         return batch, self._reader.taken
 
     def next_batch(self) -> Any:
@@ -139,38 +178,32 @@ class GPTTask:
         self.place.taken = taken
         return batch.to(self.device)
 
-    @property
-    def dvae_hashes(self) -> dict[str, str]:
-        """The dVAE behind the codes of each medium."""
-        return {name: meta["dvae_hash"] for name, meta in zip(self.store.modalities, self.store.metas, strict=True)}
-
     def close(self) -> None:
+        """End the prefetching thread, and log how many documents were too long."""
         self._batches.close()
+        if self.packer.num_too_long:
+            log.warning(
+                "train gpt: %d of %d documents read were longer than context %d and passed over",
+                self.packer.num_too_long,
+                self.packer.num_read,
+                self.config.context,
+            )
 
     def loss(self, batch: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         if self.config.code_noise:
             vocabulary = self.model.config.vocabulary
-            batch = batch._replace(ids=with_wrong_codes(batch.ids, vocabulary, self.config.code_noise))
+            batch = batch._replace(ids=with_random_codes(batch.ids, vocabulary, self.config.code_noise))
         losses, weights = token_losses(self.model, batch)
         loss = (losses * weights).sum() / weights.sum().clamp_min(1e-6)
         return loss, {"tokens": (batch.documents > 0).sum().float()}
 
-    def anneal(self, progress: float) -> None:
-        pass
-
-    def characters(self) -> str:
-        """What the texts are written in, sorted: whoever speaks with this network is told of a character that it never
-        read.
-        """
-        return self.store.characters()
-
     @torch.no_grad()  # not inference_mode: sharded weights are gathered in the forward pass
     def evaluate(self, model: nn.Module) -> dict[str, float]:
-        """Bits a token of each modality, and the weighted loss, on clips that training never sees."""
+        """The weighted loss, and bits a token of each modality."""
         vocabulary = model.config.vocabulary
         sums: dict[str, list[float]] = {}
         total = [0.0, 0.0]
-        for batch in self._evaluation:
+        for batch in self.evaluation:
             losses, weights = token_losses(model, batch)
             targets = batch.targets[batch.targets > 0]
             total = [total[0] + float((losses * weights).sum()), total[1] + float(weights.sum())]
@@ -186,8 +219,13 @@ class GPTTask:
         return {"loss": total[0] / max(total[1], 1e-6)} | bits
 
 
-def with_wrong_codes(ids: torch.Tensor, vocabulary: Vocabulary, share: float) -> torch.Tensor:
-    """``ids`` with a share of the codes of each medium, text aside, replaced by any of that medium."""
+def _decided_by_data(config: GPTTrainConfig, vocabulary: Vocabulary) -> dict[str, Any]:
+    """Fields of the network's config that hold unless the run's config sets them."""
+    return {"vocabulary": vocabulary, "max_positions": config.context}
+
+
+def with_random_codes(ids: torch.Tensor, vocabulary: Vocabulary, share: float) -> torch.Tensor:
+    """Return ``ids`` with a share of each medium's codes, text aside, replaced at random by codes of that medium."""
     chosen = torch.rand(ids.shape, device=ids.device) < share
     for modality in vocabulary.modalities:
         if modality.name == "text" or modality.shares:

@@ -1,9 +1,10 @@
-"""Training of the vocoder on a corpus: spectrograms of what it makes against those of the clips at several resolutions
-and, where asked for, against discriminators that look at spectrograms.
+"""Train the vocoder on a corpus: spectrograms of its output against those of the clips at several resolutions and,
+where asked for, against discriminators that look at spectrograms.
 """
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import numpy as np
@@ -14,14 +15,18 @@ from torch.nn import functional as F
 
 from triforce.models.audio.mel import MelConfig, log_mel
 from triforce.models.audio.vocos import Vocos, VocosConfig
-from triforce.train.config import TrainConfig
+from triforce.models.release_files import load_card
+from triforce.train.config import VocoderTrainConfig
+from triforce.train.data.crop_stream import streaming
 from triforce.train.data.crops import INT16_SCALE, ClipCrops
 from triforce.train.data.order import Place
+from triforce.train.tasks.base import Task
+from triforce.train.tasks.inputs import corpus_hash
 
 RESOLUTIONS = ((512, 128), (1024, 256), (2048, 512))
 """FFT length and hop of the losses, samples: short ones see onsets, long ones pitch (Yamamoto et al. 2020)."""
 LOG_FLOOR = 1e-3
-"""Under which a magnitude is silence to the losses: near the rounding noise of 16 bits."""
+"""Magnitude under which the losses hear silence: near the rounding noise of 16 bits."""
 SLOPE = 0.1
 
 
@@ -50,7 +55,7 @@ class SpectrogramDiscriminator(nn.Module):
 
 
 class _Networks(nn.Module):
-    """What is trained together: the vocoder and, beside it, the discriminators."""
+    """The networks that are trained together: the vocoder and its discriminators."""
 
     def __init__(self, vocoder: Vocos, discriminators: list[SpectrogramDiscriminator]) -> None:
         super().__init__()
@@ -58,34 +63,54 @@ class _Networks(nn.Module):
         self.discriminators = nn.ModuleList(discriminators)
 
 
-class VocoderTask:
+class VocoderTask(Task):
+    """Learns to turn mels of a corpus's clips back into sound."""
+
+    model: _Networks
+
     def __init__(
-        self, config: TrainConfig, place: Place, device: torch.device, mel_config: MelConfig | None = None
+        self, config: VocoderTrainConfig, place: Place, device: torch.device, mel_config: MelConfig | None = None
     ) -> None:
         self.config, self.place = config, place
         self.mel_config = mel = mel_config or MelConfig()
         self.crops = ClipCrops(config, mel, device)
         self.weights = {"mel": 1.0, "stft": 1.0, "adversarial": 0.0} | config.loss_weights
-        shape = {"num_mels": mel.num_mels, "n_fft": mel.n_fft, "hop_length": mel.hop_length} | config.model
+        shape = {"num_mels": mel.num_mels, "n_fft": mel.n_fft, "hop_length": mel.hop_length} | config.model_settings
         vocoder = Vocos(VocosConfig.model_validate(shape))
         adversarial = self.weights["adversarial"] > 0
         discriminators = [SpectrogramDiscriminator(*resolution) for resolution in RESOLUTIONS if adversarial]
         self.model = _Networks(vocoder, discriminators).to(device)
-        self._evaluation = self.crops.evaluation()
+        self.evaluation = self.crops.evaluation()
 
-    @staticmethod
-    def released(networks: _Networks) -> nn.Module:
-        """What a release holds: the vocoder without its discriminators."""
-        return networks.vocoder
+    @classmethod
+    def make(cls, config: VocoderTrainConfig, place: Place, device: torch.device) -> VocoderTask:
+        """The mel features are those of the release's dVAE, where it has one."""
+        card = load_card(config.release, "dvae")
+        return cls(config, place, device, MelConfig.model_validate(card["mel"]) if card else None)
+
+    @classmethod
+    def input_hashes(cls, config: VocoderTrainConfig) -> dict[str, str]:
+        return {"corpus": corpus_hash(config.corpus)}
+
+    def read_ahead(self) -> contextlib.AbstractContextManager[None]:
+        config = self.config
+        return streaming(self.crops.streamed, config, config.part_size, config.max_steps * config.accumulation)
+
+    def card(self, inputs: dict[str, str]) -> dict[str, Any]:
+        return {"modality": self.config.modality} | self.crops.card()
+
+    def released(self, model: nn.Module) -> nn.Module:
+        """The vocoder without its discriminators."""
+        return model.vocoder
 
     def next_batch(self) -> Any:
-        count = self.config.batch_per_worker // self.config.accumulation
-        samples = [torch.from_numpy(np.array(samples)) for samples, _ in self.crops.take(self.place, count)]
+        crops = self.crops.take(self.place, self.config.part_size)
+        samples = [torch.from_numpy(np.array(samples)) for samples, _ in crops]
         device = self.model.vocoder.window.device
         return torch.stack(samples).to(device).float() / INT16_SCALE
 
     def loss(self, batch: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Padding of short clips is silence like any other, so nothing is masked."""
+        """Spectrogram losses of all samples: padding of short clips is silence like any other, so nothing is masked."""
         waveform = batch
         mel = log_mel(waveform, self.mel_config)
         made = self.model.vocoder(mel)
@@ -100,14 +125,11 @@ class VocoderTask:
         weights = self.weights | {"discriminator": 1.0, "features": self.weights["adversarial"]}
         return torch.stack([weights[name] * part for name, part in parts.items()]).sum(), parts
 
-    def anneal(self, progress: float) -> None:
-        pass
-
     @torch.inference_mode()
     def evaluate(self, model: nn.Module) -> dict[str, float]:
-        """L1 in nats between the mel that went in and that of the sound that came out."""
+        """L1 in nats between the input mel and the mel of the output sound."""
         errors = []
-        for mel in self._evaluation:
+        for mel in self.evaluation:
             again = log_mel(model.vocoder(mel[None])[0], self.mel_config)
             errors.append(float((again[:, : mel.shape[1]] - mel[:, : again.shape[1]]).abs().mean()))
         return {"l1_nats": sum(errors) / len(errors)}
@@ -119,7 +141,7 @@ def adversarial_losses(
     """Least-squares losses (Mao et al. 2017) of the discriminators and of the vocoder, in one backward pass.
 
     The vocoder's gradient goes through frozen copies of the discriminators, theirs stops at the sound, so one optimizer
-    step moves each toward its own end. ``features`` draws the layers' answers together (Kumar et al. 2019).
+    step lowers the loss of each. ``features`` is the distance between the layers' outputs (Kumar et al. 2019).
     """
     losses = {name: made.new_zeros(()) for name in ("discriminator", "adversarial", "features")}
     for discriminator in discriminators:

@@ -1,4 +1,4 @@
-"""Training curves while a run goes on: ``metrics.jsonl`` and TensorBoard event files."""
+"""Write training curves while a run goes on: ``metrics.jsonl`` and TensorBoard event files."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from triforce.ingest import storage
 
 
 class Curves:
-    """Called with the whole history; writes all of it to ``metrics.jsonl`` and what is new to ``tensorboard/``.
+    """Writes the whole history to ``metrics.jsonl`` and what is new of it to ``tensorboard/``, each time it is called.
 
-    A resumed run takes back the events behind the checkpoint it starts from. Event files are appended to, which object
+    A resumed run withdraws the events after the checkpoint it starts from. Event files are appended to, which object
     stores cannot do: there, ``metrics.jsonl`` alone is written.
     """
 
@@ -39,7 +39,7 @@ class Curves:
         self._writer.flush()
 
     def _options(self) -> dict[str, Any]:
-        """The suffix tells files apart that are opened within a second of each other."""
+        """Options of the event file; the suffix is for files that are opened within a second of each other."""
         return {"purge_step": self._step + 1, "flush_secs": 5, "filename_suffix": f".{self._step}"}
 
     def __enter__(self) -> Curves:
@@ -53,5 +53,5 @@ class Curves:
 
 
 def as_lines(history: list[dict[str, float]]) -> bytes:
-    """One JSON object a line."""
+    """Return one JSON object a line."""
     return "".join(json.dumps(entry) + "\n" for entry in history).encode()

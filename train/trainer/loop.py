@@ -1,7 +1,7 @@
-"""The training loop that all three networks share: step, evaluate, save, and resume as if nothing had happened.
+"""The training loop that all networks share: step, evaluate, save, and resume as if nothing had happened.
 
 Everything random is drawn from (seed, step, rank) and everything read depends on a position, so a resumed run takes
-the very steps that an undisturbed one would have taken.
+the same steps as one that was never stopped.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from triforce.models.release_files import load_unique, unique_tensors
-from triforce.train.config import OptimizerConfig, TrainConfig
 from triforce.train.tasks.base import Task
 from triforce.train.trainer import sharding
+from triforce.train.trainer.config import LoopConfig, OptimizerConfig
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,9 @@ class NonFiniteLossError(ArithmeticError):
 
 
 @dataclass
-class Progress:
+class TrainerState:
+    """How far a run has come: optimizer steps, training time and the points of its curves."""
+
     step: int = 0
     elapsed_s: float = 0.0
     history: list[dict[str, float]] = field(default_factory=list)
@@ -55,16 +57,16 @@ class _Loss(nn.Module):
 
 
 class Trainer:
-    """One worker's training state. ``save`` is called with a folder's writer and the metrics so far; see `fit`."""
+    """Trains a task's network on one worker, to the end or to where it is stopped."""
 
     def __init__(
-        self, task: Task, config: TrainConfig, *, rank: int = 0, num_workers: int = 1, device: str = "cpu"
+        self, task: Task, config: LoopConfig, *, rank: int = 0, num_workers: int = 1, device: str = "cpu"
     ) -> None:
         self.task, self.config = task, config
         self.rank, self.num_workers = rank, num_workers
         self.device = torch.device(device)
         self.half = in_bfloat16(config.precision, self.device)
-        self.progress = Progress()
+        self.state = TrainerState()
         task.model.to(self.device)
         self.ema = copy.deepcopy(task.model).eval().requires_grad_(False)
         freeze(task.model, config.train_only)
@@ -90,39 +92,38 @@ class Trainer:
         """Train to the end. ``report(trainer, metrics, save)`` runs on every rank after an evaluation or when a
         checkpoint is due.
         """
-        config, progress = self.config, self.progress
-        started = time.monotonic() - progress.elapsed_s
-        saved_s = progress.elapsed_s
+        config, state = self.config, self.state
+        started = time.monotonic() - state.elapsed_s
+        saved_s = state.elapsed_s
         while (done := self.share_done()) < 1:
             metrics = self.step(done)
-            progress.step += 1
-            progress.elapsed_s, due = self._agree(time.monotonic() - started, saved_s)
+            state.step += 1
+            state.elapsed_s, due = self._agree(time.monotonic() - started, saved_s)
             last = self.share_done() >= 1
-            evaluated = progress.step % config.eval_every == 0 or last
+            evaluated = state.step % config.eval_every == 0 or last
             if evaluated:
                 metrics |= {f"eval/{name}": value for name, value in self.task.evaluate(self.ema).items()}
-            if evaluated or progress.step % config.log_every == 0 or progress.step == 1:
-                progress.history.append({"step": progress.step, "wall_s": round(progress.elapsed_s, 2)} | metrics)
+            if evaluated or state.step % config.log_every == 0 or state.step == 1:
+                state.history.append({"step": state.step, "wall_s": round(state.elapsed_s, 2)} | metrics)
                 if self.rank == 0:
-                    log_metrics(progress.history)
+                    log_metrics(state.history)
             if due or last:
-                self._places = self._everyones(self.task.place.state_dict())
+                self._places = self._gather_places(self.task.place.state_dict())
                 report(self, metrics, True)
-                saved_s = progress.elapsed_s
-        if hasattr(self.task, "close"):
-            self.task.close()
+                saved_s = state.elapsed_s
+        self.task.close()
 
     def share_done(self) -> float:
-        """How much of the run is behind: by steps, or by time where the config caps it."""
-        by_steps = self.progress.step / self.config.max_steps
+        """Share of the run that is behind: by steps, or by time where the config caps it."""
+        by_steps = self.state.step / self.config.max_steps
         if self.config.max_minutes is None:
             return by_steps
-        return max(by_steps, self.progress.elapsed_s / (60 * self.config.max_minutes))
+        return max(by_steps, self.state.elapsed_s / (60 * self.config.max_minutes))
 
     def step(self, done: float) -> dict[str, float]:
-        """One optimizer step; the training metrics under ``train/``."""
-        config, step = self.config, self.progress.step
-        torch.manual_seed(hash((config.seed, step, self.rank)) % 2**63)
+        """Take one optimizer step; return the training metrics under ``train/``."""
+        config, step = self.config, self.state.step
+        torch.manual_seed(step_seed(config.seed, step, self.rank))
         self.task.anneal(done)
         self.module.train()
         for group in self.optimizer.param_groups:
@@ -133,7 +134,7 @@ class Trainer:
             asked = time.perf_counter()
             batch = self.task.next_batch()
             waited_s += time.perf_counter() - asked
-            with self._gradients_later() if part + 1 < config.accumulation else contextlib.nullcontext():
+            with self._no_sync() if part + 1 < config.accumulation else contextlib.nullcontext():
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
                     loss, metrics = self.module(batch)
                 (loss / config.accumulation).backward()
@@ -154,14 +155,14 @@ class Trainer:
         return {f"train/{name}": value for name, value in totals.items()} | {
             "train/grad_norm": norm,
             "train/learning_rate": rate,
-            # What a step stands still for data; anything over a few per cent is a starved network.
+            # Share of the step spent waiting for data; over a few per cent, the network is starved.
             "data/wait_share": waited_s / (time.perf_counter() - started),
             "data/workers": float(self.num_workers),
         }
 
     @contextlib.contextmanager
-    def _gradients_later(self) -> Iterator[None]:
-        """Gradients add up on each worker and are shared by the last part of an accumulated batch."""
+    def _no_sync(self) -> Iterator[None]:
+        """Let gradients add up on each worker; the last part of an accumulated batch shares them."""
         if self.sharded:
             self.module.set_requires_gradient_sync(False)
             yield
@@ -172,8 +173,8 @@ class Trainer:
         else:
             yield
 
-    def _everyones(self, place: dict[str, Any]) -> list[dict[str, Any]]:
-        """The places of all ranks: packing moves each at its own pace."""
+    def _gather_places(self, place: dict[str, Any]) -> list[dict[str, Any]]:
+        """Return the places of all ranks: packing moves each at its own pace."""
         if self.num_workers == 1:
             return [place]
         places: list[dict[str, Any]] = [{} for _ in range(self.num_workers)]
@@ -181,7 +182,7 @@ class Trainer:
         return places
 
     def _agree(self, elapsed_s: float, saved_s: float) -> tuple[float, bool]:
-        """Rank 0's clock, and whether a checkpoint is due by it: every rank must take the same turn."""
+        """Return rank 0's clock, and whether a checkpoint is due by it: all ranks must take the same branch."""
         if self.num_workers > 1:
             clock = torch.tensor([elapsed_s], dtype=torch.float64, device=self.device)
             torch.distributed.broadcast(clock, src=0)
@@ -201,21 +202,21 @@ class Trainer:
             save_file(tensors, folder / f"{name}.safetensors")
         torch.save(optimizer, folder / "optimizer.pt")
         state = {
-            "step": self.progress.step,
-            "elapsed_s": self.progress.elapsed_s,
-            "history": self.progress.history,
+            "step": self.state.step,
+            "elapsed_s": self.state.elapsed_s,
+            "history": self.state.history,
             "places": self._places or [self.task.place.state_dict()],
         }
         (folder / "state.json").write_text(json.dumps(state))
 
     def weights(self, model: nn.Module) -> dict[str, torch.Tensor]:
-        """Whole tensors of the network or of its average; see `save` for who must call it."""
+        """Return whole tensors of the network or of its average. Where weights are sharded every rank must call it."""
         if self.sharded:
             return sharding.whole_weights(model, self._names)
         return {key: value.contiguous() for key, value in unique_tensors(model).items()}
 
     def averaged(self) -> nn.Module:
-        """The average as a whole network, to be released; see `save` for who must call it."""
+        """Return the average as a whole network, to be released. Where weights are sharded every rank must call it."""
         if not self.sharded:
             return self.ema
         tensors = self.weights(self.ema)
@@ -238,13 +239,18 @@ class Trainer:
             sharding.load_whole_optimizer(self.module, self.optimizer, optimizer)
         else:
             self.optimizer.load_state_dict(optimizer)
-        self.progress.step, self.progress.elapsed_s = state["step"], state["elapsed_s"]
-        self.progress.history[:] = state["history"]
+        self.state.step, self.state.elapsed_s = state["step"], state["elapsed_s"]
+        self.state.history[:] = state["history"]
         self.task.place.resume(state["places"])
 
 
+def step_seed(seed: int, step: int, rank: int) -> int:
+    """The seed of all that is drawn in a step on one worker. Rests on CPython's hash of a tuple of integers."""
+    return hash((seed, step, rank)) % 2**63
+
+
 def in_bfloat16(precision: str, device: torch.device) -> bool:
-    """Whether matrix products are to be in bfloat16; ``precision`` as in `TrainConfig`."""
+    """Whether matrix products are to be in bfloat16; ``precision`` as in `LoopConfig`."""
     if precision == "auto":
         return device.type == "cuda" or (device.type == "cpu" and has_matrix_units())
     return precision == "bfloat16"
@@ -254,7 +260,8 @@ def has_matrix_units() -> bool:
     """Whether this CPU multiplies bfloat16 matrices in units of their own, Intel's AMX: several times faster than
     float32. Other CPUs gain little or lose.
     """
-    return bool(torch.cpu.get_capabilities().get("amx_bf16")) if hasattr(torch.cpu, "get_capabilities") else False
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)  # torch 2.6 has none
+    return bool(capabilities().get("amx_bf16"))
 
 
 def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
@@ -288,7 +295,11 @@ def learning_rate(config: OptimizerConfig, step: int, done: float) -> float:
 
 @torch.no_grad()
 def update_ema(ema: nn.Module, model: nn.Module, decay: float) -> None:
-    """Move ``ema`` toward ``model``: weights and floating buffers by average, whole-number buffers by copy."""
+    """Move ``ema`` toward ``model``: weights and floating buffers by average, whole-number buffers by copy.
+
+    Not `torch.optim.swa_utils.AveragedModel`: that averages buffers or copies them, all alike, keeps its own step count
+    in the state, knows no warm-up, and would change the format of checkpoints.
+    """
     averaged, current = [], []
     for mine, theirs in zip(ema.state_dict().values(), model.state_dict().values(), strict=True):
         mine, theirs = sharding.local(mine), sharding.local(theirs)

@@ -1,4 +1,4 @@
-"""Batches made beside the training step, in the order and from the places that a plain loop would take them."""
+"""Make batches in a thread beside the training step, in the order of a plain loop."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ class Prefetcher(Generic[T]):
         self._thread: threading.Thread | None = None
 
     def next(self) -> T:
+        """Return the next result; raises what ``make`` raised."""
         if not self._depth:
             return self._make()
         if self._thread is None:

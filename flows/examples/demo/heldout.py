@@ -1,35 +1,41 @@
-"""The held-out prompts as a corpus of their own, with the text a person wrote: what every figure is measured on."""
+"""The held-out prompts as a corpus of their own, with the text that a person wrote; all figures are measured on it."""
 
 from __future__ import annotations
 
 import dataclasses
 import shutil
 
-import numpy as np
-
-from triforce.flows.examples.demo.speech import Prompt, Speech
+from triforce.flows.examples.demo.speech import Prompt, SpeechDataset
 from triforce.ingest import storage
 from triforce.ingest.asr.transcribe import TranscribeConfig, Transcriber
-from triforce.ingest.clips.clip_recording import ClipConfig, clip_recording, encode_flac
+from triforce.ingest.clips.clip_recording import ClipConfig, clip_recording
 from triforce.ingest.clips.filters import FilterConfig
+from triforce.ingest.clips.make_clip import sound_clip
 from triforce.ingest.clips.scores import score_audio
-from triforce.ingest.corpus.schema import SAMPLE_RATE_HZ, DropReason, Recording, Status, make_clip_id, make_recording_id
+from triforce.ingest.corpus.records import (
+    SAMPLE_RATE_HZ,
+    TRANSCRIPT,
+    Clip,
+    DropReason,
+    Recording,
+    Status,
+    make_recording_id,
+)
 from triforce.ingest.corpus.store import Corpus
+from triforce.ingest.media.samples import to_int16
 
 SOURCE = "heldout"
-TRANSCRIPT = "transcript"
-"""In place of a recogniser's name, where a person wrote the text."""
 SHORTEST_S = 1.0
-"""As in an evaluation, which leaves out what is shorter; for training clips are longer."""
+"""Shortest clip, as in an evaluation, which leaves out shorter ones; training clips are longer."""
 LONGEST_S = 25.0
-"""A prompt up to this is one clip; the judge hears 30 s at a time."""
+"""Longest prompt that is one clip; Whisper takes 30 s at a time."""
 
 
-def write_heldout(speech: Speech, corpus: Corpus, judge: str = "base") -> int:
-    """Write every held-out prompt as recording and clips, leaving those that are there; how many clips are to be used.
+def write_heldout(speech: SpeechDataset, corpus: Corpus, judge: str = "base") -> int:
+    """Write every held-out prompt as recording and clips, leaving those that are there; return how many are kept.
 
     A prompt with a transcript is one clip. One without, or a long one, is cut, and transcribed by the Whisper model
-    ``judge``. A prompt in which nothing is said stays with the reason ``no_text``.
+    ``judge``. A prompt without words is kept with the drop reason ``no_text``.
     """
     done = corpus.clipped_ids(SOURCE)
     transcriber: Transcriber | None = None
@@ -39,7 +45,7 @@ def write_heldout(speech: Speech, corpus: Corpus, judge: str = "base") -> int:
             continue
         if prompt.text is not None and prompt.duration_s <= LONGEST_S:
             corpus.write_recording(recording)
-            corpus.write_clips(recording, [_row(recording, prompt)])
+            corpus.write_clips(recording, [_clip(recording, prompt)])
             continue
         transcriber = transcriber or Transcriber(TranscribeConfig(model=judge))
         recording = _with_media(recording, prompt, corpus)
@@ -49,7 +55,7 @@ def write_heldout(speech: Speech, corpus: Corpus, judge: str = "base") -> int:
     return len(corpus.clips(["clip_id"], source=SOURCE, kept_only=True))
 
 
-def _recording(prompt: Prompt, speech: Speech) -> Recording:
+def _recording(prompt: Prompt, speech: SpeechDataset) -> Recording:
     return Recording(
         recording_id=make_recording_id(SOURCE, prompt.name),
         source=SOURCE,
@@ -68,27 +74,24 @@ def _recording(prompt: Prompt, speech: Speech) -> Recording:
     )
 
 
-def _row(recording: Recording, prompt: Prompt) -> dict:
-    waveform = np.round(prompt.waveform().clip(-1, 1) * 32767).astype(np.int16)
-    duration_s = len(waveform) / SAMPLE_RATE_HZ
-    return {
-        "clip_id": make_clip_id(recording.recording_id, 0),
-        "start_sample": 0,
-        "end_sample": len(waveform),
-        "sample_rate_hz": SAMPLE_RATE_HZ,
-        "duration_s": duration_s,
-        "audio": {"bytes": encode_flac(waveform), "path": None},
-        "text": prompt.text or None,
-        "asr_model": TRANSCRIPT,
-        "language": "en",
-        "chars_per_s": len(prompt.text) / duration_s,
-        "speaker": recording.author,
-        "drop_reason": None if prompt.text else DropReason.NO_TEXT.value,
-    } | score_audio(waveform)
+def _clip(recording: Recording, prompt: Prompt) -> Clip:
+    samples = to_int16(prompt.waveform())
+    return sound_clip(
+        recording,
+        0,
+        samples,
+        text=prompt.text or None,
+        asr_model=TRANSCRIPT,
+        language="en",
+        chars_per_s=len(prompt.text or "") / (len(samples) / SAMPLE_RATE_HZ),
+        speaker=recording.author,
+        drop_reason=None if prompt.text else DropReason.NO_TEXT.value,
+        **score_audio(samples),
+    )
 
 
 def _with_media(recording: Recording, prompt: Prompt, corpus: Corpus) -> Recording:
-    """The prompt's file beside its row, as ingest leaves it."""
+    """Put the prompt's file beside its row, as ingest does."""
     media_path = corpus.media_path(SOURCE, recording.recording_id, prompt.path.suffix.lower().lstrip("."))
     with storage.atomic_file(storage.join(corpus.uri, media_path)) as target:
         shutil.copyfile(prompt.path, target)

@@ -1,4 +1,4 @@
-"""What the demo's three sites say of their recordings: the feed, the library's JSON and the video pages, as templates.
+"""Templates of the demo's three sites: the podcast's feed, the library's JSON and the video pages.
 
 ``@BASE_URL@`` stands for the server's address.
 """
@@ -6,19 +6,31 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from html import escape
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from triforce.flows.examples.demo.sites import Programme
-    from triforce.flows.examples.demo.speech import Speech
+from triforce.flows.examples.demo.speech import SpeechDataset
 
 BASE_URL = "@BASE_URL@"
 TITLES = {"podcast": "Please Hold", "library": "The Book of Prompts", "videos": "Talks at the Exchange"}
 
 
-def templates(programmes: dict[str, list[Programme]], speech: Speech) -> dict[str, str]:
-    """Text by path below the sites' folder."""
+@dataclass(frozen=True)
+class Programme:
+    """One published audio file and its description."""
+
+    name: str
+    number: int
+    title: str
+    file_name: str
+    duration_s: float
+    num_bytes: int
+    published: str
+    """Date in RFC 2822's format, a week after the one before."""
+
+
+def templates(programmes: dict[str, list[Programme]], speech: SpeechDataset) -> dict[str, str]:
+    """Return the templates' texts by their paths below the sites' folder."""
     texts = {
         "podcast/feed.xml.in": _feed(programmes["podcast"], speech),
         "library/books.json.in": _books(programmes["library"], speech),
@@ -27,7 +39,7 @@ def templates(programmes: dict[str, list[Programme]], speech: Speech) -> dict[st
     return texts | {f"videos/{video.name}.html.in": _video_page(video, speech) for video in programmes["videos"]}
 
 
-def _feed(episodes: list[Programme], speech: Speech) -> str:
+def _feed(episodes: list[Programme], speech: SpeechDataset) -> str:
     items = "".join(_feed_item(episode, speech) for episode in reversed(episodes))  # newest first, as feeds are
     return f"""<?xml version="1.0" encoding="UTF-8"?>
 <rss version="2.0" xmlns:itunes="http://www.itunes.com/dtds/podcast-1.0.dtd" xmlns:atom="http://www.w3.org/2005/Atom">
@@ -46,7 +58,7 @@ def _feed(episodes: list[Programme], speech: Speech) -> str:
 """
 
 
-def _feed_item(episode: Programme, speech: Speech) -> str:
+def _feed_item(episode: Programme, speech: SpeechDataset) -> str:
     minutes, seconds = divmod(round(episode.duration_s), 60)
     return f"""<item>
 <title>{escape(episode.title)}</title>
@@ -63,8 +75,8 @@ def _feed_item(episode: Programme, speech: Speech) -> str:
 """
 
 
-def _books(chapters: list[Programme], speech: Speech) -> str:
-    """One book, in the fields that the LibriVox API returns with ``extended=1``; numbers are strings there too."""
+def _books(chapters: list[Programme], speech: SpeechDataset) -> str:
+    """Return one book, in the fields of the LibriVox API with ``extended=1``; numbers are strings there too."""
     total_s = round(sum(chapter.duration_s for chapter in chapters))
     first, _, last = speech.author.rpartition(" ")
     book = {
@@ -90,7 +102,7 @@ def _books(chapters: list[Programme], speech: Speech) -> str:
     return json.dumps({"books": [book]}, indent=1)
 
 
-def _section(chapter: Programme, speech: Speech) -> dict:
+def _section(chapter: Programme, speech: SpeechDataset) -> dict:
     return {
         "id": str(1000 + chapter.number),
         "section_number": str(chapter.number),
@@ -104,12 +116,12 @@ def _section(chapter: Programme, speech: Speech) -> dict:
 
 
 def _video_index(videos: list[Programme]) -> str:
-    """A page that links to the videos, for people; the ingest source lists the videos' own pages."""
+    """Return a page that links to the videos, for people; the ingest source lists the videos' own pages."""
     rows = "".join(f'<li><a href="{BASE_URL}/videos/{v.name}.html">{escape(v.title)}</a></li>\n' for v in videos)
     return f'<!doctype html>\n<meta charset="utf-8">\n<title>{TITLES["videos"]}</title>\n<ul>\n{rows}</ul>\n'
 
 
-def _video_page(video: Programme, speech: Speech) -> str:
+def _video_page(video: Programme, speech: SpeechDataset) -> str:
     title, url = escape(video.title), f"{BASE_URL}/videos/{video.file_name}"
     facts = {
         "@context": "https://schema.org",

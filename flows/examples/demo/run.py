@@ -6,23 +6,31 @@ import functools
 import json
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
-from triforce.flows.examples.demo.stages import Stage, run_stages
+from triforce.flows.examples.demo.sources import SOURCES, write_sources
+from triforce.flows.examples.timed_steps import Timings, file_hash, release_hashes
 from triforce.flows.jobs import environment
+from triforce.flows.jobs.run_stage import run_tokenize, run_train
 from triforce.ingest import storage
 
-SOURCES = {"podcast": "please-hold", "audiobook": "book-of-prompts", "youtube": "talks"}
-"""The demo's sources, by kind."""
+if TYPE_CHECKING:
+    from triforce.flows.examples.demo.speech import SpeechDataset
+    from triforce.flows.pipeline import PipelineConfig
+
+STEPS = (
+    *("speech", "sites", *(f"ingest-{kind}" for kind in SOURCES), "heldout", "train-dvae", "tokenize"),
+    *("train-gpt", "train-diffusion", "speak", "evaluate", "report"),
+)
 NUM_TEXTS = 8
 """Held-out texts that are read aloud and judged, as many as from training: a GPT of four minutes babbles at length."""
 SENTENCE_WORDS = 12
-"""The held-out sentence nearest to this length is the one spoken. Assumed."""
+"""Words of the sentence that is spoken: the held-out text nearest to this length. Assumed."""
 
 
 class DemoConfig(BaseModel):
@@ -37,27 +45,174 @@ class DemoConfig(BaseModel):
     max_steps: int | None = Field(None, ge=1, description="Optimizer steps of each network; none: its recipe's.")
     size: str = Field("tiny", description="Preset of the networks' shapes.")
     recogniser: str = Field("tiny.en", description="Whisper model that transcribes the sites.")
-    judge: str = Field("base", description="Whisper model that everything is judged by.")
+    judge: str = Field("base", description="Whisper model that judges all speech.")
 
 
 def run_demo(folder: Path, speech: Path | None = None, config: DemoConfig | None = None) -> None:
     """Run, or continue, the demo in ``folder``; what is done is skipped.
 
     ``speech`` is a folder of the user's own recordings. Raises ValueError where the folder was begun with other speech,
-    and what a stage raises.
+    and whatever a step raises.
     """
     config = config or DemoConfig()
     folder = folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
     environment.prepare(folder / "prefect")
-    os.environ.setdefault(
-        "PREFECT_LOGGING_LEVEL", "CRITICAL"
-    )  # errors are raised; their tracebacks are not for the screen
+    # Errors are raised; their tracebacks are not for the screen.
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
     _remember_speech(folder, speech)
-    run = DemoRun(folder, speech, config)
     with _progress_on_screen():
-        run_stages(run.stages(), folder, _say)
+        run_steps(folder, speech, config, Timings(folder, STEPS, _say))
     _say(f"report: {folder / 'report.html'}" if (folder / "report.html").exists() else f"done: {folder}")
+
+
+def run_steps(folder: Path, speech_folder: Path | None, config: DemoConfig, run: Timings) -> None:
+    """The demo, top to bottom. Each step skips what an earlier run finished, and goes on where one was stopped."""
+    from triforce.flows.examples.demo.speech import obtain_speech
+
+    speech = functools.cache(lambda: obtain_speech(folder / "speech", speech_folder))
+    given = str(speech_folder.absolute()) if speech_folder else None
+    run.stored("speech", folder / "speech.json", lambda: given, lambda: describe_speech(speech()))
+    run.stored("sites", folder / "sites/sites.json", lambda: given, lambda: make_sites(speech(), folder / "sites"))
+
+    pipeline = pipeline_config(folder, config)
+    for kind in SOURCES:
+        key = functools.partial(_ingest_key, kind, folder, config)
+        run.stored(f"ingest-{kind}", folder / "corpus", key, functools.partial(run_ingest, kind, folder, pipeline))
+    make_heldout = functools.partial(_write_heldout, speech, folder / "heldout", config.judge)
+    run.stored("heldout", folder / "heldout", lambda: [given, config.judge], make_heldout)
+
+    _train("dvae", pipeline, run)
+    with run.step("tokenize") as step:
+        total = run_tokenize(pipeline.tokenize_config())
+        step.line = f"{total.num_clips} clips, {total.num_codes} codes in {total.num_shards} shards"
+        step.done_before = total.num_new_shards == 0
+    _train("gpt", pipeline, run)
+    _train("diffusion", pipeline, run)
+
+    release, evaluation = folder / "release", folder / "evaluation/evaluation.json"
+    run.stored(
+        "speak", folder / "spoken.wav", lambda: [release_hashes(release), SENTENCE_WORDS], lambda: _speak(folder)
+    )
+    run.stored(
+        "evaluate", evaluation, lambda: [release_hashes(release), config.judge], lambda: _evaluate(folder, config)
+    )
+    run.stored(
+        "report",
+        folder / "report.html",
+        lambda: [release_hashes(release), file_hash(evaluation)],
+        lambda: _report(folder),
+    )
+
+
+def describe_speech(speech: SpeechDataset) -> str:
+    """Return a line on whose speech it is and how much."""
+    held_s = sum(prompt.duration_s for prompt in speech.heldout)
+    return (
+        f"{speech.origin} ({speech.author}, {speech.licence}): {len(speech.training)} prompts with "
+        f"{speech.training_s / 60:.1f} minutes, {len(speech.heldout)} held out with {held_s / 60:.1f}"
+    )
+
+
+def make_sites(speech: SpeechDataset, folder: Path) -> str:
+    """Write the three sites; return a line on their sizes."""
+    from triforce.flows.examples.demo.sites import lay_out_sites
+
+    return ", ".join(f"{site} with {len(listed)}" for site, listed in lay_out_sites(speech, folder).items())
+
+
+def pipeline_config(folder: Path, config: DemoConfig) -> PipelineConfig:
+    """Return the run as a config of the flow ``pipeline``."""
+    from triforce.flows.pipeline import PipelineConfig
+    from triforce.ingest.asr.transcribe import TranscribeConfig
+    from triforce.ingest.clips.clip_recording import ClipConfig
+
+    steps = {} if config.max_steps is None else {"max_steps": config.max_steps}
+    training = {
+        stage: {"size": config.size, "max_minutes": round(config.minutes * share, 2)} | steps
+        for stage, share in config.shares.items()
+    }
+    return PipelineConfig(
+        folder=str(folder),
+        sources=str(folder / "sources.yaml"),
+        clips=ClipConfig(transcribe=TranscribeConfig(model=config.recogniser, language="en")),
+        **training,
+    )
+
+
+def run_ingest(kind: str, folder: Path, pipeline: PipelineConfig) -> str:
+    """Serve the sites on loopback and run the flow ``ingest`` on those of one kind."""
+    from triforce.flows.examples.demo.serve_sites import serve
+    from triforce.flows.ingest import ingest
+
+    with serve(folder / "sites") as base_url:
+        sources = write_sources(folder, base_url)
+        [row] = ingest(kind, str(sources), pipeline.uri("corpus"), pipeline.clips)
+    return (
+        f"{row['fetched']} recordings, {row['hours']} h; {row['clips']} clips, {row['kept']} kept with "
+        f"{row['kept hours']} h; dropped {row['dropped']}"
+    )
+
+
+def _ingest_key(kind: str, folder: Path, config: DemoConfig) -> list[Any]:
+    """The sites, the recogniser, and the recordings that were clipped: one that is gone is fetched again."""
+    from triforce.ingest.corpus.store import Corpus
+
+    clipped = Corpus(str(folder / "corpus")).clipped_ids(SOURCES[kind])
+    return [file_hash(folder / "sites/sites.json"), config.recogniser, sorted(clipped)]
+
+
+def _write_heldout(speech: Callable[[], SpeechDataset], folder: Path, judge: str) -> str:
+    from triforce.flows.examples.demo.heldout import write_heldout
+    from triforce.ingest.corpus.store import Corpus
+
+    return f"{write_heldout(speech(), Corpus(str(folder)), judge)} clips"
+
+
+def _train(stage: str, pipeline: PipelineConfig, run: Timings) -> None:
+    with run.step(f"train-{stage}") as step:
+        summary = run_train(pipeline.train_config(stage))
+        shown = [f"{name} {value:.4g}" for name, value in sorted(summary.metrics.items()) if "eval/" in name]
+        step.line = f"{summary.steps} steps; {', '.join(shown)}"
+        step.done_before = summary.skipped
+
+
+def _speak(folder: Path) -> str:
+    """Say one held-out sentence, from its text alone, into ``spoken.wav``."""
+    import soundfile
+
+    from triforce.ingest.corpus.store import Corpus
+    from triforce.models.release import Release
+
+    texts = Corpus(str(folder / "heldout")).clips(["text"], kept_only=True)["text"].to_pylist()
+    text = min(texts, key=lambda text: (abs(len(text.split()) - SENTENCE_WORDS), text))
+    release = Release.load(str(folder / "release"))
+    speech = release.speak(text)
+    with storage.atomic_file(folder / "spoken.wav") as path:
+        soundfile.write(path, speech.waveform, release.sample_rate_hz, format="WAV")
+    seconds = len(speech.waveform) / release.sample_rate_hz
+    return f"spoken.wav, {seconds:.1f} s in {speech.wall_s:.1f} s: {text!r}"
+
+
+def _evaluate(folder: Path, config: DemoConfig) -> str:
+    from triforce.train.evaluate.evaluate import EvaluateConfig, evaluate
+    from triforce.train.evaluate.judge import JudgeConfig
+
+    evaluation = evaluate(
+        str(folder / "release"),
+        str(folder / "heldout"),
+        str(folder / "evaluation"),
+        corpus_uri=str(folder / "corpus"),
+        config=EvaluateConfig(judge=JudgeConfig(model=config.judge), num_unseen_texts=NUM_TEXTS),
+    )
+    return "WER " + ", ".join(f"{system.name} {system.wer.value:.1%}" for system in evaluation.systems)
+
+
+def _report(folder: Path) -> str:
+    from triforce.flows.report.report import write_report
+
+    place = Path(write_report(folder))
+    return f"{place.name}, {place.stat().st_size / 1e6:.1f} MB"
 
 
 def _remember_speech(folder: Path, speech: Path | None) -> None:
@@ -73,13 +228,13 @@ def _remember_speech(folder: Path, speech: Path | None) -> None:
 
 
 def _say(line: str) -> None:
-    """To the terminal: this is the one place of the demo that speaks to a person."""
+    """Print to the terminal: this is the one place of the demo that speaks to a person."""
     print(line, flush=True)
 
 
 @contextmanager
 def _progress_on_screen() -> Iterator[None]:
-    """What our own stages log, indented below their names."""
+    """Show what our own stages log, indented below their names."""
     logger, handler = logging.getLogger("triforce"), logging.StreamHandler()
     handler.setFormatter(logging.Formatter("    %(message)s"))
     logger.addHandler(handler)
@@ -90,167 +245,3 @@ def _progress_on_screen() -> Iterator[None]:
     finally:
         logger.propagate = True
         logger.removeHandler(handler)
-
-
-class DemoRun:
-    """One folder and what the stages do in it."""
-
-    def __init__(self, folder: Path, speech_folder: Path | None, config: DemoConfig) -> None:
-        self.folder, self.speech_folder, self.config = folder, speech_folder, config
-
-    def stages(self) -> list[Stage]:
-        """In order; a change of a stage's settings makes it and all after it run again."""
-        config = self.config
-        ingest = [
-            Stage(f"ingest-{kind}", functools.partial(self._ingest, kind), config.recogniser, ("corpus",))
-            for kind in SOURCES
-        ]
-        return [
-            Stage("speech", self._fetch_speech),
-            Stage("sites", self._lay_out_sites, artifacts=("sites/sites.json",)),
-            *ingest,
-            Stage("heldout", self._write_heldout, config.judge, ("heldout",)),
-            self._train_stage("dvae"),
-            Stage("tokenize", self._tokenize, artifacts=("tokens",)),
-            self._train_stage("gpt"),
-            self._train_stage("diffusion"),
-            Stage("speak", self._speak, SENTENCE_WORDS, ("spoken.wav",)),
-            Stage("evaluate", self._evaluate, config.judge, ("evaluation/evaluation.json",)),
-            Stage("report", self._report, artifacts=("report.html",)),
-        ]
-
-    @functools.cached_property
-    def _speech(self):
-        from triforce.flows.examples.demo.speech import obtain_speech
-
-        return obtain_speech(self.folder / "speech", self.speech_folder)
-
-    def _fetch_speech(self) -> str:
-        speech = self._speech
-        held_s = sum(prompt.duration_s for prompt in speech.heldout)
-        return (
-            f"{speech.origin} ({speech.author}, {speech.licence}): {len(speech.training)} prompts with "
-            f"{speech.training_s / 60:.1f} minutes, {len(speech.heldout)} held out with {held_s / 60:.1f}"
-        )
-
-    def _lay_out_sites(self) -> str:
-        from triforce.flows.examples.demo.sites import lay_out_sites
-
-        programmes = lay_out_sites(self._speech, self.folder / "sites")
-        return ", ".join(f"{site} with {len(listed)}" for site, listed in programmes.items())
-
-    def _ingest(self, kind: str) -> str:
-        from triforce.flows.examples.demo.serve import serve
-        from triforce.flows.ingest import ingest
-
-        with serve(self.folder / "sites") as base_url:
-            sources = self.write_sources(base_url)
-            [row] = ingest(kind, str(sources), str(self.folder / "corpus"), self._pipeline.clips)
-        return (
-            f"{row['fetched']} recordings, {row['hours']} h; {row['clips']} clips, {row['kept']} kept with "
-            f"{row['kept hours']} h; dropped {row['dropped']}"
-        )
-
-    def write_sources(self, base_url: str) -> Path:
-        """``sources.yaml`` for the three sites at ``base_url``."""
-        pages = sorted(path.name for path in (self.folder / "sites/videos").glob("talk-*.html"))
-        places = {
-            "podcast": {"feeds": [f"{base_url}/podcast/feed.xml"]},
-            "audiobook": {"base_url": f"{base_url}/library/api/feed/audiobooks"},
-            "youtube": {"urls": [f"{base_url}/videos/{name}" for name in pages]},
-        }
-        document = {
-            "contact": "demo@example.org",
-            "allow_private_hosts": True,  # the sites are on loopback
-            "requests_per_s": 50,
-            "sources": [
-                {"name": SOURCES[kind], "kind": kind, "language": "en"} | place for kind, place in places.items()
-            ],
-        }
-        path = self.folder / "sources.yaml"
-        storage.write_bytes(path, yaml.safe_dump(document, sort_keys=False).encode())
-        return path
-
-    def _write_heldout(self) -> str:
-        from triforce.flows.examples.demo.heldout import write_heldout
-        from triforce.ingest.corpus.store import Corpus
-
-        count = write_heldout(self._speech, Corpus(str(self.folder / "heldout")), self.config.judge)
-        return f"{count} clips"
-
-    @functools.cached_property
-    def _pipeline(self):
-        """The run as the flow ``pipeline`` would be told it."""
-        from triforce.flows.pipeline import PipelineConfig
-        from triforce.ingest.asr.transcribe import TranscribeConfig
-        from triforce.ingest.clips.clip_recording import ClipConfig
-
-        return PipelineConfig(
-            folder=str(self.folder),
-            sources=str(self.folder / "sources.yaml"),
-            clips=ClipConfig(transcribe=TranscribeConfig(model=self.config.recogniser, language="en")),
-            **{name: self._training(name) for name in self.config.shares},
-        )
-
-    def _training(self, stage: str) -> dict:
-        minutes = round(self.config.minutes * self.config.shares[stage], 2)
-        steps = {} if self.config.max_steps is None else {"max_steps": self.config.max_steps}
-        return {"size": self.config.size, "max_minutes": minutes} | steps
-
-    def _train_stage(self, stage: str) -> Stage:
-        return Stage(
-            f"train-{stage}",
-            functools.partial(self._train, stage),
-            self._training(stage),
-            (f"release/{stage}/model.safetensors",),
-        )
-
-    def _train(self, stage: str) -> str:
-        from triforce.flows.train import train
-
-        summary = train(self._pipeline.train_config(stage))
-        shown = ", ".join(
-            f"{name} {value:.4g}" for name, value in sorted(summary["metrics"].items()) if "eval/" in name
-        )
-        return f"{summary['steps']} steps; {shown}"
-
-    def _tokenize(self) -> str:
-        from triforce.flows.tokens import tokenize
-
-        totals = tokenize(self._pipeline.tokenize_config())
-        return f"{totals['num_clips']} clips, {totals['num_codes']} codes in {totals['num_shards']} shards"
-
-    def _speak(self) -> str:
-        """One held-out sentence, from its text alone."""
-        import soundfile
-
-        from triforce.ingest.corpus.store import Corpus
-        from triforce.models.release import Release
-
-        texts = Corpus(str(self.folder / "heldout")).clips(["text"], kept_only=True)["text"].to_pylist()
-        text = min(texts, key=lambda text: (abs(len(text.split()) - SENTENCE_WORDS), text))
-        release = Release.load(str(self.folder / "release"))
-        speech = release.speak(text)
-        with storage.atomic_file(self.folder / "spoken.wav") as path:
-            soundfile.write(path, speech.waveform, release.sample_rate_hz, format="WAV")
-        seconds = len(speech.waveform) / release.sample_rate_hz
-        return f"spoken.wav, {seconds:.1f} s in {speech.wall_s:.1f} s: {text!r}"
-
-    def _evaluate(self) -> str:
-        from triforce.train.evaluate.evaluate import EvaluateConfig, evaluate
-        from triforce.train.evaluate.judge import JudgeConfig
-
-        evaluation = evaluate(
-            str(self.folder / "release"),
-            str(self.folder / "heldout"),
-            str(self.folder / "evaluation"),
-            corpus_uri=str(self.folder / "corpus"),
-            config=EvaluateConfig(judge=JudgeConfig(model=self.config.judge), num_unseen_texts=NUM_TEXTS),
-        )
-        return "WER " + ", ".join(f"{system.name} {system.wer.value:.1%}" for system in evaluation.systems)
-
-    def _report(self) -> str:
-        from triforce.flows.report.report import write_report
-
-        place = Path(write_report(self.folder))
-        return f"{place.name}, {place.stat().st_size / 1e6:.1f} MB"

@@ -7,8 +7,8 @@ Below one folder::
     videos/talk-01.html.in, videos/talk-01.webm ...        HTML5 pages with Opus in WebM
     sites.json                                             written last: what is there
 
-A ``.in`` file is a template that `triforce.flows.examples.demo.serve` puts the server's address into. The same speech
-gives the same bytes.
+A ``.in`` file is a template that `triforce.flows.examples.demo.serve_sites` puts the server's address into. The same
+speech gives the same bytes.
 """
 
 from __future__ import annotations
@@ -18,51 +18,38 @@ import json
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
 
 import numpy as np
 
-from triforce.flows.examples.demo import audio, pages
-from triforce.flows.examples.demo.speech import Prompt, Speech, shuffled
+from triforce.flows.examples.demo import pages
+from triforce.flows.examples.demo.pages import Programme
+from triforce.flows.examples.demo.speech import Prompt, SpeechDataset, shuffled
 from triforce.ingest import storage
-from triforce.ingest.corpus.schema import SAMPLE_RATE_HZ
+from triforce.ingest.corpus.records import SAMPLE_RATE_HZ
+from triforce.ingest.media.encode import write_published
 
 SHARES = {"podcast": 0.40, "library": 0.35, "videos": 0.25}
-"""How the speech is divided among the sites."""
+"""Share of the speech that each site publishes."""
 TARGET_S = {"podcast": 240.0, "library": 150.0, "videos": 150.0}
-"""About how long an episode, a chapter and a video are. Assumed; a site has at least two."""
+"""Approximate length of an episode, a chapter and a video. Assumed; a site has at least two."""
 NAMES = {"podcast": ("episode", ".mp3"), "library": ("chapter", ".mp3"), "videos": ("talk", ".webm")}
 PAUSE_S = (0.7, 1.5)
 """Shortest and longest pause between two prompts."""
 FIRST_PUBLISHED = datetime(2026, 1, 5, 6, 0, tzinfo=UTC)
 
 
-@dataclass(frozen=True)
-class Programme:
-    """One published audio file, and what its site says of it."""
-
-    name: str
-    number: int
-    title: str
-    file_name: str
-    duration_s: float
-    num_bytes: int
-    published: str
-    """As RFC 2822 has it, a week after the one before."""
-
-
-def lay_out_sites(speech: Speech, folder: Path) -> dict[str, list[Programme]]:
-    """Write the three sites below ``folder``, unless they are there for the same speech; the programmes by site."""
+def lay_out_sites(speech: SpeechDataset, folder: Path) -> dict[str, list[Programme]]:
+    """Write the three sites below ``folder``, unless they are there for the same speech; return programmes by site."""
     key = _speech_key(speech)
     index = folder / "sites.json"
     if index.exists():
         written = json.loads(index.read_text())
         if written["speech"] == key:
             return {site: [Programme(**row) for row in rows] for site, rows in written["programmes"].items()}
-        index.unlink()  # other speech than before: what half-new sites held must not pass for complete
+        index.unlink()  # other speech than before: half-new sites must not count as complete
     programmes = {site: _write_site(site, prompts, folder / site) for site, prompts in _divide(speech.training).items()}
     for path, text in pages.templates(programmes, speech).items():
         storage.write_bytes(folder / path, text.encode())
@@ -71,13 +58,13 @@ def lay_out_sites(speech: Speech, folder: Path) -> dict[str, list[Programme]]:
     return programmes
 
 
-def _speech_key(speech: Speech) -> str:
+def _speech_key(speech: SpeechDataset) -> str:
     rows = [(prompt.name, round(prompt.duration_s, 3)) for prompt in speech.training]
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
 
 
 def _divide(prompts: list[Prompt]) -> dict[str, list[Prompt]]:
-    """Each site's prompts: its share of the seconds, in an order of their names' hashes."""
+    """Return each site's prompts: its share of the seconds, in the order of their names' hashes."""
     total_s = sum(prompt.duration_s for prompt in prompts)
     shares: dict[str, list[Prompt]] = {site: [] for site in SHARES}
     filled = dict.fromkeys(SHARES, 0.0)
@@ -96,7 +83,7 @@ def _write_site(site: str, prompts: list[Prompt], folder: Path) -> list[Programm
         name = f"{stem}-{number:02d}"
         title = f"{pages.TITLES[site]}, {stem} {number}"
         with storage.atomic_file(folder / f"{name}{ending}") as path:
-            duration_s = audio.encode(path, _with_pauses(group, seed=name), title=title, container_format=ending)
+            duration_s = write_published(path, _with_pauses(group, seed=name), title=title, ending=ending)
             num_bytes = path.stat().st_size
         published = format_datetime(FIRST_PUBLISHED + timedelta(weeks=number - 1))
         return Programme(name, number, title, f"{name}{ending}", round(duration_s, 3), num_bytes, published)
@@ -107,7 +94,7 @@ def _write_site(site: str, prompts: list[Prompt], folder: Path) -> list[Programm
 
 
 def _groups(prompts: list[Prompt], target_s: float) -> Iterator[list[Prompt]]:
-    """The prompts in order, in groups of about ``target_s``: two at least, where there are two prompts."""
+    """Yield the prompts in order, in groups of about ``target_s``: at least two, where there are two prompts."""
     pause_s = sum(PAUSE_S) / 2
     total_s = sum(prompt.duration_s + pause_s for prompt in prompts)
     count = min(len(prompts), max(2, round(total_s / target_s)))
@@ -126,7 +113,7 @@ def _groups(prompts: list[Prompt], target_s: float) -> Iterator[list[Prompt]]:
 
 
 def _with_pauses(prompts: list[Prompt], seed: str) -> Iterator[np.ndarray]:
-    """The prompts' samples with a pause after each, whose length depends on the seed and the prompt's name."""
+    """Yield the prompts' samples with a pause after each, whose length depends on the seed and the prompt's name."""
     for prompt in prompts:
         yield from prompt.pieces()
         draw = int.from_bytes(hashlib.sha256(f"{seed}/{prompt.name}".encode()).digest()[:4], "big") / 2**32

@@ -1,7 +1,7 @@
 """The demo's speech: a folder of the user's, Debian's recorded telephone prompts, or a synthetic voice.
 
-Whichever it is becomes a list of `Prompt`: a short recording and, where known, what is said in it. Some are held out:
-no model ever trains on them, and every figure in the report comes from them.
+It becomes a list of `Prompt`: a short recording and, where known, its words. Some are held out: no network trains on
+them, and all figures in the report come from them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from triforce.flows.examples import debian, voice
-from triforce.flows.examples.demo import audio
+from triforce.ingest.errors import Rejected
+from triforce.ingest.media.decode import decode_float, probe_duration_s
 
 logger = logging.getLogger(__name__)
 
@@ -26,15 +27,15 @@ AUDIO_ENDINGS = {
     ".aac", ".aif", ".aiff", ".flac", ".g722", ".m4a", ".mka", ".mp3", ".mp4", ".oga", ".ogg", ".opus", ".wav", ".webm",
 }  # fmt: skip
 MIN_PROMPT_S = 0.5
-"""Shorter prompts are letters and clicks that a transcriber can only guess at. Assumed."""
+"""Shortest prompt: shorter ones are letters and clicks that Whisper cannot transcribe. Assumed."""
 MIN_FOLDER_S, MIN_FOLDER_FILES = 120.0, 4
-"""The least of a user's speech that three sites and a held-out set can be made from. Assumed."""
+"""Least speech of a user's that suffices for three sites and a held-out set. Assumed."""
 MAX_HELDOUT = 40
-"""As many as the list for Debian's prompts has."""
+"""Most held-out prompts, as many as the list for Debian's prompts has."""
 
 
 class NoSpeechError(ValueError):
-    """No speech can be had on this machine; the message says what to do."""
+    """No speech is available on this machine; the message says what to do."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Prompt:
 
     def pieces(self) -> Iterator[np.ndarray]:
         """(T,) float32 mono at 24 kHz, in pieces."""
-        return audio.decode(self.path)
+        return decode_float(self.path)
 
     def waveform(self) -> np.ndarray:
         """(T,) float32 mono at 24 kHz, whole."""
@@ -56,8 +57,8 @@ class Prompt:
 
 
 @dataclass(frozen=True)
-class Speech:
-    """What the demo is made of, apart for training and held out, and whose work it is."""
+class SpeechDataset:
+    """The demo's speech, for training and held out, and whose work it is."""
 
     training: list[Prompt]
     heldout: list[Prompt]
@@ -67,13 +68,14 @@ class Speech:
 
     @property
     def training_s(self) -> float:
+        """Length of the training prompts in seconds."""
         return sum(prompt.duration_s for prompt in self.training)
 
 
-def obtain_speech(cache: Path, folder: Path | None = None) -> Speech:
-    """The speech in ``folder`` where one is given, else Debian's prompts, else a synthetic voice's.
+def obtain_speech(cache: Path, folder: Path | None = None) -> SpeechDataset:
+    """Return the speech in ``folder`` where one is given, else Debian's prompts, else a synthetic voice's.
 
-    ``cache`` keeps what was downloaded or synthesised. Raises NoSpeechError where nothing can be had.
+    ``cache`` keeps what was downloaded or synthesised. Raises NoSpeechError where none is available.
     """
     if folder is not None:
         return read_folder(folder)
@@ -90,8 +92,8 @@ def obtain_speech(cache: Path, folder: Path | None = None) -> Speech:
     )
 
 
-def asterisk_prompts(cache: Path) -> Speech:
-    """Half an hour of one voice's telephone prompts, with transcripts, from two Debian packages."""
+def asterisk_prompts(cache: Path) -> SpeechDataset:
+    """Return half an hour of one voice's telephone prompts, with transcripts, from two Debian packages."""
     root = debian.unpack(["asterisk-core-sounds-en-g722", "asterisk-core-sounds-en"], cache / "asterisk")
     sounds = root / "usr/share/asterisk/sounds/en_US_f_Allison"
     transcripts = (root / "usr/share/doc/asterisk-core-sounds-en/core-sounds-en.txt.gz").read_bytes()
@@ -102,7 +104,7 @@ def asterisk_prompts(cache: Path) -> Speech:
         Prompt(name, path := sounds / f"{name}.g722", texts.get(name), path.stat().st_size / 8000) for name in names
     ]
     held = set(heldout_names())
-    return Speech(
+    return SpeechDataset(
         training=_usable([prompt for prompt in prompts if prompt.name not in held]),
         heldout=[prompt for prompt in prompts if prompt.name in held],
         origin="Debian package asterisk-core-sounds-en-g722",
@@ -112,39 +114,39 @@ def asterisk_prompts(cache: Path) -> Speech:
 
 
 def heldout_names() -> list[str]:
-    """The prompts of Debian's packages that never reach training."""
+    """Return the names of the prompts of Debian's packages that are held out."""
     return _resource("heldout.txt").split()
 
 
 def _resource(name: str) -> str:
-    return resources.files("triforce.flows.demo").joinpath(name).read_text(encoding="utf-8")
+    return resources.files("triforce.flows.examples.demo").joinpath(name).read_text(encoding="utf-8")
 
 
 def parse_transcripts(text: str) -> dict[str, str]:
-    """``name: words`` lines, ``;`` begins a comment; the words cleaned by `clean_transcript`."""
+    """Parse ``name: words`` lines, where ``;`` begins a comment; clean the words by `clean_transcript`."""
     rows = (line.partition(": ") for line in text.splitlines() if not line.startswith(";"))
     return {name.strip(): clean_transcript(words) for name, separator, words in rows if separator}
 
 
 def clean_transcript(text: str) -> str:
-    """Without remarks in brackets, which nobody speaks, dots that stand for an unspoken rest, and doubled spaces."""
+    """Remove remarks in brackets and dots, which are not spoken, and doubled spaces."""
     text = re.sub(r"\([^)]*\)|\[[^\]]*\]|<[^>]*>", " ", text)
     return " ".join(re.sub(r"\.{2,}", " ", text).split())
 
 
-def voice_prompts(cache: Path) -> Speech:
-    """Our own sentences in a synthetic voice."""
+def voice_prompts(cache: Path) -> SpeechDataset:
+    """Return our own sentences in a synthetic voice."""
     sentences = [line.strip() for line in _resource("sentences.txt").splitlines() if line.strip()]
     paths = voice.synthesise(sentences, cache / "voice")
     prompts = [
-        Prompt(path.stem, path, text, audio.probe_duration_s(path)) for path, text in zip(paths, sentences, strict=True)
+        Prompt(path.stem, path, text, probe_duration_s(path)) for path, text in zip(paths, sentences, strict=True)
     ]
     training, heldout = hold_out(prompts)
-    return Speech(training, heldout, origin="piper-tts, voice en_US-joe-medium", author="Joe", licence="CC0 1.0")
+    return SpeechDataset(training, heldout, origin="piper-tts, voice en_US-joe-medium", author="Joe", licence="CC0 1.0")
 
 
-def read_folder(folder: Path) -> Speech:
-    """The user's own recordings below ``folder``; a file that is no audio is left out with a warning."""
+def read_folder(folder: Path) -> SpeechDataset:
+    """Return the user's own recordings below ``folder``; a file that is no audio is left out with a warning."""
     if not folder.is_dir():
         raise ValueError(f"SPEECH={folder}: no such folder; give one with audio files (wav, flac, mp3, ogg, ...)")
     prompts = _usable(list(_folder_prompts(folder)))
@@ -155,7 +157,7 @@ def read_folder(folder: Path) -> Speech:
             f"{MIN_FOLDER_FILES} with {MIN_FOLDER_S:.0f} s; add recordings, or cut a long one up"
         )
     training, heldout = hold_out(prompts)
-    return Speech(training, heldout, origin=str(folder), author="the speaker", licence="the user's own")
+    return SpeechDataset(training, heldout, origin=str(folder), author="the speaker", licence="the user's own")
 
 
 def _folder_prompts(folder: Path) -> Iterator[Prompt]:
@@ -165,15 +167,15 @@ def _folder_prompts(folder: Path) -> Iterator[Prompt]:
         beside = path.with_suffix(".txt")
         text = " ".join(beside.read_text(encoding="utf-8").split()) if beside.is_file() else None
         try:
-            duration_s = audio.probe_duration_s(path)
-        except ValueError as error:
-            logger.warning("left out: %s", error)
+            duration_s = probe_duration_s(path)
+        except Rejected as error:
+            logger.warning("left out: %s", error.detail)
             continue
         yield Prompt(path.relative_to(folder).as_posix(), path, text, duration_s)
 
 
 def hold_out(prompts: list[Prompt]) -> tuple[list[Prompt], list[Prompt]]:
-    """Training and held-out prompts: about one of ten is held out, spread evenly; `MAX_HELDOUT` at most."""
+    """Split into training and held-out prompts: every tenth or so is held out, `MAX_HELDOUT` at most."""
     count = max(1, min(MAX_HELDOUT, round(len(prompts) / 10)))
     held = {(2 * i + 1) * len(prompts) // (2 * count) for i in range(count)}
     return (
@@ -183,10 +185,10 @@ def hold_out(prompts: list[Prompt]) -> tuple[list[Prompt], list[Prompt]]:
 
 
 def _usable(prompts: list[Prompt]) -> list[Prompt]:
-    """Without the too short and those that nothing is said in."""
+    """Return the prompts that are long enough and have words."""
     return [prompt for prompt in prompts if prompt.duration_s >= MIN_PROMPT_S and prompt.text != ""]
 
 
 def shuffled(prompts: list[Prompt]) -> list[Prompt]:
-    """In an order that depends on the names alone, so each site gets of every kind."""
+    """Return the prompts in an order that depends on the names alone, so that each site gets some of every kind."""
     return sorted(prompts, key=lambda prompt: hashlib.sha256(prompt.name.encode()).digest())

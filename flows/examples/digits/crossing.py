@@ -1,4 +1,4 @@
-"""Every medium into every other with one network: prompts from held-out clips, answers judged."""
+"""Each medium into each other with one network: prompts from held-out clips, answers judged."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from triforce.flows.examples.digits.judges import ImageJudge, SpeechJudge
 from triforce.ingest.corpus.store import Corpus
 from triforce.ingest.media.pixels import decode_png, from_planes, to_planes
 from triforce.models.dvae import DVAE
+from triforce.models.gpt_sampling import SamplingConfig, noisy_channel_rerank, sample_segment
 from triforce.models.release import Release
 from triforce.models.release_files import require_dvae
-from triforce.models.sampling import SamplingConfig, ranked_by_the_way_back, sample_segment
 from triforce.models.vocabulary import Segment
 from triforce.tokenize.read import decode_flac
 from triforce.train.data.documents import parse_layout
 from triforce.train.data.order import is_validation
 
 Content: TypeAlias = Any
-"""What a clip holds, by its modality: `str` for text, an array for the others."""
+"""Content of a clip, by its modality: `str` for text, an array for the others."""
 
 PAIRS = tuple(f"{a}>{b}" for a in ("text", "image", "speech") for b in ("text", "image", "speech") if a != b)
 WITHOUT_TEXT = {"image>speech": 4.0, "speech>image": 4.0}
-"""How often these are drawn, against once for others: where no text names the digit, no loss counts it by itself."""
+"""Sampling weights of these layouts, 1 for the others: no text in them names the digit, so no loss counts it alone."""
 LAYOUTS = (*PAIRS, "text+speech>image", "text+image>speech", "image+speech>text")
 
 
 @dataclass(frozen=True)
-class Clip:
+class DigitClip:
     """A real digit: ``(N,)`` float32 at 24 kHz, or ``(8, 8, 3)`` uint8."""
 
     word: str
@@ -43,26 +43,27 @@ class Clip:
 
 @dataclass(frozen=True)
 class Clips:
-    """The clips of a medium, those that training saw and those that it did not."""
+    """The clips of a medium, for training and held out."""
 
-    training: list[Clip]
-    heldout: list[Clip]
+    training: list[DigitClip]
+    heldout: list[DigitClip]
 
 
 def read_clips(corpus_uri: str, modality: str, validation_share: float) -> Clips:
+    """Read the kept clips of a corpus, those for training and the held-out ones."""
     column = "image" if modality == "image" else "audio"
     found = Clips([], [])
     for row in Corpus(corpus_uri).clips(["clip_id", "text", "speaker", column], kept_only=True).to_pylist():
         data = row[column]["bytes"]
         content = decode_png(data) if modality == "image" else decode_flac(data, 24_000)
         held = is_validation(row["clip_id"], validation_share)
-        (found.heldout if held else found.training).append(Clip(row["text"], content, row["speaker"]))
+        (found.heldout if held else found.training).append(DigitClip(row["text"], content, row["speaker"]))
     return found
 
 
 @dataclass
 class Answer:
-    """What the network made of a prompt."""
+    """The network's answer to a prompt."""
 
     word: str
     prompt: dict[str, Content]
@@ -79,11 +80,12 @@ class Direction:
 
     @property
     def share_right(self) -> float:
+        """Share of the answers that are judged right."""
         return float(np.mean([answer.judged == answer.word for answer in self.answers]))
 
 
 class Translator:
-    """The release's GPT between text, images and speech."""
+    """Translates between text, images and speech with the release's GPT."""
 
     def __init__(self, release_uri: str, image_release_uri: str, sampling: SamplingConfig) -> None:
         self.release = Release.load(release_uri)
@@ -94,6 +96,7 @@ class Translator:
         self.sampling = sampling
 
     def segment(self, modality: str, content: Content) -> Segment:
+        """Encode content as a segment of a document."""
         if modality == "text":
             return Segment("text", self.release.tokenizer.encode(content))
         if modality == "speech":
@@ -101,6 +104,7 @@ class Translator:
         return Segment("image", self.image_dvae.encode(torch.from_numpy(to_planes(content))[None])[0].flatten().numpy())
 
     def render(self, modality: str, codes: np.ndarray) -> Content:
+        """Decode the codes of a segment."""
         if modality == "text":
             return self.release.tokenizer.decode(codes)
         if modality == "image":
@@ -111,22 +115,23 @@ class Translator:
         return self.release.vocode(self.release.decode(codes)) if codes.size else np.zeros(0, np.float32)
 
     def __call__(self, layout: str, prompt: dict[str, Content], seed: int) -> Content:
+        """Return the network's answer to a prompt: the last medium of the layout."""
         *given, wanted = parse_layout(layout)
         segments = [self.segment(name, prompt[name]) for name in given]
         drawn = sample_segment(self.gpt, segments, wanted, self.sampling, seed=seed)
         if len(drawn) > 1:
-            drawn = ranked_by_the_way_back(self.gpt, segments, wanted, drawn)
+            drawn = noisy_channel_rerank(self.gpt, segments, wanted, drawn)
         return self.render(wanted, drawn[0].codes)
 
     def round_trip(self, modality: str, content: Content) -> Content:
-        """Through the dVAE alone: what the best GPT could reach."""
+        """Encode and decode with the dVAE alone: the best that a GPT could reach."""
         return self.render(modality, self.segment(modality, content).codes)
 
 
 def cross(
     translator: Translator, layouts: Sequence[str], clips: dict[str, Clips], num_each: int, seed: int = 0
 ) -> list[Direction]:
-    """For each layout ``num_each`` answers for each digit, to held-out prompts."""
+    """Draw, for each layout, ``num_each`` answers for each digit to held-out prompts."""
     generator = np.random.default_rng(seed)
     pools = {
         name: {word: [clip for clip in both.heldout if clip.word == word] for word in WORDS}
@@ -147,7 +152,7 @@ def cross(
 
 
 def judge(directions: list[Direction], images: ImageJudge, speech: SpeechJudge) -> None:
-    """Write down what the judges take each answer for."""
+    """Set `Answer.judged` to the digit that the judges take each answer for."""
     for direction in directions:
         medium = parse_layout(direction.layout)[-1]
         made = [answer.made for answer in direction.answers]

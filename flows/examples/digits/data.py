@@ -1,4 +1,4 @@
-"""Digits in three media: as words, as handwriting, and spoken by synthesisers and by a person.
+"""Digits in three media: words, handwriting, and speech of synthesisers and of a person.
 
 Handwriting is scikit-learn's copy of the UCI set, 1 797 grey images of 8 x 8. Speech comes from espeak-ng's formant
 voices and flite's recorded ones at several speeds and pitches, and from the person whose prompts Debian packages.
@@ -15,7 +15,7 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import soundfile
@@ -23,11 +23,11 @@ import soxr
 from PIL import Image
 
 from triforce.flows.examples import debian
-from triforce.flows.examples.demo import audio
-from triforce.ingest.clips.clip_recording import encode_flac
-from triforce.ingest.corpus.schema import SAMPLE_RATE_HZ, Recording, make_clip_id, make_recording_id
+from triforce.ingest.clips.make_clip import image_clip, sound_clip
+from triforce.ingest.corpus.records import SAMPLE_RATE_HZ, TRANSCRIPT, Clip, Recording, make_recording_id
 from triforce.ingest.corpus.store import Corpus
-from triforce.ingest.media.pixels import encode_png
+from triforce.ingest.media.decode import decode_float
+from triforce.ingest.media.samples import to_int16
 from triforce.train.data.order import is_validation
 
 logger = logging.getLogger(__name__)
@@ -44,24 +44,24 @@ FLITE_STRETCHES, FLITE_PITCHES = (0.85, 1.0, 1.2), (95, 130, 180)
 MARGIN_S = 0.03
 """Silence left at both ends. Assumed."""
 LARGEST_GREY = 16
-"""Of the handwriting set's grey values."""
+"""Largest grey value of the handwriting set."""
 NUM_SLANTED = 3
-"""Copies of each image that is trained on."""
+"""Slanted copies of each training image."""
 MOST_SLANT = (12.0, 0.7, 0.4)
-"""Degrees, and pixels to the side and down, by which copies differ at most. Assumed."""
+"""Largest turn of a copy in degrees, and its largest shift to the side and down in pixels. Assumed."""
 
 
-class Voice(NamedTuple):
-    """Who speaks, and the command that writes a WAV file of a word; None for the person, who is recorded."""
+class SynthesizerVoice(NamedTuple):
+    """A voice, and the command that writes a WAV file of a word; None for the person, who is recorded."""
 
     name: str
     command: tuple[str, ...] | None
 
 
-def voices() -> list[Voice]:
-    """Every synthetic voice, and the person."""
+def voices() -> list[SynthesizerVoice]:
+    """Return every synthetic voice, and the person."""
     found = [
-        Voice(
+        SynthesizerVoice(
             f"espeak-{voice}-{speed}-{pitch}",
             ("espeak-ng", "-v", voice, "-s", str(speed), "-p", str(pitch), "-w", "{path}", "{word}"),
         )
@@ -70,17 +70,18 @@ def voices() -> list[Voice]:
     for voice, stretch, pitch in itertools.product(FLITE_VOICES, FLITE_STRETCHES, FLITE_PITCHES):
         settings = ("--setf", f"duration_stretch={stretch}", "--setf", f"int_f0_target_mean={pitch}")
         found.append(
-            Voice(
+            SynthesizerVoice(
                 f"flite-{voice}-{stretch}-{pitch}",
                 ("flite", "-voice", voice, *settings, "-t", "{word}", "-o", "{path}"),
             )
         )
-    return [*found, Voice("allison", None)]
+    return [*found, SynthesizerVoice("allison", None)]
 
 
-def write_speech(corpus: Corpus, cache: Path, chosen: Sequence[Voice] | None = None) -> int:
-    """One recording a voice, by default all of `voices`, one clip a digit; a voice that is there already is left
-    alone. How many clips.
+def write_speech(corpus: Corpus, cache: Path, chosen: Sequence[SynthesizerVoice] | None = None) -> int:
+    """Write a recording for each voice, by default all of `voices`, with a clip for each digit; return how many clips.
+
+    A voice that is there already is left alone.
     """
     chosen = voices() if chosen is None else chosen
     for tool in ("espeak-ng", "flite"):
@@ -92,11 +93,11 @@ def write_speech(corpus: Corpus, cache: Path, chosen: Sequence[Voice] | None = N
         for voice, spoken in zip(missing, pool.map(lambda voice: list(_spoken(voice, cache)), missing), strict=True):
             recording = _recording(voice)
             corpus.write_recording(recording)
-            corpus.write_clips(recording, _spoken_rows(recording, spoken, voice.name))
+            corpus.write_clips(recording, _spoken_clips(recording, spoken, voice.name))
     return len(chosen) * len(WORDS)
 
 
-def _recording(voice: Voice) -> Recording:
+def _recording(voice: SynthesizerVoice) -> Recording:
     return Recording(
         recording_id=make_recording_id("voices", voice.name),
         source="voices",
@@ -109,13 +110,13 @@ def _recording(voice: Voice) -> Recording:
     )
 
 
-def _spoken(voice: Voice, cache: Path) -> Iterator[np.ndarray]:
-    """The ten digits in order, ``(N,)`` float32."""
+def _spoken(voice: SynthesizerVoice, cache: Path) -> Iterator[np.ndarray]:
+    """Yield the ten digits in order, ``(N,)`` float32."""
     if voice.command is None:
         root = debian.unpack(["asterisk-core-sounds-en-g722"], cache / "asterisk-digits")
         folder = root / "usr/share/asterisk/sounds/en_US_f_Allison/digits"
         for digit in range(10):
-            yield trimmed(np.concatenate(list(audio.decode(folder / f"{digit}.g722"))))
+            yield trimmed(np.concatenate(list(decode_float(folder / f"{digit}.g722"))))
         return
     cache.mkdir(parents=True, exist_ok=True)
     path = cache / f"{voice.name}.wav"
@@ -128,7 +129,7 @@ def _spoken(voice: Voice, cache: Path) -> Iterator[np.ndarray]:
 
 
 def trimmed(waveform: np.ndarray) -> np.ndarray:
-    """From the first to the last loud moment, at a peak of one half."""
+    """Cut to the part from the first to the last loud moment, and scale to a peak of one half."""
     level = np.abs(waveform)
     loud = np.flatnonzero(level > 0.03 * level.max())
     margin = int(MARGIN_S * SAMPLE_RATE_HZ)
@@ -136,28 +137,18 @@ def trimmed(waveform: np.ndarray) -> np.ndarray:
     return (0.5 * part / level.max()).astype(np.float32)
 
 
-def _spoken_rows(recording: Recording, waveforms: Sequence[np.ndarray], speaker: str) -> Iterator[dict]:
+def _spoken_clips(recording: Recording, waveforms: Sequence[np.ndarray], speaker: str) -> Iterator[Clip]:
     start = 0
     for word, waveform in zip(WORDS, waveforms, strict=True):
-        samples = np.rint(waveform * 32767).astype(np.int16)
-        yield {
-            "clip_id": make_clip_id(recording.recording_id, start),
-            "start_sample": start,
-            "end_sample": start + len(samples),
-            "sample_rate_hz": SAMPLE_RATE_HZ,
-            "duration_s": len(samples) / SAMPLE_RATE_HZ,
-            "audio": {"bytes": encode_flac(samples), "path": None},
-            "text": word,
-            "asr_model": "transcript",
-            "language": "en",
-            "speaker": speaker,
-        }
+        samples = to_int16(waveform)
+        yield sound_clip(recording, start, samples, text=word, asr_model=TRANSCRIPT, language="en", speaker=speaker)
         start += len(samples)
 
 
 def write_images(corpus: Corpus, validation_share: float) -> int:
-    """The handwritten digits, one recording a digit, and beside it `NUM_SLANTED` slanted copies of each that is trained
-    on, so that it is not learnt by heart. How many images.
+    """Write the handwritten digits, a recording for each digit, and return how many images.
+
+    Beside them are `NUM_SLANTED` slanted copies of each training image, against overfitting.
     """
     from sklearn.datasets import load_digits
 
@@ -168,22 +159,22 @@ def write_images(corpus: Corpus, validation_share: float) -> int:
     for digit, word in enumerate(WORDS):
         real, slanted = _handwriting(digit, word, word), _handwriting(digit, f"{word}, slanted", word)
         images = list(grey[digits.target == digit])
-        rows = list(_image_rows(real, word, images))
+        clips = list(_image_clips(real, word, images))
         trained_on = [
             image
-            for row, image in zip(rows, images, strict=True)
-            if not is_validation(row["clip_id"], validation_share)
+            for clip, image in zip(clips, images, strict=True)
+            if not is_validation(clip.clip_id, validation_share)
         ]
         copies = [slant(image, generator) for image in trained_on for _ in range(NUM_SLANTED)]
-        # No copy is held out: what is asked of the networks is real
+        # No copy is held out: prompts are real images
         rest = [
-            row for row in _image_rows(slanted, word, copies) if not is_validation(row["clip_id"], validation_share)
+            clip for clip in _image_clips(slanted, word, copies) if not is_validation(clip.clip_id, validation_share)
         ]
-        for recording, clips in ((real, rows), (slanted, rest)):
-            count += len(clips)
+        for recording, written in ((real, clips), (slanted, rest)):
+            count += len(written)
             if recording.recording_id not in known:
                 corpus.write_recording(recording)
-                corpus.write_clips(recording, clips)
+                corpus.write_clips(recording, written)
     return count
 
 
@@ -213,16 +204,6 @@ def _handwriting(digit: int, name: str, word: str) -> Recording:
     )
 
 
-def _image_rows(recording: Recording, word: str, images: Sequence[np.ndarray]) -> Iterator[dict[str, Any]]:
+def _image_clips(recording: Recording, word: str, images: Sequence[np.ndarray]) -> Iterator[Clip]:
     for number, image in enumerate(images):
-        yield {
-            "clip_id": make_clip_id(recording.recording_id, number),
-            "start_sample": number,
-            "end_sample": number + 1,
-            "sample_rate_hz": 1,
-            "duration_s": 1.0,
-            "text": word,
-            "asr_model": "transcript",
-            "modality": "image",
-            "image": {"bytes": encode_png(image), "path": None},
-        }
+        yield image_clip(recording, number, image, text=word, asr_model=TRANSCRIPT)

@@ -1,4 +1,4 @@
-"""Who says which digit it is: classifiers that learnt from real data alone, and know nothing of our networks."""
+"""Classifiers of digits that were trained on real data alone, and know nothing of our networks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from triforce.flows.examples.digits.data import WORDS
 from triforce.models.audio.mel import MelConfig, log_mel
 
 SPEECH_FRAMES = 24
-"""A spoken word is stretched to so many frames of `SPEECH_BANDS` bands. Assumed."""
+"""Frames, of `SPEECH_BANDS` bands, that a spoken word is stretched to. Assumed."""
 SPEECH_BANDS = 25
 
 
@@ -25,7 +25,7 @@ class ImageJudge:
         self._classifier = SVC(gamma=0.001, C=10).fit(np.stack([_grey(image) for image in images]), list(words))
 
     def __call__(self, images: Sequence[np.ndarray]) -> list[str]:
-        """Words for images ``(8, 8, 3)`` uint8."""
+        """Return the words of images ``(8, 8, 3)`` uint8."""
         return list(self._classifier.predict(np.stack([_grey(image) for image in images])))
 
 
@@ -45,7 +45,7 @@ class SpeechJudge:
         self._classifier = make_pipeline(StandardScaler(), SVC(C=10)).fit(features, list(words))
 
     def __call__(self, waveforms: Sequence[np.ndarray]) -> list[str]:
-        """Words for ``(N,)`` float32 at 24 kHz; a sound too short to hold a word is none."""
+        """Return the words of ``(N,)`` float32 at 24 kHz; "" for a sound too short for a word."""
         long = [index for index, waveform in enumerate(waveforms) if len(waveform) >= 2400]
         heard = [""] * len(waveforms)
         if long:
@@ -56,7 +56,7 @@ class SpeechJudge:
 
 
 def word_shape(waveform: np.ndarray) -> np.ndarray:
-    """Features of a word: its log-mel without the mean level, at a fixed size."""
+    """Return the features of a word: its log-mel without the mean level, at a fixed size."""
     mel = log_mel(torch.from_numpy(np.ascontiguousarray(waveform, dtype=np.float32)), _front_end())
     level = mel.mean(0)
     loud = torch.nonzero(level > level.max() - 0.6 * (level.max() - level.min()))[:, 0]
@@ -72,7 +72,7 @@ def _front_end() -> MelConfig:
 
 
 def read_word(text: str) -> str:
-    """The digit's word in what a recogniser wrote, as in "7." or " Seven!"; "" where there is none."""
+    """Return the digit's word in a transcript, as in "7." or " Seven!"; "" where there is none."""
     cleaned = "".join(c for c in text.lower() if c.isalnum() or c == " ").split()
     for part in cleaned:
         if part in WORDS:

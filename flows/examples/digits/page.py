@@ -1,4 +1,4 @@
-"""The report of the digits: a table, and for each direction a row of prompts and answers to look at and listen to."""
+"""The report of the digits: tables, and for each direction a row of prompts and answers to look at and play."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ img{width:56px;height:56px;image-rendering:pixelated;border:1px solid #ccc}
 
 
 def write_page(directions: list[Direction], tables: dict[str, list[dict]], notes: list[str]) -> str:
-    """One HTML document that opens without a network."""
+    """Return one HTML document that opens without a network."""
     parts = [f"<!doctype html><meta charset=utf-8><title>Digits in three media</title><style>{STYLE}</style>"]
     parts.append("<h1>Digits in three media, one network</h1>")
     parts += [f"<p>{html.escape(note)}</p>" for note in notes]

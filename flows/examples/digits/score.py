@@ -1,16 +1,17 @@
-"""Judges trained, answers drawn and judged, and all of it as figures and as a page."""
+"""Train the judges, draw the answers and judge them; return all of it as figures and as a page."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from triforce.flows.examples.digits.config import DigitsConfig
 from triforce.flows.examples.digits.crossing import (
     LAYOUTS,
-    Clip,
     Clips,
+    DigitClip,
     Direction,
     Translator,
     cross,
@@ -19,19 +20,16 @@ from triforce.flows.examples.digits.crossing import (
 )
 from triforce.flows.examples.digits.judges import ImageJudge, SpeechJudge, read_word
 from triforce.flows.examples.digits.page import write_page
-from triforce.models.sampling import SamplingConfig
-
-if TYPE_CHECKING:
-    from triforce.flows.examples.digits.run import DigitsConfig
+from triforce.models.gpt_sampling import SamplingConfig
 
 MAX_CODES = 40
-"""1.7 s of speech; the longest spoken digit has 25 codes or so."""
+"""Longest answer: 1.7 s of speech. The longest spoken digit has 25 codes or so."""
 WHISPER_CLIPS = 30
-"""Sounds of each kind that Whisper hears: a third of a second of work each."""
+"""Sounds of each kind that Whisper transcribes: a third of a second of work each."""
 
 
 def score(folder: Path, config: DigitsConfig) -> tuple[str, dict]:
-    """The page and the figures of a trained run."""
+    """Return the page and the figures of a trained run."""
     share = config.validation_share
     clips = {
         "image": read_clips(str(folder / "images"), "image", share),
@@ -58,13 +56,14 @@ def score(folder: Path, config: DigitsConfig) -> tuple[str, dict]:
     notes = [
         f"{len(clips['speech'].training)} spoken and {len(clips['image'].training)} handwritten digits for training, "
         f"{len(clips['speech'].heldout)} and {len(clips['image'].heldout)} held out as prompts. "
-        f"Sampled at temperature {config.temperature}, the best of {config.candidates} by the network's own way back. "
+        f"Sampled at temperature {config.temperature}, the best of {config.candidates} by "
+        "noisy-channel reranking with the same network. "
         "Text is right if it is the word, letter for letter."
     ]
     return write_page(directions, tables, notes), figures
 
 
-def _columns(clips: list[Clip]) -> tuple[list[np.ndarray], list[str]]:
+def _columns(clips: list[DigitClip]) -> tuple[list[np.ndarray], list[str]]:
     return [clip.content for clip in clips], [clip.word for clip in clips]
 
 
@@ -76,7 +75,7 @@ def _judges(
     config: DigitsConfig,
     directions: list[Direction],
 ) -> list[dict]:
-    """How far each judge can be trusted: on held-out real clips, and on the same through the dVAE alone."""
+    """Return how far each judge can be trusted: on real held-out clips, and on the same through the dVAE alone."""
     rows = []
     for name, judging in (("image", images), ("speech", speech)):
         contents, words = _columns(clips[name].heldout[:300])
@@ -106,8 +105,8 @@ def _judges(
     return rows
 
 
-def _whisper(translator: Translator, heldout: list[Clip], model: str, directions: list[Direction]) -> dict:
-    """Whisper on single words, which it was not made for: each in a window of its own."""
+def _whisper(translator: Translator, heldout: list[DigitClip], model: str, directions: list[Direction]) -> dict:
+    """Return Whisper's row: single words, which it was not made for, each in a window of its own."""
     from triforce.train.evaluate.judge import Judge, JudgeConfig
 
     judging = Judge(JudgeConfig(model=model, packed=False))
@@ -118,9 +117,9 @@ def _whisper(translator: Translator, heldout: list[Clip], model: str, directions
         "through the dVAE": ([translator.round_trip("speech", content) for content in contents], words),
         "answers": ([answer.made for answer in spoken], [answer.word for answer in spoken]),
     }
-    heard = {name: judging(waveforms, 24_000, truths) for name, (waveforms, truths) in sounds.items()}
+    hypotheses = {name: judging(waveforms, 24_000, references) for name, (waveforms, references) in sounds.items()}
     return {"judge": f"Whisper {model}, one word alone, {WHISPER_CLIPS} each"} | {
-        name: _share([read_word(text) for text in heard[name]], sounds[name][1]) for name in sounds
+        name: _share([read_word(text) for text in hypotheses[name]], sounds[name][1]) for name in sounds
     }
 
 

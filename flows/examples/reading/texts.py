@@ -12,12 +12,12 @@ from triforce.flows.examples import debian
 PACKAGES = ["bible-kjv", "bible-kjv-text", "fortunes", "fortunes-min"]
 FORTUNES = ("education", "fortunes", "law", "literature", "love", "people", "politics", "science", "wisdom", "work")
 MIN_WORDS, MAX_WORDS = 4, 15
-"""2 to 6 s of speech; which sound belongs to which letter is soonest learnt from short sentences."""
+"""Words of a sentence, 2 to 6 s of speech: text and speech are aligned soonest with short sentences."""
 TIMEOUT_S = 120.0
 
 
 def sentences(cache: Path, seed: int = 0) -> list[str]:
-    """All sentences of a fit length, each once, in an order that the seed fixes."""
+    """Return all sentences of a fit length, each once, in an order that the seed fixes."""
     root = debian.unpack(PACKAGES, cache / "texts")
     verses = re.findall(r"^\s+\d+ (.+)$", _bible(root), re.MULTILINE)
     folder = root / "usr/share/games/fortunes"
@@ -29,7 +29,7 @@ def sentences(cache: Path, seed: int = 0) -> list[str]:
 
 
 def split_sentences(text: str) -> list[str]:
-    """The sentences of a text that a voice can read as they stand: words and plain punctuation, no figures."""
+    """Return the sentences of a text that have only words and plain punctuation, no figures."""
     parts = re.split(r"(?<=[.!?;:])\s+", " ".join(text.split()))
     return [part for part in parts if MIN_WORDS <= len(part.split()) <= MAX_WORDS and _readable(part)]
 
@@ -51,5 +51,5 @@ def _fortunes(path: Path) -> list[str]:
 
 
 def _without_source(text: str) -> str:
-    """Without the line that says who said it."""
+    """Return a fortune without the line that names its source."""
     return re.split(r"\n\s*-- ", text)[0]

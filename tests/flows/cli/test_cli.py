@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from triforce.flows.cli import main as cli
-from triforce.flows.cli.settings import each_set
+from triforce.flows.cli.settings import each_set, merged
 
 COMMAND = str(Path(sys.executable).with_name("triforce"))
 STAGES = ("ingest", "tokenize", "train", "speak", "evaluate", "report", "demo", "corpus")
@@ -22,10 +23,48 @@ def triforce(*arguments: str) -> subprocess.CompletedProcess:
 
 
 def test_help_names_every_stage_and_loads_none_of_them():
-    assert all(f"  {stage}" in triforce("--help").stdout for stage in STAGES)
+    shown = triforce("--help").stdout
+    assert all(f" {stage} " in shown for stage in STAGES)
     heavy = "import sys, triforce.flows.cli.main; print({'torch', 'ray', 'prefect', 'av'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", heavy], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+ALL_HELP = """
+import json, sys
+import typer.main
+from typer.testing import CliRunner
+from triforce.flows.cli.main import app
+
+def walk(command, words):
+    yield words
+    for name, child in getattr(command, "commands", {}).items():
+        yield from walk(child, [*words, name])
+
+pages = {}
+for words in walk(typer.main.get_command(app), []):
+    done = CliRunner().invoke(app, [*words, "--help"])
+    assert done.exit_code == 0, done.output
+    pages[" ".join(words)] = " ".join(done.output.split())
+print(json.dumps([pages, sorted({"torch", "ray", "prefect", "av"} & set(sys.modules))]))
+"""
+
+
+def test_every_commands_help_ends_with_an_example_and_loads_nothing_heavy():
+    done = subprocess.run([sys.executable, "-c", ALL_HELP], capture_output=True, text=True, check=True)
+    pages, loaded = json.loads(done.stdout)
+    assert loaded == []
+    assert {"", "ingest", "train gpt", "corpus import", "tokens decode", "demo-media", "status"} <= set(pages)
+    for words, page in pages.items():
+        assert f"Example: triforce {words}".rstrip() in page, words
+        assert page.count("Example:") == 1, words
+
+
+def test_the_shell_completes_commands():
+    asked = {"_TRIFORCE_COMPLETE": "complete_bash", "COMP_WORDS": "triforce evalu", "COMP_CWORD": "1"}
+    done = subprocess.run([COMMAND], capture_output=True, text=True, timeout=120, env=os.environ | asked)
+    assert done.stdout.split() == ["evaluate", "evaluate-pictures"]
+    assert "--install-completion" in triforce("--help").stdout
 
 
 @pytest.mark.parametrize(
@@ -45,7 +84,6 @@ def test_help_names_every_stage_and_loads_none_of_them():
 )
 def test_bad_input_is_one_line_and_exit_code_2(arguments, words, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
-    monkeypatch.setattr(cli, "_add_sub_apps", lambda: None)
     with pytest.raises(SystemExit) as exit_:
         cli.main([argument.format(tmp=tmp_path) for argument in arguments])
     lines = capsys.readouterr().err.strip().splitlines()
@@ -61,7 +99,7 @@ def test_a_row_of_settings_is_each_of_them():
 
 
 def test_settings_are_typed_and_nested():
-    fields = cli.merged({"a": {"b": 1}}, ["a.c=2.5", "d=null", "e=[1, 2]", "f-g=yes"])
+    fields = merged({"a": {"b": 1}}, ["a.c=2.5", "d=null", "e=[1, 2]", "f-g=yes"])
     assert fields == {"a": {"b": 1, "c": 2.5}, "d": None, "e": [1, 2], "f_g": True}
 
 

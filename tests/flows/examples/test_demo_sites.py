@@ -11,9 +11,9 @@ import httpx
 import pytest
 import yt_dlp
 
-from triforce.flows.examples.demo.audio import probe_duration_s
-from triforce.flows.examples.demo.serve import serve
+from triforce.flows.examples.demo.serve_sites import serve
 from triforce.flows.examples.demo.sites import PAUSE_S, lay_out_sites
+from triforce.ingest.media.decode import probe_duration_s
 
 
 @pytest.fixture(scope="module")

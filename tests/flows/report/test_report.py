@@ -16,7 +16,7 @@ import pytest
 import soundfile
 import tiny_run
 
-from triforce.ingest.corpus.schema import Recording, make_recording_id
+from triforce.ingest.corpus.records import Recording, make_recording_id
 from triforce.ingest.corpus.store import Corpus
 from triforce.train.evaluate.evaluate import EvaluateConfig, evaluate
 from triforce.train.evaluate.judge import JudgeConfig

@@ -1,4 +1,4 @@
-"""A book read aloud by tiny networks: chapters, a killed reading, even loudness, no clicks, and Whisper's ear."""
+"""A book read aloud by tiny networks: chapters, a killed run, even loudness, no clicks, and Whisper's ear."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from triforce.flows.cli import main as cli
 from triforce.flows.speech.book import read_book_file
 from triforce.flows.speech.loudness import faded, level, speech_level_db
 from triforce.flows.speech.read import ReadConfig, plan, read_book
-from triforce.flows.speech.speaker import Reading, SpeakConfig, Speaker, better, join_voices
+from triforce.flows.speech.speaker import SpeakConfig, Speaker, Utterance, better, join_voices
+from triforce.models.gpt_sampling import SamplingConfig
 from triforce.models.release import Release
-from triforce.models.sampling import SamplingConfig
 from triforce.train.evaluate.judge import JudgeConfig
 
 TEXT = "# Tale\n\n## One\n\nA ferry left. It was late!\n\nNobody came.\n\n## Two\n\nThe end.\n"
@@ -135,12 +135,12 @@ def test_whisper_picks_and_what_it_mishears_is_tried_again(release, book, tmp_pa
     several = {"tries": 1, "sampling": SamplingConfig(num_candidates=2, max_codes=24)}
     speaker = Speaker(release, speak.model_copy(update=several))
     best = speaker.speak("One sentence.", seed=5)
-    every = [speaker._render("One sentence.", c, 5, 0) for c in speaker._draw("One sentence.", 5)]
-    assert best.error == min(reading.error for reading in speaker._listen(every))
+    every = [speaker.render("One sentence.", c, 5, 0) for c in speaker.draw("One sentence.", 5)]
+    assert best.error == min(utterance.error for utterance in speaker.listen(every))
 
 
 def test_the_better_reading_is_kept():
-    first, second = (Reading("a", np.zeros(1), s, s, True, "b", e) for s, e in ((1, 0.2), (2, 0.5)))
+    first, second = (Utterance("a", np.zeros(1), s, s, True, "b", e) for s, e in ((1, 0.2), (2, 0.5)))
     assert better(None, first) is first
     kept = better(first, second)
     assert (kept.seed, kept.error, kept.tries) == (1, 0.2, 2)

@@ -19,8 +19,8 @@ import pytest
 import soundfile
 import tiny_run
 
-from triforce.flows.speech.encoders import encode_stream
 from triforce.flows.speech.serve import ServeConfig, start
+from triforce.ingest.media.encode import encode_stream
 
 KEY = "k-1234"
 COMMAND = str(Path(sys.executable).with_name("triforce"))

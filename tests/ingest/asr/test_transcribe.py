@@ -7,17 +7,10 @@ import re
 import numpy as np
 import pytest
 
-from triforce.ingest.asr.transcribe import (
-    TranscribeConfig,
-    Transcriber,
-    Word,
-    _share_out,
-    _Window,
-    compression_ratio,
-    repeats_its_end,
-)
+from triforce.ingest.asr.config import TranscribeConfig
+from triforce.ingest.asr.transcribe import Transcriber
 from triforce.ingest.clips.filters import FilterConfig, drop_reason
-from triforce.ingest.corpus.schema import SAMPLE_RATE_HZ, DropReason
+from triforce.ingest.corpus.records import SAMPLE_RATE_HZ, Clip, DropReason, Recording
 
 SENTENCES = (
     "She wrote a short letter to her brother and folded it twice.",
@@ -62,18 +55,19 @@ def test_what_is_no_speech_is_empty_or_dropped_and_does_not_spoil_its_neighbour(
         "noise": generator.normal(0, 0.05, len(time_s)),
         "music": 0.1 * sum(np.sin(2 * np.pi * note * time_s) for note in (220.0, 277.2, 329.6)),
     }[kind].astype(np.float32)
-    before, heard, after = transcriber.transcribe([spoken(SENTENCES[3]), other, spoken(SENTENCES[4])])
+    before, between, after = transcriber.transcribe([spoken(SENTENCES[3]), other, spoken(SENTENCES[4])])
     assert _words(before.text) == _words(SENTENCES[3])
     assert _words(after.text) == _words(SENTENCES[4])
-    row = {
-        "text": heard.text,
-        "avg_logprob": heard.avg_logprob,
-        "no_speech_prob": heard.no_speech_prob,
-        "compression_ratio": heard.compression_ratio,
-        "chars_per_s": len(heard.text) / 5.0,
-        "duration_s": 5.0,
-    }
-    assert drop_reason(row, FilterConfig()) in {
+    clip = Clip.cut(
+        Recording("aa", "talks", "files", "aa", "https://example.org/aa"),
+        *(0, 5 * 24_000, 24_000),
+        text=between.text,
+        avg_logprob=between.avg_logprob,
+        no_speech_prob=between.no_speech_prob,
+        compression_ratio=between.compression_ratio,
+        chars_per_s=len(between.text) / 5.0,
+    )
+    assert drop_reason(clip, FilterConfig()) in {
         DropReason.NO_TEXT,
         DropReason.NO_SPEECH,
         DropReason.SPEAKING_RATE,
@@ -82,26 +76,13 @@ def test_what_is_no_speech_is_empty_or_dropped_and_does_not_spoil_its_neighbour(
     }
 
 
-def test_a_suspect_is_heard_again_alone_and_the_same_each_time(spoken, transcriber):
+def test_a_suspect_is_transcribed_again_alone_and_the_same_each_time(spoken, transcriber):
     """A limit that nothing meets makes every clip a suspect, up to the highest temperature."""
-    strict = Transcriber.__new__(Transcriber)
-    strict.__dict__ |= transcriber.__dict__
-    strict.config = TranscribeConfig(model="tiny.en", beam_size=1, min_avg_logprob=-1e-6)
+    config = TranscribeConfig(model="tiny.en", beam_size=1, min_avg_logprob=-1e-6)
+    strict = Transcriber(config, whisper=transcriber.whisper)
     first, second = (strict.transcribe([spoken(SENTENCES[1])])[0] for _ in range(2))
     assert first == second
     assert _words(first.text)[:3] == _words(SENTENCES[1])[:3]
-
-
-def test_words_go_to_the_clip_they_lie_in():
-    second = np.zeros(16_000, np.float32)
-    window = _Window([7, 9], [0, 24_000])
-    words = [Word(" one", 0.1, 0.5, 1.0), Word(" two", 0.9, 1.2, 1.0), Word(" three", 1.4, 1.9, 1.0)]
-    heard = type("Heard", (), {"words": words, "logprobs": [[-1.0], [-2.0, -4.0], [-0.5]], "no_speech_prob": 0.1})
-    shared = _share_out(heard, {7: second, 9: second}, window, "en", None)
-    assert (shared[7].text, shared[9].text) == ("one two", "three")
-    assert shared[7].avg_logprob == pytest.approx(-7 / 3)
-    assert [(word.start_s, word.end_s) for word in shared[7].words] == [(0.1, 0.5), (0.9, 1.0)]
-    assert [(word.start_s, word.end_s) for word in shared[9].words] == [(0.0, 0.4)]
 
 
 def test_bad_input_is_named(transcriber):
@@ -115,22 +96,9 @@ def test_bad_input_is_named(transcriber):
     assert transcriber.transcribe([np.zeros(0, np.float32)])[0].text == ""
 
 
-def test_repetition_compresses_and_no_text_is_no_repetition():
-    assert compression_ratio("") == 0
-    assert compression_ratio("and so on " * 20) > 2.4 > compression_ratio(SENTENCES[0])
-
-
-def test_a_phrase_said_again_at_the_end_is_seen_and_a_doubled_word_is_fine():
-    assert repeats_its_end("One moment please. Thank you for your patience. Thank you for your patience.")
-    assert repeats_its_end("Press star, press star")
-    assert not repeats_its_end("It is very, very good that that is so.")
-    assert not repeats_its_end("Thank you for your patience. Thank you for your time.")
-    assert not repeats_its_end("No no")
-
-
-def test_the_encoder_hears_no_more_than_its_windows_hold(transcriber):
+def test_the_encoder_sees_no_more_than_its_windows_hold(transcriber):
     narrow = [np.zeros(16_000 * 4, np.float32)] * 3
-    frames = [transcriber._encode(narrow, transcriber._windows(narrow), is_whole=whole).shape[1] for whole in (0, 1)]
+    frames = [transcriber.encode(narrow, transcriber.pack(narrow), is_whole=whole).shape[1] for whole in (0, 1)]
     assert frames == [round((4 * 3 + 2 * 0.4 + 1.0) * 50), 1_500]
 
 

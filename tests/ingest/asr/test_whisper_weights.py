@@ -9,7 +9,22 @@ from triforce.ingest.asr.weights import find_whisper
 
 
 def test_a_folder_is_itself_and_an_unknown_name_is_left_to_the_hub(tmp_path):
+    (tmp_path / "model.bin").touch()
     assert find_whisper(str(tmp_path)) == str(tmp_path)
+    assert find_whisper("large-v3") == "large-v3"
+
+
+def test_a_folder_without_weights_is_never_taken_for_a_model(tmp_path, monkeypatch):
+    """Folders that only happen to be named like a model: the results of a run with ``base``, say."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("large-v3", "tiny.en", "results"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setattr(whisper_weights, "download_model", lambda name: f"downloaded {name}")
+    assert find_whisper("large-v3") == "downloaded large-v3"
+    assert find_whisper("tiny.en") not in ("tiny.en", str(tmp_path / "tiny.en"))
+    with pytest.raises(ValueError, match=r"'results' is a folder without model\.bin: name a folder of CTranslate2"):
+        find_whisper("results")
+    (tmp_path / "large-v3" / "model.bin").touch()
     assert find_whisper("large-v3") == "large-v3"
 
 

@@ -13,7 +13,8 @@ import soundfile
 
 from triforce.ingest import storage
 from triforce.ingest.clips.clip_recording import ClipConfig, clip_recording
-from triforce.ingest.corpus.schema import CLIP_SCHEMA, SAMPLE_RATE_HZ, Recording, RejectReason, Status
+from triforce.ingest.corpus.arrow_schema import CLIP_SCHEMA
+from triforce.ingest.corpus.records import SAMPLE_RATE_HZ, Clip, Recording, RejectReason, Status
 from triforce.ingest.corpus.store import Corpus
 
 SENTENCES = (
@@ -63,6 +64,7 @@ def test_a_recording_becomes_clips_whose_audio_and_text_match(tmp_path: Path, ta
     assert summary.recording_s == pytest.approx(len(talk) / SAMPLE_RATE_HZ, abs=0.2)
     assert seconds == sorted(seconds)
     table = corpus.clips(CLIP_SCHEMA.names).to_pylist()
+    assert [Clip.from_row(row).to_row() for row in table] == table
     assert _words(" ".join(clip["text"] for clip in table)) == _words(" ".join(SENTENCES))
     for clip in table:
         samples, rate_hz = soundfile.read(io.BytesIO(clip["audio"]["bytes"]), dtype="int16")

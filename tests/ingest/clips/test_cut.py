@@ -11,7 +11,7 @@ import pytest
 from triforce.ingest.clips.clip_recording import ClipConfig, cut_stream
 from triforce.ingest.clips.cut import CutConfig, Cutter, Span
 from triforce.ingest.clips.vad import FRAME_S, FRAME_SAMPLES, Smoother, VadConfig
-from triforce.ingest.corpus.schema import SAMPLE_RATE_HZ
+from triforce.ingest.corpus.records import SAMPLE_RATE_HZ
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 import itertools

@@ -1,41 +1,53 @@
-"""For every drop reason a clip that triggers it and one that just does not, and judging a corpus anew."""
+"""For every drop reason a clip that triggers it and one that just does not, and judging a corpus again."""
 
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from triforce.ingest import storage
-from triforce.ingest.clips.clip_recording import encode_flac
-from triforce.ingest.clips.filters import FilterConfig, drop_reason, refilter
-from triforce.ingest.corpus.schema import DropReason, Recording, make_clip_id
+from triforce.ingest.clips.filters import FilterConfig, drop_reason
+from triforce.ingest.clips.refilter import refilter
+from triforce.ingest.corpus.records import Clip, DropReason, Media, Recording, Word, make_clip_id
 from triforce.ingest.corpus.store import Corpus
+from triforce.ingest.media.encode import encode_flac
 
-GOOD = {
-    "duration_s": 6.0,
-    "text": "Nobody knew how long the journey would take, or what they would find.",
-    "language": "en",
-    "language_probability": 0.99,
-    "words": [{"word": " Nobody", "start_s": 0.2, "end_s": 0.6}, {"word": " find.", "start_s": 5.5, "end_s": 5.8}],
-    "avg_logprob": -0.2,
-    "no_speech_prob": 0.01,
-    "compression_ratio": 1.2,
-    "chars_per_s": 12.0,
-    "snr_db": 30.0,
-    "bandwidth_hz": 8_000.0,
-    "clipped_share": 0.0,
-    "rms_dbfs": -20.0,
-    "modulation_db": 9.0,
-    "edge_db": -30.0,
-    "cut_blind": False,
-    "voice_similarity": 0.9,
-    "dnsmos_ovrl": 3.2,
-}
-AT_EDGE = [{"word": " Nobody", "start_s": 0.04, "end_s": 0.6}, {"word": " find.", "start_s": 5.5, "end_s": 5.8}]
-NEAR_EDGE = [{"word": " Nobody", "start_s": 0.06, "end_s": 0.6}, {"word": " find.", "start_s": 5.5, "end_s": 5.94}]
+RECORDING = Recording("aa", "talks", "files", "aa", "https://example.org/aa")
+
+
+def _words(start_s: float, end_s: float) -> tuple[Word, ...]:
+    """The first word begins at ``start_s``, the last ends at ``end_s``."""
+    return Word(" Nobody", start_s, 0.6, 0.9), Word(" find.", 5.5, end_s, 0.9)
+
+
+GOOD = Clip.cut(
+    RECORDING,
+    0,
+    6 * 24_000,
+    24_000,
+    text="Nobody knew how long the journey would take, or what they would find.",
+    language="en",
+    language_probability=0.99,
+    words=_words(0.2, 5.8),
+    avg_logprob=-0.2,
+    no_speech_prob=0.01,
+    compression_ratio=1.2,
+    chars_per_s=12.0,
+    snr_db=30.0,
+    bandwidth_hz=8_000.0,
+    clipped_share=0.0,
+    rms_dbfs=-20.0,
+    modulation_db=9.0,
+    edge_db=-30.0,
+    cut_blind=False,
+    voice_similarity=0.9,
+    dnsmos_ovrl=3.2,
+)
+AT_EDGE, NEAR_EDGE = _words(0.04, 5.8), _words(0.06, 5.94)
 
 CASES = [
     (DropReason.TOO_SHORT, {"duration_s": 2.99}, {"duration_s": 3.0}),
@@ -75,27 +87,26 @@ def test_no_reason_is_without_its_cases():
 
 def test_a_good_clip_is_kept_and_missing_scores_are_not_judged():
     assert drop_reason(GOOD, CONFIG) is None
-    assert drop_reason({"duration_s": 5.0}, CONFIG) is None
+    assert drop_reason(Clip.cut(RECORDING, 0, 5 * 24_000, 24_000), CONFIG) is None
 
 
 @pytest.mark.parametrize(("reason", "bad", "just_good"), CASES)
 def test_each_reason_has_its_limit(reason, bad, just_good):
-    assert drop_reason(GOOD | bad, CONFIG) == reason
-    assert drop_reason(GOOD | just_good, CONFIG) is None
+    assert drop_reason(replace(GOOD, **bad), CONFIG) == reason
+    assert drop_reason(replace(GOOD, **just_good), CONFIG) is None
 
 
 def _corpus(folder: Path, rates: list[float]) -> Corpus:
     corpus = Corpus(str(folder))
-    audio = {"bytes": encode_flac(np.zeros(2_400, np.int16)), "path": None}
+    audio = Media(encode_flac(np.zeros(2_400, np.int16)))
     for number, name in enumerate(("aa", "bb")):
-        recording = Recording(name, "talks", "files", name, f"https://example.org/{name}")
+        recording = replace(RECORDING, recording_id=name, source_id=name, url=f"https://example.org/{name}")
         corpus.write_recording(recording)
-        rows = []
+        clips = []
         for index, rate in enumerate(rates[number::2]):
             place = {"clip_id": make_clip_id(name, index), "start_sample": index, "end_sample": index + 1}
-            words = [word | {"probability": 0.9} for word in GOOD["words"]]
-            rows.append(GOOD | place | {"sample_rate_hz": 24_000, "audio": audio, "chars_per_s": rate, "words": words})
-        corpus.write_clips(recording, rows)
+            clips.append(replace(GOOD, **place, recording_id=name, audio=audio, chars_per_s=rate))
+        corpus.write_clips(recording, clips)
     return corpus
 
 

@@ -13,7 +13,7 @@ import soundfile
 from benchmarks.long_mp3 import repeated_mp3
 
 from triforce.ingest.corpus.store import Corpus
-from triforce.ingest.media.decode import _is_plain
+from triforce.ingest.media.decode import is_plain_mp3
 
 RATE_HZ = 24_000
 PIECE_S = 60
@@ -21,7 +21,8 @@ SHORT_MIN, LONG_MIN = 5, 45
 CUT = """
 import resource, sys
 from triforce.ingest.clips.clip_recording import ClipConfig, clip_recording
-from triforce.ingest.corpus.schema import Corpus, Recording
+from triforce.ingest.corpus.records import Recording
+from triforce.ingest.corpus.store import Corpus
 
 corpus = Corpus(sys.argv[1])
 for name in ("short", "long"):
@@ -54,7 +55,7 @@ def test_a_recording_nine_times_as_long_takes_no_more_memory(tmp_path: Path, pla
         path.parent.mkdir(parents=True, exist_ok=True)
         parts = list(repeated_mp3(piece, minutes * 60 // PIECE_S))
         path.write_bytes(b"".join(parts if plain else [*parts[:2], b"TAG", *parts[2:]]))
-        assert _is_plain(path) == plain
+        assert is_plain_mp3(path) == plain
     done = subprocess.run([sys.executable, "-c", CUT, str(tmp_path)], capture_output=True, text=True, check=True)
     (short_clips, short_kb), (long_clips, long_kb) = (map(int, line.split()) for line in done.stdout.splitlines())
     assert short_clips >= SHORT_MIN * 60 / 20

@@ -10,13 +10,15 @@ import pytest
 import soxr
 
 from triforce.ingest import storage
-from triforce.ingest.clips.clip_recording import encode_flac
-from triforce.ingest.clips.filters import FilterConfig, refilter
+from triforce.ingest.clips.filters import FilterConfig
+from triforce.ingest.clips.make_clip import sound_clip
+from triforce.ingest.clips.refilter import refilter
 from triforce.ingest.clips.rescore import rescore
-from triforce.ingest.clips.voices import VoiceConfig, change_similarity, cluster, conditioning
-from triforce.ingest.corpus.schema import SAMPLE_RATE_HZ, DropReason, Recording, make_clip_id
+from triforce.ingest.clips.speakers import SpeakerConfig, change_similarity, cluster, conditioning
+from triforce.ingest.corpus.records import SAMPLE_RATE_HZ, DropReason, Recording, make_clip_id
 from triforce.ingest.corpus.store import Corpus
 from triforce.ingest.corpus.verify import verify
+from triforce.ingest.media.samples import to_int16
 
 SENTENCES = (
     "The ship left the harbour before the sun had risen over the hills.",
@@ -50,21 +52,17 @@ def talk(tmp_path: Path, waveforms) -> Corpus:
         "aa", "talks", "files", "aa", "https://example.org/aa", media_path=media_path, author="Joe", num_bytes=4
     )
     corpus.write_recording(recording)
-    rows, at = [], 0
+    clips, at = [], 0
     for waveform in waveforms:
-        samples = np.round(np.clip(waveform, -1, 1) * 32_767).astype(np.int16)
-        place = {"clip_id": make_clip_id("aa", at), "start_sample": at, "end_sample": at + len(samples)}
-        audio = {"bytes": encode_flac(samples), "path": None}
-        duration_s = len(samples) / SAMPLE_RATE_HZ
-        rows.append(place | {"sample_rate_hz": SAMPLE_RATE_HZ, "duration_s": duration_s, "audio": audio})
-        at += len(samples)
-    corpus.write_clips(recording, rows)
+        clips.append(sound_clip(recording, at, to_int16(waveform)))
+        at += len(waveform)
+    corpus.write_clips(recording, clips)
     return corpus
 
 
 def test_voices_are_told_apart_and_a_clip_of_two_is_refused(talk):
     pytest.importorskip("resemblyzer", reason="pip install --no-deps Resemblyzer==0.1.4")
-    (result,) = rescore(talk, voices=VoiceConfig())
+    (result,) = rescore(talk, voices=SpeakerConfig())
     clips = talk.clips().to_pylist()
     clear = [clip for at, clip in enumerate(clips[:7]) if at != NOISY]  # noise hides a voice
     assert [clip["speaker"] for clip in clear] == ["Joe"] * 3 + ["aa#1"] * 3
@@ -79,8 +77,8 @@ def test_voices_are_told_apart_and_a_clip_of_two_is_refused(talk):
     assert [row["clip_id"] for row in refilter(talk, config).to_pylist()] == [clips[7]["clip_id"]]
     assert talk.clips(["drop_reason"])["drop_reason"][7].as_py() == DropReason.MANY_SPEAKERS
     assert [fault for fault in verify(talk, deep=False) if "clip" in fault.kind] == []
-    assert rescore(talk, voices=VoiceConfig()) == []
-    rescore(talk, voices=VoiceConfig(), again=True)
+    assert rescore(talk, voices=SpeakerConfig()) == []
+    rescore(talk, voices=SpeakerConfig(), again=True)
     dropped = clips[7]["clip_id"]
     assert all(dropped not in clip["conditioning"] for clip in talk.clips().to_pylist())
 
@@ -130,7 +128,7 @@ def test_clusters_are_numbered_by_size_and_conditioning_never_names_itself():
     generator = np.random.default_rng(0)
     voices = np.eye(8)[[1, 0, 0, 1, 0, 2]] + generator.normal(0, 0.05, (6, 8))
     voices = (voices / np.linalg.norm(voices, axis=1, keepdims=True)).astype(np.float32)
-    speakers = cluster(voices, VoiceConfig())
+    speakers = cluster(voices, SpeakerConfig())
     assert speakers.tolist() == [1, 0, 0, 1, 0, 2]
     best = conditioning(voices, speakers, np.asarray([True, True, True, False, True, True]), 3)
     assert best[0] == []
@@ -138,4 +136,4 @@ def test_clusters_are_numbered_by_size_and_conditioning_never_names_itself():
     assert best[5] == []
     assert {len(best[index]) for index in (1, 2, 4)} == {2}
     assert all(index not in clips for index, clips in enumerate(best))
-    assert cluster(voices[:1], VoiceConfig()).tolist() == [0]
+    assert cluster(voices[:1], SpeakerConfig()).tolist() == [0]

@@ -7,7 +7,7 @@ import pyloudnorm
 import pytest
 
 from triforce.ingest.clips.scores import score_audio
-from triforce.ingest.corpus.schema import SAMPLE_RATE_HZ
+from triforce.ingest.corpus.records import SAMPLE_RATE_HZ
 
 
 def _samples(waveform: np.ndarray) -> np.ndarray:

@@ -1,21 +1,25 @@
 """The corpus contract: written whole, read back by our own code, by pyarrow and by Hugging Face datasets."""
 
 import io
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import datasets
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import soundfile
 from corpora import add_recording
 
 from triforce.ingest import storage
-from triforce.ingest.corpus.schema import (
-    CLIP_SCHEMA,
+from triforce.ingest.corpus.arrow_schema import CLIP_SCHEMA, RECORDING_SCHEMA
+from triforce.ingest.corpus.records import (
+    Clip,
+    Media,
     Recording,
     RejectReason,
     Status,
+    Word,
     check_source_name,
     make_clip_id,
     make_recording_id,
@@ -82,11 +86,58 @@ def test_pyarrow_and_datasets_open_it_as_it_is(tmp_path):
     assert np.abs(waveform).max() > 100
 
 
+def test_every_column_has_a_field_and_every_field_a_column():
+    assert [field.name for field in fields(Clip)] == CLIP_SCHEMA.names
+    assert [field.name for field in fields(Recording)] == RECORDING_SCHEMA.names
+    recording = Recording("aa", "feed", "podcast", "a", "https://example.org")
+    required = {field.name for field in CLIP_SCHEMA if not field.nullable}
+    assert required == {name for name, value in Clip.cut(recording, 0, 1, 24_000).to_row().items() if value is not None}
+
+
+def test_a_clip_of_every_column_comes_back_from_its_file(corpus):
+    recording = Recording("aa", "feed", "podcast", "a", "https://example.org", title="A talk", author="Ann")
+    numbers = {field.name: 0.5 for field in CLIP_SCHEMA if field.type == pa.float32()}
+    texts = {field.name: field.name for field in CLIP_SCHEMA if field.nullable and field.type == pa.string()}
+    full = replace(
+        Clip.cut(recording, 12, 36, 24_000),
+        **numbers,
+        **texts,
+        cut_blind=False,
+        words=(Word(" a", 0.0, 0.25, 0.5), Word(" b", 0.25, 0.5, 1.0)),
+        voice=(0.5, -0.5),
+        conditioning=("aa-1", "aa-2"),
+        **{name: Media(name.encode(), f"{name}.bin") for name in ("audio", "image", "video")},
+    )
+    bare = Clip.cut(recording, 36, 60, 24_000, words=(), author="Bob")
+    assert corpus.write_clips(recording, [full, bare]) == 2
+    rows = corpus.dataset().to_table().to_pylist()
+    assert [Clip.from_row(row).to_row() for row in rows] == rows
+    first, second = map(Clip.from_row, rows)
+    assert first == full
+    assert second == replace(bare, duration_s=second.duration_s, title="A talk", url="https://example.org")
+    assert Clip.from_row(rows[0] | {"of_a_later_version": 1}) == full
+
+
+def test_a_recording_of_unknown_columns_is_refused():
+    recording = Recording("aa", "feed", "podcast", "a", "https://example.org", metadata={"b": "1", "a": "2"})
+    assert recording.to_row()["metadata"] == [("a", "2"), ("b", "1")]
+    assert Recording.from_row(recording.to_row()) == recording
+    with pytest.raises(TypeError, match="of_a_later_version"):
+        Recording.from_row(recording.to_row() | {"of_a_later_version": 1})
+
+
+def test_a_clip_without_its_medium_is_named():
+    recording = Recording("aa", "feed", "podcast", "a", "https://example.org")
+    with pytest.raises(ValueError, match="clip aa-0000000000 has no bytes of video"):
+        _ = Clip.cut(recording, 0, 1, 1, modality="video", audio=Media(b"x")).media
+    assert Clip.cut(recording, 0, 1, 1, modality="music", audio=Media(b"x")).media == b"x"
+
+
 def test_a_failed_write_leaves_nothing(corpus):
     recording = Recording(make_recording_id("feed", "a"), "feed", "podcast", "a", "https://example.org")
 
     def rows():
-        yield {"clip_id": "x", "start_sample": 0, "end_sample": 1, "sample_rate_hz": 24_000, "duration_s": 0.0}
+        yield Clip.cut(recording, 0, 1, 24_000)
         raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from dataclasses import replace
 
@@ -10,39 +9,26 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import soundfile
+from sync_loop import sync_source
 from typer.testing import CliRunner
 
 from triforce.flows.cli.corpus import app
 from triforce.ingest import storage
 from triforce.ingest.config import PodcastSource
-from triforce.ingest.corpus.schema import SAMPLE_RATE_HZ, RejectReason, make_clip_id
+from triforce.ingest.corpus.records import SAMPLE_RATE_HZ, Clip, Media, Recording, RejectReason, make_clip_id
 from triforce.ingest.corpus.stats import clips_of, find_recording, list_recordings, stats
 from triforce.ingest.corpus.store import Corpus
 from triforce.ingest.corpus.takedown import remove
 from triforce.ingest.corpus.verify import FaultKind, verify
 from triforce.ingest.fetch.transcripts import Cue, parse_cues
-from triforce.ingest.sync import sync_source
+from triforce.ingest.media.encode import encode_flac
 
 
-def flac(num_samples: int) -> bytes:
-    file = io.BytesIO()
-    soundfile.write(file, np.zeros(num_samples, np.int16), SAMPLE_RATE_HZ, format="FLAC")
-    return file.getvalue()
-
-
-def clip(recording_id: str, start: int, drop_reason: str | None = None) -> dict:
-    return {
-        "clip_id": make_clip_id(recording_id, start),
-        "start_sample": start,
-        "end_sample": start + SAMPLE_RATE_HZ,
-        "sample_rate_hz": SAMPLE_RATE_HZ,
-        "duration_s": 1.0,
-        "audio": {"bytes": flac(SAMPLE_RATE_HZ), "path": None},
-        "text": "hello",
-        "language": "en",
-        "drop_reason": drop_reason,
-    }
+def clip(recording: Recording, start: int, drop_reason: str | None = None) -> Clip:
+    audio, end = Media(encode_flac(np.zeros(SAMPLE_RATE_HZ, np.int16))), start + SAMPLE_RATE_HZ
+    return Clip.cut(
+        recording, start, end, SAMPLE_RATE_HZ, audio=audio, text="hello", language="en", drop_reason=drop_reason
+    )
 
 
 @pytest.fixture
@@ -60,7 +46,7 @@ def filled(site, corpus, settings, sound, make_feed) -> tuple[Corpus, PodcastSou
     source = PodcastSource(name="talk", feeds=[site.put("/feed", make_feed(items))], licence="CC0")
     sync_source(source, settings, corpus)
     for row in list_recordings(corpus, status="fetched"):
-        corpus.write_clips(row, [clip(row.recording_id, 0), clip(row.recording_id, SAMPLE_RATE_HZ, "noisy")])
+        corpus.write_clips(row, [clip(row, 0), clip(row, SAMPLE_RATE_HZ, "noisy")])
     return corpus, source
 
 
@@ -142,7 +128,7 @@ def test_verify_names_each_fault_and_repairs_it(filled, settings, tmp_path):
     (folder / "recordings/source=talk/feedfeedfeedfeed.mp3").write_bytes(b"x")
     (folder / "clips/source=talk/feedfeedfeedfeed.parquet").write_bytes(b"x")
     (folder / "recordings/source=talk/badbadbadbadbadb.parquet").write_bytes(b"PAR1")
-    corpus.write_clips(b, [clip(b.recording_id, 0) | {"end_sample": 7}])
+    corpus.write_clips(b, [replace(clip(b, 0), end_sample=7)])
     kinds = sorted(fault.kind for fault in verify(corpus))
     assert kinds == sorted(
         [
@@ -165,6 +151,9 @@ def test_verify_names_each_fault_and_repairs_it(filled, settings, tmp_path):
     [
         ("1\r\n00:00:01,500 --> 00:00:02,250\r\nhello\r\nthere\r\n\r\n", "srt"),
         ("WEBVTT - title\n\nNOTE nothing\n\nid\n01.500 --> 02.250\n\n00:01.500 --> 00:02.25\nhello there", "vtt"),
+        ("00:01.5 --> 00:02.25\nhello there", "vtt"),  # these three are what feeds carry and webvtt-py refuses
+        ("00:00:01.500 --> 00:00:02.250\nhello there", "srt"),
+        ("1\n00:01,500 --> 00:02,250\nhello there", "srt"),
         ('{"segments": [{"startTime": 1.5, "endTime": 2.25, "body": "hello there"}]}', "json"),
     ],
 )

@@ -18,12 +18,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from loopback_site import drip
 
-from triforce.ingest.corpus.schema import RejectReason
+from triforce.ingest.corpus.records import RejectReason
 from triforce.ingest.errors import Rejected
-from triforce.ingest.fetch import addresses, web
+from triforce.ingest.fetch import addresses, connections
 from triforce.ingest.fetch import download as downloads
 from triforce.ingest.fetch.download import download
-from triforce.ingest.fetch.web import get_document, retry_after_s
+from triforce.ingest.fetch.retries import retry_after_s
+from triforce.ingest.fetch.web import get_document
 
 DAY = datetime.timedelta(days=1)
 BODY = bytes(range(256)) * 4096  # 1 MiB
@@ -206,7 +207,7 @@ def test_a_certificate_must_be_vouched_for(site, settings, tmp_path, selfsigned,
     assert "certificate" in found.detail
 
     trusting = ssl.create_default_context(cafile=certificate)
-    monkeypatch.setattr(web, "_tls", lambda: trusting)
+    monkeypatch.setattr(connections, "tls_context", lambda: trusting)
     check(
         download(
             f"{base_url}/a", tmp_path / "a", settings.model_copy(update={"user_agent": f"trusting/{tmp_path.name}"})

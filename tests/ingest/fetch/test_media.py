@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from triforce.ingest.corpus.schema import RejectReason
+from triforce.ingest.corpus.records import RejectReason
 from triforce.ingest.errors import Rejected
 from triforce.ingest.fetch.examine import examine, sniff_extension
 

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from triforce.ingest.corpus.schema import SAMPLE_RATE_HZ, RejectReason
-from triforce.ingest.media.decode import DecodeError, decode
+from triforce.ingest.corpus.records import SAMPLE_RATE_HZ, RejectReason
+from triforce.ingest.errors import Rejected
+from triforce.ingest.media.decode import decode
 from triforce.ingest.media.mp3 import read_plain_mp3
 
 LENGTH_S = 3.0
@@ -173,7 +174,7 @@ def test_a_wav_header_that_lies_about_the_length_is_not_believed(tmp_path: Path)
 def test_what_is_no_audio_is_named_so(tmp_path: Path, name):
     rubbish = np.random.default_rng(0).integers(0, 256, 20_000, dtype=np.uint8).tobytes()
     for data in (b"", b"<!doctype html><title>Not here</title>" * 100, rubbish):
-        with pytest.raises(DecodeError) as caught:
+        with pytest.raises(Rejected) as caught:
             _read(tmp_path / name, data)
         assert caught.value.reason in (RejectReason.NOT_AUDIO, RejectReason.UNDECODABLE)
 
@@ -184,7 +185,7 @@ def test_pictures_without_sound_are_not_audio(tmp_path: Path):
         stream = container.add_stream("mpeg4", rate=5, width=64, height=64, pix_fmt="yuv420p")
         container.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8), format="rgb24")))
         container.mux(stream.encode(None))
-    with pytest.raises(DecodeError) as caught:
+    with pytest.raises(Rejected) as caught:
         list(decode(path))
     assert caught.value.reason == RejectReason.NOT_AUDIO
 

@@ -10,13 +10,14 @@ from fractions import Fraction
 
 import av
 import pytest
+from sync_loop import sync_source
 
 from triforce.ingest import storage
 from triforce.ingest.config import AudiobookSource
-from triforce.ingest.corpus.schema import RejectReason, Status
+from triforce.ingest.corpus.records import RejectReason, Status
 from triforce.ingest.sources import folder as listed
 from triforce.ingest.sources.archive_org import best_files
-from triforce.ingest.sync import discover, sync_source
+from triforce.ingest.sync import discover
 
 
 @pytest.fixture

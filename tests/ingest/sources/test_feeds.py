@@ -6,6 +6,7 @@ import base64
 import hashlib
 
 import pytest
+from sync_loop import sync_source
 
 from triforce.ingest.config import PodcastSource
 from triforce.ingest.corpus.store import Corpus
@@ -14,7 +15,7 @@ from triforce.ingest.ledger import canonical_url, is_universal
 from triforce.ingest.sources import feed as feeds
 from triforce.ingest.sources import podcast
 from triforce.ingest.sources.podcast import choose_enclosure, parse_duration, parse_feed, parse_opml
-from triforce.ingest.sync import discover, sync_source
+from triforce.ingest.sync import discover
 
 RICH = """<itunes:duration>1:02:03</itunes:duration><itunes:season>2</itunes:season><itunes:episode>7</itunes:episode>
 <itunes:explicit>true</itunes:explicit>

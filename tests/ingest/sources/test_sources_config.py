@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from triforce.ingest.config import SourcesConfig, load_sources
+from triforce.ingest.corpus.records import RejectReason
+from triforce.ingest.sources.registry import IMPLEMENTATIONS
 
 GOOD = """\
 contact: corpus@example.org
@@ -91,7 +94,7 @@ def test_a_good_file_is_read(tmp_path):
         (
             '    urls: ["https',
             '    cookies_file: none.txt\n    urls: ["https',
-            "none.txt: no such file; export it anew",
+            "none.txt: no such file; export it again",
         ),
         ("name: books", "name: talk", "source names ['talk'] are there more than once"),
     ],
@@ -115,13 +118,11 @@ def test_words_that_yaml_takes_for_truth(tmp_path):
 
 
 def test_the_example_in_the_readme_is_a_good_file(tmp_path):
-    text = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[3] / "ingest" / "sources" / "README.md").read_text(encoding="utf-8")
     example = text.split("```yaml\ncontact:")[1].split("```")[0]
-    assert [source.kind for source in load(tmp_path, f"contact:{example}").sources] == [
-        "podcast",
-        "audiobook",
-        "youtube",
-    ]
+    sources = load(tmp_path, f"contact:{example}").sources
+    assert list(dict.fromkeys(source.kind for source in sources)) == ["podcast", "audiobook", "youtube"]
+    assert {source.implementation for source in sources} == set(IMPLEMENTATIONS), "an example of each"
 
 
 def test_a_missing_file_is_named(tmp_path):
@@ -135,3 +136,10 @@ def test_what_is_wrong_in_a_list_does_not_make_it_empty(tmp_path):
     assert len(str(caught.value).splitlines()) == 1
     with pytest.raises(ValueError, match=r"2: sources = \[\]: an empty list; add"):
         load(tmp_path, "contact: a@b.org\nsources: []\n")
+
+
+def test_the_readme_explains_every_reason():
+    text = (Path(__file__).parents[3] / "ingest" / "fetch" / "README.md").read_text(encoding="utf-8")
+    rows = [line.split("|") for line in text.splitlines() if line.startswith("| `")]
+    told = {name: row[3].strip() for row in rows for name in re.findall(r"`([a-z_]+)`", row[1])}
+    assert told == {reason.value: "yes" if reason.transient else "no" for reason in RejectReason}

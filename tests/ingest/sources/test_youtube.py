@@ -9,13 +9,15 @@ from concurrent.futures import ThreadPoolExecutor
 
 import av
 import pytest
+from sync_loop import sync_source
 
 from triforce.ingest import storage
 from triforce.ingest.config import Settings, YoutubeSource
-from triforce.ingest.corpus.schema import RejectReason, Status
+from triforce.ingest.corpus.records import RejectReason, Status
 from triforce.ingest.errors import Rejected
 from triforce.ingest.sources import youtube
-from triforce.ingest.sync import discover, fetch, sync_source
+from triforce.ingest.sources.youtube_options import ytdlp_options
+from triforce.ingest.sync import discover, fetch
 
 
 def page(title: str, *media: str, tracks: str = "") -> str:
@@ -123,8 +125,8 @@ def test_filters(info, options, reason):
 def test_politeness_is_derived_from_the_site():
     settings = Settings(contact="a@b.org")
     channel = YoutubeSource(name="x", urls=["https://www.youtube.com/@x"])
-    assert youtube._options(channel, settings)["sleep_interval"] == 5.0
-    assert youtube._options(channel, settings)["allowed_extractors"] == ["youtube.*"]
+    assert ytdlp_options(channel, settings)["sleep_interval"] == 5.0
+    assert ytdlp_options(channel, settings)["allowed_extractors"] == ["youtube.*"]
     assert youtube.is_newest_first("https://www.youtube.com/@x/videos")
     assert not youtube.is_newest_first("https://www.youtube.com/playlist?list=PL1")
 

@@ -6,7 +6,7 @@ from corpora import add_recording
 from triforce.ingest.corpus.store import Corpus
 from triforce.models.audio.mel import MelConfig
 from triforce.models.vocabulary import Segment
-from triforce.train.config import TrainConfig
+from triforce.train.config import train_config
 from triforce.train.data.clips import ClipStore
 from triforce.train.data.crops import ClipCrops
 from triforce.train.data.documents import parse_layout, stack
@@ -84,7 +84,7 @@ def test_jittered_crops_are_played_at_other_speeds_the_same_ones_each_time(tmp_p
     add_recording(corpus, "feed", "a", 8)
     fields = {"stage": "dvae", "corpus": corpus.uri, "release": str(tmp_path), "runs": str(tmp_path), "crop_frames": 64}
     plain, jittered = (
-        ClipCrops(TrainConfig(**fields, speed_jitter=jitter), MelConfig(), torch.device("cpu")) for jitter in (0, 0.2)
+        ClipCrops(train_config(**fields, speed_jitter=jitter), MelConfig(), torch.device("cpu")) for jitter in (0, 0.2)
     )
     tone = (8000 * np.sin(2 * np.pi * 440 * np.arange(40_000) / 24_000)).astype(np.int16)
     for crops in (plain, jittered):

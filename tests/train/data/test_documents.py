@@ -10,11 +10,12 @@ import torch
 
 from triforce.ingest import storage
 from triforce.models.text import TextTokenizer
-from triforce.tokenize.shards import TokenSample, write_shard
-from triforce.train.config import TrainConfig
+from triforce.tokenize.shards import write_shard
+from triforce.tokenize.token_sample import TokenSample
+from triforce.train.config import train_config
 from triforce.train.data.documents import overlap
 from triforce.train.data.order import Place
-from triforce.train.tasks.gpt import GPTTask, speech_vocabulary, token_losses, with_wrong_codes
+from triforce.train.tasks.gpt import GPTTask, speech_vocabulary, token_losses, with_random_codes
 from triforce.train.trainer.prefetch import Prefetcher
 
 WORDS = ("one", "two", "three", "four")
@@ -65,7 +66,7 @@ def sets(tmp_path_factory) -> tuple[str, str]:
 
 
 def make_task(sets: tuple[str, ...], layouts: dict[str, float], place: Place | None = None, **settings) -> GPTTask:
-    config = TrainConfig(
+    config = train_config(
         stage="gpt",
         release="r",
         runs="x",
@@ -107,7 +108,7 @@ def test_validation_lends_nothing_to_training(sets):
     used = {int(s.codes[0]) for segments in documents_of(task, 640) for s in segments if s.modality == "image"}
     held = {
         int(row[i + 1]) - task.model.config.vocabulary.offset("image")
-        for batch in task._evaluation
+        for batch in task.evaluation
         for row in batch.ids.tolist()
         for i, token in enumerate(row)
         if token == task.model.config.vocabulary.begin("image")
@@ -171,7 +172,7 @@ def rows_of(task: GPTTask, count: int) -> list[torch.Tensor]:
 def test_codes_are_shown_wrong_and_text_and_marks_never():
     vocabulary = speech_vocabulary(text_size=50, num_codes=100)
     ids = torch.arange(vocabulary.size).repeat(50, 1)
-    shown = with_wrong_codes(ids, vocabulary, 0.3)
+    shown = with_random_codes(ids, vocabulary, 0.3)
     first = vocabulary.offset("speech")
     codes = (ids >= first) & (ids < first + 100)
     assert torch.equal(shown[~codes], ids[~codes])
@@ -235,3 +236,17 @@ def test_a_shard_is_opened_when_it_is_needed_and_counted_by_the_index(sets, tmp_
     write_shard(f"{broken}/shard-000001.tar", [speech(1, 1, "one", "s", "r")], {"num_clips": 1})
     with pytest.raises(ValueError, match=r"holds 1 samples, index\.json says 3"):
         documents_of(make_task((broken,), {"text>speech": 1}, validation_share=0.0), 6)
+
+
+def test_documents_that_are_too_long_are_counted_and_logged(sets, caplog):
+    task = make_task(sets[:1], {"text>speech": 1, "speech>text": 1}, context=64, prefetch=0)
+    task.next_batch()
+    task.close()
+    assert not caplog.records
+    cut = [len(task.documents.tokens(segments)[0]) for segments in documents_of(task, 40)]
+    short = make_task(sets[:1], {"text>speech": 1, "speech>text": 1}, context=32, prefetch=0, voice_codes=4)
+    short.packer.context = min(cut)
+    short.next_batch()
+    short.close()
+    assert short.packer.num_too_long > 0
+    assert f"{short.packer.num_too_long} of {short.packer.num_read} documents" in caplog.text

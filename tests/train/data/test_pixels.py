@@ -1,4 +1,4 @@
-"""Images and films are learnt by the task and the loop that learn speech."""
+"""Images and videos are learnt by the task and the loop that learn speech."""
 
 import json
 
@@ -6,17 +6,20 @@ import numpy as np
 import pytest
 import torch
 
+from triforce.ingest.clips.make_clip import image_clip
+from triforce.ingest.corpus.records import TRANSCRIPT, Recording, make_recording_id
 from triforce.ingest.corpus.store import Corpus
-from triforce.ingest.local_files import ImportConfig, import_folder, import_images
+from triforce.ingest.local_files import ImportConfig, import_folder
 from triforce.ingest.media.pixels import decode_png, encode_video
 from triforce.models.release_files import load_card, require_dvae
-from triforce.train.config import TrainConfig
+from triforce.train.config import TrainConfig, train_config
 from triforce.train.data.order import Place
 from triforce.train.evaluate.classifier import PictureClassifier
 from triforce.train.evaluate.pictures import PictureConfig, evaluate_pictures
-from triforce.train.job import _write_release, input_hashes
+from triforce.train.job import write_release
 from triforce.train.tasks.diffusion import DiffusionTask
 from triforce.train.tasks.dvae import DVAETask
+from triforce.train.tasks.registry import input_hashes
 from triforce.train.trainer.loop import Trainer
 
 
@@ -33,7 +36,11 @@ def stripes(seed: int, height: int = 24, width: int = 20) -> np.ndarray:
 def corpus(tmp_path_factory) -> Corpus:
     folder = tmp_path_factory.mktemp("pixels")
     corpus = Corpus(str(folder / "corpus"))
-    import_images(corpus, "stripes", ((f"{i}", stripes(i), "bars") for i in range(300)))
+    for seed in range(300):
+        name = str(seed)
+        recording = Recording(make_recording_id("stripes", name), "stripes", "array", name, f"array:{name}")
+        corpus.write_recording(recording)
+        corpus.write_clips(recording, [image_clip(recording, 0, stripes(seed), text="bars", asr_model=TRANSCRIPT)])
     (folder / "films").mkdir()
     film = np.stack([np.roll(stripes(3), 2 * i, axis=0) for i in range(16)])
     (folder / "films/a.mkv").write_bytes(encode_video(film, 10))
@@ -43,7 +50,7 @@ def corpus(tmp_path_factory) -> Corpus:
 
 def train(corpus: Corpus, folder, **settings) -> tuple[Trainer, TrainConfig]:
     model = {"hidden": 48, "num_blocks": 1, "quantizer": "fsq", "fsq_levels": [8, 8, 8]} | settings.pop("model")
-    config = TrainConfig(
+    config = train_config(
         stage="dvae",
         corpus=corpus.uri,
         release=str(folder / "release"),
@@ -72,14 +79,14 @@ def test_images_of_any_aspect_are_learnt_and_restored(corpus, tmp_path, folded):
         max_steps=120,
         model={"compression": [4, 4], "folded": folded, "stem": 24},
     )
-    metrics = trainer.progress.history[-1]
+    metrics = trainer.state.history[-1]
     mean = trainer.task.crops.statistics()[0].view(3, 1, 1)
     unseen = [x for x in trainer.task.crops.evaluation()]
     assert {x.shape for x in unseen} == {(3, 24, 20)}
     guess = float(np.mean([255 * (x - mean).abs().mean() for x in unseen]))
     assert metrics["eval/l1_levels"] < 0.6 * guess
     assert metrics["eval/codes_per_position"] == pytest.approx(1 / 16)
-    _write_release(trainer, trainer.task, config, {"run_name": "test", "inputs": {}})
+    write_release(trainer, trainer.task, config, {"run_name": "test", "inputs": {}})
     card = load_card(config.release, "dvae")
     assert card["modality"] == "image"
     assert "mel" not in card
@@ -98,26 +105,26 @@ def test_films_are_learnt_in_three_dimensions(corpus, tmp_path):
     assert film.shape == (3, 8, 24, 20)
     assert trainer.ema.encode(film[None]).shape == (1, 4, 6, 5)
     guess = 255 * float((film - film.mean((1, 2, 3), keepdim=True)).abs().mean())
-    assert trainer.progress.history[-1]["eval/l1_levels"] < 0.8 * guess
+    assert trainer.state.history[-1]["eval/l1_levels"] < 0.8 * guess
 
 
 def test_diffusion_sharpens_pictures_and_the_judge_says_what_it_won(corpus, tmp_path):
     settings = {"modality": "image", "crop": (16, 16)}
     model = {"compression": [4, 4], "folded": True}
     trainer, config = train(corpus, tmp_path, max_steps=100, model=model, **settings)
-    _write_release(trainer, trainer.task, config, {"run_name": "test", "inputs": {}})
+    write_release(trainer, trainer.task, config, {"run_name": "test", "inputs": {}})
+    places = {name: getattr(config, name) for name in ("release", "runs", "corpus")}
     with pytest.raises(ValueError, match=r"modality 'speech': the dVAE in .* codes image"):
-        input_hashes(config.model_copy(update={"stage": "diffusion", "modality": "speech"}))
+        input_hashes(train_config(**places | {"stage": "diffusion"}))
     dvae = require_dvae(config.release)
     wanted = config.model_dump(exclude={"stage", "model"}) | {"stage": "diffusion", "max_steps": 250}
-    wanted = TrainConfig.model_validate(
-        wanted | {"model": {"hidden": 64, "num_blocks": 4, "fold": 2, "dilation_cycle": [1, 2]}}
-    )
+    wanted |= {"model": {"hidden": 64, "num_blocks": 4, "fold": 2, "dilation_cycle": [1, 2]}}
+    wanted = train_config(**wanted)
     learner = Trainer(DiffusionTask(wanted, Place(0, 1), torch.device("cpu"), dvae.model, None), wanted)
     learner.fit(lambda trainer, metrics, save: None, lambda history: None)
-    losses = [entry["train/loss"] for entry in learner.progress.history]
+    losses = [entry["train/loss"] for entry in learner.state.history]
     assert losses[-1] < 0.6 * losses[0]
-    _write_release(learner, learner.task, wanted, {"run_name": "test", "inputs": {"dvae": dvae.hash}})
+    write_release(learner, learner.task, wanted, {"run_name": "test", "inputs": {"dvae": dvae.hash}})
 
     told = evaluate_pictures(config.release, corpus.uri, str(tmp_path / "out"), PictureConfig(classifier_steps=5))
     record = json.loads((tmp_path / "out/pictures.json").read_text())

@@ -15,7 +15,8 @@ import tiny_run
 from triforce.ingest import storage
 from triforce.train.evaluate import evaluate as evaluate_module
 from triforce.train.evaluate import sweep as sweep_module
-from triforce.train.evaluate.evaluate import EvaluateConfig, evaluate, select_clips
+from triforce.train.evaluate.clips import select_clips
+from triforce.train.evaluate.evaluate import EvaluateConfig, evaluate
 from triforce.train.evaluate.judge import Judge, JudgeConfig
 from triforce.train.evaluate.results import Evaluation, read_evaluation
 from triforce.train.evaluate.sweep import SweepConfig, sweep
@@ -117,7 +118,7 @@ def test_evaluation_that_dies_leaves_the_one_before_whole(
         raise RuntimeError("pulled the plug")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Judge, "hear", pull_the_plug)
+        patch.setattr(Judge, "recognize", pull_the_plug)
         with pytest.raises(RuntimeError, match="pulled the plug"):
             evaluate(release, places["heldout"], str(out), config=other)
     assert read_evaluation(str(out)) == Evaluation.from_json(first.to_json())
@@ -130,8 +131,8 @@ def test_evaluation_that_dies_leaves_the_one_before_whole(
 
 
 def test_a_larger_limit_only_adds_clips(places: dict[str, str]) -> None:
-    one = select_clips(places["heldout"], CONFIG, 1)
-    both = select_clips(places["heldout"], CONFIG, None)
+    one = select_clips(places["heldout"], seed=CONFIG.seed, limit=1)
+    both = select_clips(places["heldout"], seed=CONFIG.seed)
     assert [clip.clip_id for clip in both[:1]] == [clip.clip_id for clip in one]
     assert len(both) == 2
 
@@ -159,8 +160,8 @@ def test_a_sweep_measures_each_way_once(
     assert noisy == sorted(noisy)  # an untrained network stands still: half of the noise is left, or all of it
 
     measured: list[str] = []
-    call = sweep_module._Measure.__call__
-    monkeypatch.setattr(sweep_module._Measure, "__call__", lambda *args: measured.append(args[1]) or call(*args))
+    call = sweep_module.Measure.__call__
+    monkeypatch.setattr(sweep_module.Measure, "__call__", lambda *args: measured.append(args[1]) or call(*args))
     more = config.model_copy(update={"mean_draws": (1, 2)})
     again = sweep(places["release"], places["heldout"], str(tmp_path), more).splitlines()
     assert measured == ["mean, 2 draws"]

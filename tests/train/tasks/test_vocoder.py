@@ -15,10 +15,11 @@ from triforce.models.audio.vocoder import GriffinLim, make_vocoder
 from triforce.models.audio.vocos import NeuralVocoder, Vocos, VocosConfig
 from triforce.models.release import Release
 from triforce.models.release_files import load_stage
-from triforce.train.config import TrainConfig
+from triforce.train.config import train_config
 from triforce.train.data.order import Place
-from triforce.train.job import _make_task, _write_release, input_hashes
-from triforce.train.tasks.vocoder import VocoderTask, adversarial_losses
+from triforce.train.job import write_release
+from triforce.train.tasks.registry import input_hashes, make_task
+from triforce.train.tasks.vocoder import adversarial_losses
 from triforce.train.trainer.loop import Trainer
 
 
@@ -31,7 +32,7 @@ def folder(tmp_path_factory) -> Path:
 
 
 def make_trainer(folder: Path, **settings) -> Trainer:
-    config = TrainConfig(
+    config = train_config(
         stage="vocoder",
         release=str(folder / "release"),
         runs=str(folder / "runs"),
@@ -39,7 +40,7 @@ def make_trainer(folder: Path, **settings) -> Trainer:
         model={"hidden": 64, "inner": 128, "num_blocks": 2},
         **({"batch_size": 4, "crop_frames": 33, "eval_clips": 2, "log_every": 1, "eval_every": 1000} | settings),
     )
-    return Trainer(_make_task(config, Place(0, 1), torch.device("cpu")), config)
+    return Trainer(make_task(config, Place(0, 1), torch.device("cpu")), config)
 
 
 def mel_error(vocoder, mel: torch.Tensor) -> float:
@@ -54,7 +55,7 @@ def test_it_learns_the_corpus_and_the_release_speaks_with_it(folder):
     assert isinstance(Release.load(str(folder / "release")).vocoder, GriffinLim)
     trainer.fit(lambda *_: None, lambda _: None)
     settings = {"run_name": "vocoder-test", "inputs": input_hashes(trainer.config)}
-    _write_release(trainer, trainer.task, trainer.config, settings)
+    write_release(trainer, trainer.task, trainer.config, settings)
 
     release = Release.load(str(folder / "release"))
     assert isinstance(release.vocoder, NeuralVocoder)
@@ -83,7 +84,7 @@ def test_discriminators_and_vocoder_pull_apart_in_one_step(folder):
     first = trainer.step(0.0)
     assert {"train/mel", "train/stft", "train/adversarial", "train/discriminator", "train/features"} <= set(first)
     assert not torch.equal(before, networks.discriminators[0].out.weight)
-    assert VocoderTask.released(trainer.ema) is trainer.ema.vocoder
+    assert trainer.task.released(trainer.ema) is trainer.ema.vocoder
 
 
 def test_published_weights_load_and_what_does_not_fit_is_refused(tmp_path):

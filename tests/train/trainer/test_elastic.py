@@ -15,7 +15,7 @@ from ray.cluster_utils import Cluster
 from triforce.flows.jobs import environment
 from triforce.ingest.corpus.store import Corpus
 from triforce.models.release import Release
-from triforce.train.config import TrainConfig
+from triforce.train.config import train_config
 from triforce.train.job import train
 
 
@@ -41,7 +41,7 @@ def two_nodes(monkeypatch):
 def test_a_node_that_dies_costs_no_step_and_the_rest_go_on(tmp_path, monkeypatch):
     corpus = Corpus(str(tmp_path / "corpus"))
     add_recording(corpus, "feed", "a", 12)
-    config = TrainConfig(
+    config = train_config(
         stage="dvae",
         release=str(tmp_path / "release"),
         runs=str(tmp_path / "runs"),
@@ -80,7 +80,7 @@ def test_a_node_that_dies_costs_no_step_and_the_rest_go_on(tmp_path, monkeypatch
 
 
 def test_fewer_workers_share_the_nearest_batch_that_they_can():
-    config = TrainConfig(stage="dvae", release="r", runs="x", corpus="c", num_workers=8, min_workers=2, batch_size=64)
+    config = train_config(stage="dvae", release="r", runs="x", corpus="c", num_workers=8, min_workers=2, batch_size=64)
     assert config.for_workers(8).batch_size == 64
     assert [config.for_workers(n).batch_size for n in (6, 5, 3)] == [66, 65, 63]
     assert config.model_copy(update={"batch_size": 8, "accumulation": 4}).for_workers(8).batch_size == 32

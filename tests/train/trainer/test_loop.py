@@ -11,18 +11,20 @@ from corpora import add_recording
 from tensorboardX.proto import event_pb2
 
 from triforce.ingest.corpus.store import Corpus
-from triforce.models.gpt import hidden_states
+from triforce.models.gpt import gpt_latents
+from triforce.models.gpt_sampling import SamplingConfig
 from triforce.models.release import Release
-from triforce.models.release_files import require_dvae
-from triforce.models.sampling import SamplingConfig
+from triforce.models.release_files import load_card, require_dvae
 from triforce.models.vocabulary import Segment
+from triforce.tokenize.actors import EncodeActor, ReadActor, WriteActor, planned_row
 from triforce.tokenize.config import TokenizeConfig
 from triforce.tokenize.job import write_index
 from triforce.tokenize.plan import extend_plan, load_tokenizer, open_tokens
-from triforce.tokenize.stages import EncodeStage, ReadStage, WriteStage, planned_row
-from triforce.train.config import RECIPES, OptimizerConfig, TrainConfig
+from triforce.train.config import RECIPES, TrainConfig, train_config
 from triforce.train.data.order import Place
-from triforce.train.job import _make_task, _write_release, input_hashes
+from triforce.train.job import write_release
+from triforce.train.tasks.registry import input_hashes, make_task
+from triforce.train.trainer.config import OptimizerConfig
 from triforce.train.trainer.curves import Curves
 from triforce.train.trainer.loop import NonFiniteLossError, Trainer, in_bfloat16, learning_rate, update_ema
 
@@ -35,22 +37,21 @@ MODELS = {
 
 
 def make_config(folder: Path, stage: str, **settings) -> TrainConfig:
-    places = {name: str(folder / name) for name in ("release", "runs", "corpus", "tokens")}
-    fast = {"context": 192, "code_noise": 0.1} if stage == "gpt" else {}
+    places = {name: str(folder / name) for name in ("release", "runs", "tokens" if stage == "gpt" else "corpus")}
+    fast = {"context": 192, "code_noise": 0.1} if stage == "gpt" else {"crop_frames": 48}
     fast |= {
         "batch_size": 2,
-        "crop_frames": 48,
         "max_steps": 8,
         "eval_every": 4,
         "log_every": 1,
         "validation_share": 0.2,
         "eval_clips": 4,
     }
-    return TrainConfig(stage=stage, model=MODELS[stage], **(places | fast | settings))
+    return train_config(stage=stage, model=MODELS[stage], **(places | fast | settings))
 
 
 def make_trainer(config: TrainConfig) -> Trainer:
-    task = _make_task(config, Place(0, 1), torch.device("cpu"))
+    task = make_task(config, Place(0, 1), torch.device("cpu"))
     return Trainer(task, config)
 
 
@@ -61,7 +62,7 @@ def fit(trainer: Trainer, folder: Path | None = None, stop_after: int | None = N
         pass
 
     def report(trainer: Trainer, metrics: dict, save: bool) -> None:
-        if stop_after and trainer.progress.step >= stop_after:
+        if stop_after and trainer.state.step >= stop_after:
             trainer.save(folder)
             raise Stop
 
@@ -79,14 +80,14 @@ def trained(tmp_path_factory) -> Path:
         add_recording(corpus, "feed", source_id, 8, drop=1, seed=ord(source_id))
     config = make_config(folder, "dvae", max_steps=20)
     trainer = fit(make_trainer(config))
-    _write_release(trainer, trainer.task, config, {"run_name": "dvae-test", "inputs": input_hashes(config)})
+    write_release(trainer, trainer.task, config, {"run_name": "dvae-test", "inputs": input_hashes(config)})
     tokenize = TokenizeConfig(
         corpus=corpus.uri, release=str(folder / "release"), tokens=str(folder / "tokens"), clips_per_shard=8
     )
     stage = require_dvae(tokenize.release)
     open_tokens(tokenize, stage)
-    read = ReadStage(tokenize.corpus, stage.card, load_tokenizer(tokenize.tokens).to_json())
-    encode, write = EncodeStage(tokenize), WriteStage(tokenize.tokens)
+    read = ReadActor(tokenize.corpus, stage.card, load_tokenizer(tokenize.tokens).to_json())
+    encode, write = EncodeActor(tokenize), WriteActor(tokenize.tokens)
     for shard in extend_plan(tokenize):
         write(encode(read(planned_row(shard))))
     write_index(tokenize, stage, 1, 0.0)
@@ -103,17 +104,17 @@ SETTLING = {"quantizer": "ema-vq", "codebook_size": 64, "refresh_share": 0.5}
 )
 def test_a_resumed_run_is_the_straight_run(trained, tmp_path, stage, model, precision):
     config = make_config(trained, stage, checkpoint_every_s=1e-6, precision=precision)
-    config = config.model_copy(update={"model": config.model | model})
+    config = train_config(**config.model_dump() | {"model": config.model_settings | model})
     straight = fit(make_trainer(config))
     stopped = fit(make_trainer(config), tmp_path, stop_after=3)
-    assert stopped.progress.step == 3
+    assert stopped.state.step == 3
     resumed = make_trainer(config)
     resumed.load(tmp_path)
     fit(resumed)
 
     def curve(trainer: Trainer) -> list[dict]:
         times = ("wall_s", "data/wait_share")
-        return [{key: entry[key] for key in entry if key not in times} for entry in trainer.progress.history]
+        return [{key: entry[key] for key in entry if key not in times} for entry in trainer.state.history]
 
     assert curve(resumed) == curve(straight)
     for name, tensor in straight.ema.state_dict().items():
@@ -125,7 +126,7 @@ def test_training_lowers_the_loss(trained, stage):
     rates = {"learning_rate": 3e-3, "warmup_steps": 5}
     trainer = make_trainer(make_config(trained, stage, max_steps=60, batch_size=4, eval_every=60, optimizer=rates))
     fit(trainer)
-    losses = [entry["train/loss"] for entry in trainer.progress.history]
+    losses = [entry["train/loss"] for entry in trainer.state.history]
     assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
 
 
@@ -194,15 +195,15 @@ def test_the_rate_rises_holds_and_falls():
 
 def test_time_ends_a_run_where_the_config_caps_it(trained):
     trainer = fit(make_trainer(make_config(trained, "dvae", max_steps=100_000, max_minutes=0.05, eval_every=100_000)))
-    assert 0 < trainer.progress.step < 100_000
-    assert trainer.progress.history[-1]["train/learning_rate"] < 0.5 * trainer.config.optimizer.learning_rate
+    assert 0 < trainer.state.step < 100_000
+    assert trainer.state.history[-1]["train/learning_rate"] < 0.5 * trainer.config.optimizer.learning_rate
 
 
 def test_a_release_refuses_another_dvae(trained, tmp_path):
     config = make_config(trained, "gpt", max_steps=1)
     trainer = fit(make_trainer(config))
     other = config.model_copy(update={"release": str(tmp_path)})
-    _write_release(trainer, trainer.task, other, {"run_name": "x", "inputs": {"dvae": "0" * 64}})
+    write_release(trainer, trainer.task, other, {"run_name": "x", "inputs": {"dvae": "0" * 64}})
     for name in ("model.safetensors", "config.json"):
         (tmp_path / "dvae").mkdir(exist_ok=True)
         (tmp_path / "dvae" / name).write_bytes((trained / "release/dvae" / name).read_bytes())
@@ -214,7 +215,7 @@ def test_a_release_speaks_without_its_corpus(trained, tmp_path):
     for stage in ("gpt", "diffusion"):
         config = make_config(trained, stage, max_steps=2)
         trainer = fit(make_trainer(config))
-        _write_release(trainer, trainer.task, config, {"run_name": stage, "inputs": input_hashes(config)})
+        write_release(trainer, trainer.task, config, {"run_name": stage, "inputs": input_hashes(config)})
     moved = tmp_path / "moved"
     shutil.copytree(trained / "release", moved)
     release = Release.load(str(moved))
@@ -229,25 +230,25 @@ def test_a_release_speaks_without_its_corpus(trained, tmp_path):
 
 
 def test_recipes_fill_what_is_not_set_and_bad_runs_are_refused(tmp_path):
-    config = TrainConfig(stage="dvae", release="r", runs="x", corpus="c", model={"num_blocks": 2})
-    assert config.model == RECIPES["dvae"]["tiny"]["model"] | {"num_blocks": 2}
-    assert TrainConfig.model_validate(config.model_dump()) == config
+    config = train_config(stage="dvae", release="r", runs="x", corpus="c", model={"num_blocks": 2})
+    assert config.model_settings == RECIPES["dvae"]["tiny"]["model"] | {"num_blocks": 2}
+    assert train_config(**config.model_dump()) == config
     with pytest.raises(ValueError, match="needs corpus"):
-        TrainConfig(stage="dvae", release="r", runs="x")
+        train_config(stage="dvae", release="r", runs="x")
     with pytest.raises(ValueError, match="multiple of num_workers x accumulation"):
-        TrainConfig(stage="dvae", release="r", runs="x", corpus="c", batch_size=3, num_workers=2)
+        train_config(stage="dvae", release="r", runs="x", corpus="c", batch_size=3, num_workers=2)
     with pytest.raises(ValueError, match="stage gpt has tiny, small"):
-        TrainConfig(stage="gpt", size="dall-e", release="r", runs="x", tokens="t")
+        train_config(stage="gpt", size="dall-e", release="r", runs="x", tokens="t")
     with pytest.raises(ValueError, match="modality video needs 3 numbers"):
-        TrainConfig(stage="dvae", release="r", runs="x", corpus="c", modality="video", crop=(32, 32))
+        train_config(stage="dvae", release="r", runs="x", corpus="c", modality="video", crop=(32, 32))
     with pytest.raises(ValueError, match="batchsize"):
-        TrainConfig(stage="dvae", release="r", runs="x", corpus="c", batchsize=3)
+        train_config(stage="dvae", release="r", runs="x", corpus="c", batchsize=3)
 
 
 def test_fine_tuning_begins_at_a_release_and_moves_only_what_it_is_told_to(trained, tmp_path):
     config = make_config(trained, "gpt", max_steps=3)
     base = fit(make_trainer(config))
-    _write_release(base, base.task, config, {"run_name": "base", "inputs": input_hashes(config)})
+    write_release(base, base.task, config, {"run_name": "base", "inputs": input_hashes(config)})
     chosen = {"init_from": str(trained / "release"), "train_only": ("blocks.1.*", "*norm.weight")}
     tuning = make_config(trained, "gpt", max_steps=3, seed=5, **chosen)
     tuned = make_trainer(tuning)
@@ -258,7 +259,7 @@ def test_fine_tuning_begins_at_a_release_and_moves_only_what_it_is_told_to(train
     moved = {name for name, tensor in tuned.task.model.state_dict().items() if not torch.equal(tensor, before[name])}
     assert {"blocks.1.attention.qkv.weight", "blocks.0.attention_norm.weight", "norm.weight"} <= moved
     assert all(name.startswith("blocks.1.") or name.endswith("norm.weight") for name in moved)
-    assert input_hashes(tuning)["init_from"] == Release.load(str(trained / "release"))._gpt.hash
+    assert input_hashes(tuning)["init_from"] == load_card(str(trained / "release"), "gpt")["hash"]
     with pytest.raises(ValueError, match="fits no parameter"):
         make_trainer(tuning.model_copy(update={"train_only": ("block.1.*",)}))
     with pytest.raises(FileNotFoundError, match="no gpt/tokenizer"):
@@ -306,21 +307,21 @@ def read(trained, tmp_path) -> Path:
 def write_gpt(trained: Path, folder: Path, seed: int) -> None:
     config = make_config(trained, "gpt", max_steps=2, seed=seed, release=str(folder / "release"))
     trainer = fit(make_trainer(config))
-    _write_release(trainer, trainer.task, config, {"run_name": "gpt", "inputs": input_hashes(config)})
+    write_release(trainer, trainer.task, config, {"run_name": "gpt", "inputs": input_hashes(config)})
 
 
-def listening(trained: Path, folder: Path, **settings) -> TrainConfig:
+def with_latents(trained: Path, folder: Path, **settings) -> TrainConfig:
     places = {"release": str(folder / "release"), "latents": True}
     return make_config(trained, "diffusion", **(places | {"max_steps": 6, "crop_frames": 50} | settings))
 
 
-def test_a_crop_is_cut_from_what_was_heard_whole(trained, read):
-    task = _make_task(listening(trained, read), Place(0, 1), torch.device("cpu"))
-    mels, priors, sizes, states = task.spoken.batch(Place(0, 1), 3)
+def test_a_crop_is_cut_from_a_clip_that_was_encoded_whole(trained, read):
+    task = make_task(with_latents(trained, read), Place(0, 1), torch.device("cpu"))
+    mels, priors, sizes, latents = task.latent_clips.batch(Place(0, 1), 3)
     assert mels.shape == priors.shape == (3, 100, 50)
-    assert states.shape == (3, 32, 13)
+    assert latents.shape == (3, 32, 13)
     for position in range(3):
-        whole = task.spoken.hear(task.crops.store, *task.crops.order(position))
+        whole = task.latent_clips.whole(task.crops.store, *task.crops.order(position))
         frames = int(sizes[position])
         starts = [
             first
@@ -330,22 +331,22 @@ def test_a_crop_is_cut_from_what_was_heard_whole(trained, read):
         assert starts, position
         assert torch.equal(whole.prior[:, starts[0] : starts[0] + frames], priors[position, :, :frames])
         count = -(-frames // 4)
-        assert torch.equal(whole.states[:, starts[0] // 4 :][:, :count], states[position, :, :count])
+        assert torch.equal(whole.latents[:, starts[0] // 4 :][:, :count], latents[position, :, :count])
 
 
-def test_hidden_states_are_those_at_the_codes_and_know_the_text(read):
+def test_latents_are_those_at_the_codes_and_know_the_text(read):
     release = Release.load(str(read / "release"))
     gpt, codes = release.gpt, np.arange(9) % 7
     one, other = (Segment("text", release.tokenizer.encode(text)) for text in ("one two", "six ten"))
-    states = hidden_states(gpt, [one], Segment("speech", codes))
+    states = gpt_latents(gpt, [one], Segment("speech", codes))
     ids = torch.from_numpy(gpt.config.vocabulary.document_ids([one, Segment("speech", codes)]))[None]
     torch.testing.assert_close(states, gpt(ids)[0, len(one.codes) + 3 :][:9].T)
-    assert not torch.equal(states, hidden_states(gpt, [other], Segment("speech", codes)))
-    assert hidden_states(gpt, [one], Segment("speech", np.zeros(gpt.config.max_positions))) is None
+    assert not torch.equal(states, gpt_latents(gpt, [other], Segment("speech", codes)))
+    assert gpt_latents(gpt, [one], Segment("speech", np.zeros(gpt.config.max_positions))) is None
 
 
-def test_diffusion_that_listens_to_the_transformer(trained, read, tmp_path):
-    config = listening(trained, read, checkpoint_every_s=1e-6)
+def test_diffusion_that_conditions_on_the_gpts_latents(trained, read, tmp_path):
+    config = with_latents(trained, read, checkpoint_every_s=1e-6)
     straight = fit(make_trainer(config))
     (tmp_path / "stop").mkdir()
     fit(make_trainer(config), tmp_path / "stop", stop_after=3)
@@ -354,7 +355,7 @@ def test_diffusion_that_listens_to_the_transformer(trained, read, tmp_path):
     fit(resumed)
     for name, tensor in straight.ema.state_dict().items():
         assert torch.equal(tensor, resumed.ema.state_dict()[name]), name
-    _write_release(straight, straight.task, config, {"run_name": "d", "inputs": input_hashes(config)})
+    write_release(straight, straight.task, config, {"run_name": "d", "inputs": input_hashes(config)})
 
     release = Release.load(str(read / "release"))
     codes = np.arange(30) % 50
@@ -372,8 +373,11 @@ def test_diffusion_that_listens_to_the_transformer(trained, read, tmp_path):
 def test_latents_where_there_can_be_none_are_refused(trained, tmp_path):
     shutil.copytree(trained / "release/dvae", tmp_path / "release/dvae")
     with pytest.raises(FileNotFoundError, match="triforce train gpt"):
-        input_hashes(listening(trained, tmp_path))
-    with pytest.raises(ValueError, match="diffusion of speech alone"):
+        input_hashes(with_latents(trained, tmp_path))
+    with pytest.raises(ValueError, match="latents: stage dvae has no such field, it is for diffusion"):
         make_config(trained, "dvae", latents=True)
+    pixels = {"modality": "image", "crop": (8, 8)}
+    with pytest.raises(ValueError, match="diffusion of speech alone, this is diffusion of image"):
+        make_config(trained, "diffusion", latents=True, **pixels)
     with pytest.raises(ValueError, match="set both to 0"):
-        listening(trained, tmp_path, speed_jitter=0.1)
+        with_latents(trained, tmp_path, speed_jitter=0.1)

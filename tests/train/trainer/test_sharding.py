@@ -12,15 +12,16 @@ import torch
 import torch.multiprocessing as mp
 
 from triforce.models.gpt import GPT, GPTConfig
-from triforce.train.config import TrainConfig
+from triforce.train.config import TrainConfig, train_config
 from triforce.train.data.order import Place
+from triforce.train.tasks.base import Task
 from triforce.train.tasks.gpt import speech_vocabulary, token_losses
 from triforce.train.trainer.loop import Trainer
 
 VOCABULARY = speech_vocabulary(30, 40)
 
 
-class SequenceTask:
+class SequenceTask(Task):
     """Rows whose next id follows from the last: whoever is at a position of the order gets the same row."""
 
     def __init__(self, config: TrainConfig, place: Place) -> None:
@@ -28,9 +29,16 @@ class SequenceTask:
         self.config, self.place = config, place
         self.model = GPT(GPTConfig(vocabulary=VOCABULARY, num_layers=2, width=32, num_heads=2, max_positions=32))
 
+    @classmethod
+    def make(cls, config: TrainConfig, place: Place, device: torch.device) -> Task:
+        return cls(config, place)
+
+    @classmethod
+    def input_hashes(cls, config: TrainConfig) -> dict[str, str]:
+        return {}
+
     def next_batch(self) -> SimpleNamespace:
-        count = self.config.batch_per_worker // self.config.accumulation
-        return self._rows([self.place.next() for _ in range(count)])
+        return self._rows([self.place.next() for _ in range(self.config.part_size)])
 
     def _rows(self, positions: list[int]) -> SimpleNamespace:
         rows = torch.stack([(position * 7 + torch.arange(25) * 3) % 70 + 1 for position in positions])
@@ -42,9 +50,6 @@ class SequenceTask:
         losses, _ = token_losses(self.model, batch)
         return losses.mean(), {}
 
-    def anneal(self, progress: float) -> None:
-        pass
-
     def evaluate(self, model: torch.nn.Module) -> dict[str, float]:
         with torch.no_grad():
             losses, _ = token_losses(model, self._rows([0, 1, 2, 3]))
@@ -52,7 +57,7 @@ class SequenceTask:
 
 
 def make_config(sharding: str, num_workers: int, steps: int) -> TrainConfig:
-    return TrainConfig(
+    return train_config(
         stage="gpt",
         release="r",
         runs="x",

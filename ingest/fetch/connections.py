@@ -1,0 +1,140 @@
+"""Connections of the HTTP client: to checked addresses only, with a time limit on headers; the pace of each host."""
+
+from __future__ import annotations
+
+import functools
+import os
+import ssl
+import threading
+import time
+from urllib.parse import urlsplit
+
+import httpcore
+import httpx
+
+from triforce.ingest.config import Settings
+from triforce.ingest.fetch import addresses
+
+BLOCK_BYTES = 1 << 18
+"""Size of the pieces that a body is read and unpacked in."""
+
+MAX_HEADER_BYTES = 100 << 10
+"""Size of headers at which the HTTP library gives up."""
+
+
+class _WideStream(httpcore.NetworkStream):
+    """A connection read in pieces of up to `BLOCK_BYTES`: httpcore's are a quarter as large, and take more calls.
+
+    A server that answers a byte at a time keeps every single read short of its timeout: headers have a time in all.
+    """
+
+    def __init__(self, inner: httpcore.NetworkStream, headers_timeout_s: float):
+        self._inner, self._headers_timeout_s = inner, headers_timeout_s
+        self._asked_s, self._num_bytes = time.monotonic(), 0
+
+    def write(self, buffer, timeout=None):
+        self._inner.write(buffer, timeout)
+        self._asked_s, self._num_bytes = time.monotonic(), 0
+
+    def read(self, max_bytes, timeout=None):
+        if self._num_bytes < MAX_HEADER_BYTES and time.monotonic() - self._asked_s > self._headers_timeout_s:
+            raise httpcore.ReadTimeout(f"{self._num_bytes} bytes in {self._headers_timeout_s:.0f} s")
+        block = self._inner.read(max(max_bytes, BLOCK_BYTES), timeout)
+        self._num_bytes += len(block)
+        return block
+
+    def close(self):
+        self._inner.close()
+
+    def get_extra_info(self, info):
+        return self._inner.get_extra_info(info)
+
+    def start_tls(self, ssl_context, server_hostname=None, timeout=None):
+        return _WideStream(self._inner.start_tls(ssl_context, server_hostname, timeout), self._headers_timeout_s)
+
+
+class _CheckedBackend(httpcore.NetworkBackend):
+    """Connections to the address that was checked, not to a name that may resolve to another one a moment later."""
+
+    def __init__(self, settings: Settings):
+        self._allow_private, self._inner = settings.allow_private_hosts, httpcore.SyncBackend()
+        self._headers_timeout_s = 2 * max(settings.read_timeout_s, settings.slow_window_s)
+
+    def connect_tcp(self, host, port, timeout=None, local_address=None, socket_options=None):
+        try:
+            rows = addresses.resolve(host, port, allow_private=self._allow_private)
+        except OSError as error:
+            raise httpcore.ConnectError(f"{host}: {error}") from error
+        failure: Exception | None = None
+        for address in dict.fromkeys(row[4][0] for row in rows):
+            try:
+                inner = self._inner.connect_tcp(address, port, timeout, local_address, socket_options)
+                return _WideStream(inner, self._headers_timeout_s)
+            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+                failure = error
+        raise failure
+
+    def sleep(self, seconds):
+        time.sleep(seconds)
+
+
+@functools.cache
+def tls_context() -> ssl.SSLContext:
+    """Return the context that verifies certificates against the system's store, read once, as that takes a second."""
+    return ssl.create_default_context()
+
+
+class _CheckedTransport(httpx.HTTPTransport):
+    """httpx's transport over our pool; ``_pool`` is private, and tests/ingest/fetch/test_network_insides.py pins it."""
+
+    def __init__(self, settings: Settings):
+        super().__init__(verify=tls_context())
+        self._pool = httpcore.ConnectionPool(
+            ssl_context=tls_context(),
+            max_connections=64,
+            max_keepalive_connections=16,
+            keepalive_expiry=15.0,
+            network_backend=_CheckedBackend(settings),
+        )
+
+
+def client_of(settings: Settings) -> httpx.Client:
+    """Return the client of this process for these settings, shared by all its threads."""
+    return _client(settings, os.getpid())
+
+
+@functools.lru_cache(maxsize=16)
+def _client(settings: Settings, _process: int) -> httpx.Client:
+    return httpx.Client(
+        transport=_CheckedTransport(settings),
+        headers={"User-Agent": settings.user_agent_header, "Accept": "*/*"},
+        timeout=httpx.Timeout(settings.read_timeout_s, connect=settings.connect_timeout_s),
+        follow_redirects=False,
+        trust_env=False,
+    )
+
+
+class _Host:
+    """Pace and parallelism of one host, shared by all threads of this process."""
+
+    def __init__(self, settings: Settings):
+        self.slots = threading.BoundedSemaphore(settings.connections_per_host)
+        self._lock, self._next_s, self._interval_s = threading.Lock(), 0.0, 1.0 / settings.requests_per_s
+
+    def wait_for_turn(self) -> None:
+        """Sleep until the next request to this host may begin."""
+        with self._lock:
+            begin_s = max(self._next_s, time.monotonic())
+            self._next_s = begin_s + self._interval_s
+        if (wait_s := begin_s - time.monotonic()) > 0:
+            time.sleep(wait_s)
+
+
+def host_of(url: str, settings: Settings) -> _Host:
+    """Return pace and parallelism of the host that ``url`` names."""
+    return _host(urlsplit(url).netloc.rpartition("@")[2].lower(), settings)
+
+
+@functools.lru_cache(maxsize=4096)
+def _host(_name: str, settings: Settings) -> _Host:
+    return _Host(settings)

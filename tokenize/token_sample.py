@@ -1,0 +1,60 @@
+"""The token sample: one clip as integers, with the only way to members of a shard's tar and back.
+
+A sample's members are ``<clip_id>.codes.npy`` uint16 in the shape of the codes' grid, ``<clip_id>.text.npy`` uint16 and
+``<clip_id>.json`` with the metadata.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from triforce.ingest.corpus.records import Clip
+
+METADATA = (
+    *("text", "duration_s", "speaker", "source", "licence", "language"),
+    *("recording_id", "start_sample", "end_sample", "sample_rate_hz", "modality"),
+)
+"""Columns of the corpus that a sample carries."""
+
+
+def sample_metadata(clip: Clip, size: Sequence[int]) -> dict[str, Any]:
+    """Return the metadata of a clip and the ``size`` of its medium: the positions that the codes stand for."""
+    return {key: getattr(clip, key) for key in METADATA} | {"size": list(size)}
+
+
+@dataclass(frozen=True)
+class TokenSample:
+    """One clip as codes of its medium and pieces of its text."""
+
+    clip_id: str
+    codes: np.ndarray
+    """Codes uint16 in the shape of their grid: ``(K,)`` for speech."""
+    text: np.ndarray
+    """Pieces of the text, ``(L,)`` uint16."""
+    metadata: dict[str, Any]
+    """Values that `sample_metadata` returns."""
+
+    def to_members(self) -> dict[str, bytes]:
+        """Return the members of the tar by their suffix; equal samples give equal bytes."""
+        metadata = json.dumps(self.metadata, sort_keys=True, ensure_ascii=False).encode()
+        return {"codes.npy": _to_npy(self.codes), "text.npy": _to_npy(self.text), "json": metadata}
+
+    @classmethod
+    def from_members(cls, clip_id: str, members: Mapping[str, bytes]) -> TokenSample:
+        """Rebuild a sample from its members; raises KeyError or ValueError where they are not those of a sample."""
+        codes, text = (np.load(io.BytesIO(members[name]), allow_pickle=False) for name in ("codes.npy", "text.npy"))
+        return cls(clip_id, codes, text, json.loads(members["json"]))
+
+
+def _to_npy(array: np.ndarray) -> bytes:
+    if array.dtype != np.uint16:
+        raise ValueError(f"array of {array.dtype}: shards hold uint16")
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()

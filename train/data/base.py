@@ -1,0 +1,67 @@
+"""What crops of sound and of pixels have in common: the clips they are cut from, in which order, and what tasks ask."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+
+from triforce.ingest.corpus.store import Corpus
+from triforce.train.data.clips import ClipStore
+from triforce.train.data.config import ClipDataConfig
+from triforce.train.data.crop_stream import StreamedCrops
+from triforce.train.data.order import Place, ShuffledOrder, is_validation
+
+
+class Crops(ABC):
+    """Crops of a corpus's clips: for training by position, for evaluation the same ones each time."""
+
+    channels: int
+    """Channels of a crop."""
+    unit: str
+    """Unit that errors are given in."""
+    scale: float
+    """Units in a difference of 1."""
+    frames_per_s: float | None = None
+    """Positions a second, where the first axis is the time of a sound."""
+    streamed: StreamedCrops | None = None
+    """These crops, where Ray Data can read them ahead."""
+
+    def __init__(self, config: ClipDataConfig, sample_rate_hz: int, device: torch.device) -> None:
+        self.device, share = device, config.validation_share
+        corpus, modality, num_bytes = Corpus(config.corpus), config.modality, config.cache_bytes
+        self.store = ClipStore(
+            corpus, sample_rate_hz, lambda clip_id: not is_validation(clip_id, share), num_bytes, modality
+        )
+        self.validation = ClipStore(
+            corpus, sample_rate_hz, lambda clip_id: is_validation(clip_id, share), num_bytes // 8, modality
+        )
+        self.order = ShuffledOrder(self.store.group_sizes, config.seed)
+        self.eval_clips = config.eval_clips
+
+    @abstractmethod
+    def batch(self, place: Place, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The next crops ``(count, channels, *size)``, padded to one size, and their true sizes ``(count, D)``."""
+
+    @abstractmethod
+    def evaluation(self) -> list[torch.Tensor]:
+        """Samples ``(channels, *size)`` of the validation clips, or where there are none of training clips."""
+
+    @abstractmethod
+    def statistics(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and standard deviation of each channel, ``(channels,)``, over the order's first clips."""
+
+    @abstractmethod
+    def weight(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Weight of each position of ``x`` in the loss; ``mask`` is 1 where a position is true, 0 where padded."""
+
+    def card(self) -> dict[str, Any]:
+        """What a release must know of how clips became the network's input."""
+        return {}
+
+    def evaluation_places(self) -> tuple[ClipStore, list[tuple[int, int]]]:
+        """The clips of `evaluation`: where they are, and the group and row of each."""
+        store = self.validation if len(self.validation) else self.store
+        places = [(group, row) for group, size in enumerate(store.group_sizes) for row in range(size)]
+        return store, places[: self.eval_clips]

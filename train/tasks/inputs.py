@@ -1,0 +1,25 @@
+"""Hashes of what runs read: the clips of a corpus, the networks of a release."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from triforce.ingest.corpus.store import Corpus
+from triforce.models.release_files import load_card
+
+
+def corpus_hash(uri: str) -> str:
+    """Hash of the ids of a corpus's kept clips. Raises ValueError where there are none."""
+    clip_ids = sorted(Corpus(uri).clips(["clip_id"], kept_only=True)["clip_id"].to_pylist())
+    if not clip_ids:
+        raise ValueError(f"{uri}: no clip to keep; run `triforce ingest`, or loosen the filters")
+    return hashlib.sha256("\n".join(clip_ids).encode()).hexdigest()
+
+
+def require_gpt_card(uri: str) -> dict[str, Any]:
+    """What the GPT's ``config.json`` in a release says. Raises FileNotFoundError where there is none."""
+    card = load_card(uri, "gpt")
+    if card is None:
+        raise FileNotFoundError(f"{uri}: no gpt/config.json here; train one first with `triforce train gpt`")
+    return card
