@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -245,8 +246,8 @@ class Trainer:
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:
-    """The seed of all that is drawn in a step on one worker. Rests on CPython's hash of a tuple of integers."""
-    return hash((seed, step, rank)) % 2**63
+    """The seed of all that is drawn in a step on one worker: the same on every machine, for NumPy promises so."""
+    return int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0]) >> 1
 
 
 def in_bfloat16(precision: str, device: torch.device) -> bool:

@@ -26,7 +26,7 @@ from triforce.train.job import write_release
 from triforce.train.tasks.registry import input_hashes, make_task
 from triforce.train.trainer.config import OptimizerConfig
 from triforce.train.trainer.curves import Curves
-from triforce.train.trainer.loop import NonFiniteLossError, Trainer, in_bfloat16, learning_rate, update_ema
+from triforce.train.trainer.loop import NonFiniteLossError, Trainer, in_bfloat16, learning_rate, step_seed, update_ema
 
 MODELS = {
     "dvae": {"hidden": 32, "num_blocks": 1, "quantizer": "fsq"},
@@ -174,6 +174,12 @@ def test_a_loss_that_is_no_number_stops_before_the_weights_change(trained):
         trainer.step(0.0)
     for name, tensor in trainer.task.model.state_dict().items():
         torch.testing.assert_close(tensor, before[name], equal_nan=True, rtol=0, atol=0)
+
+
+def test_the_seed_of_a_step_is_the_same_on_every_machine_and_no_others():
+    assert step_seed(0, 5, 1) == 2919813369553411398
+    seeds = {step_seed(seed, step, rank) for seed in range(3) for step in range(300) for rank in range(4)}
+    assert len(seeds) == 3 * 300 * 4
 
 
 def test_the_average_follows_buffers_too():
