@@ -4,8 +4,8 @@
 ``ema-vq`` learns a codebook by moving averages (van den Oord et al. 2017), initialised by k-means on the first batch,
 with dead codes restarted from the batch.
 ``sim-vq`` transforms a fixed random codebook by one learned matrix, so that all codes move at each step, used or not
-(Zhu et al. 2024, arXiv 2411.02038), with the rotation trick for gradients (Fifty et al. 2024, arXiv 2410.06424).
-These three come from vector-quantize-pytorch. ``gumbel`` draws a relaxed one-hot code (Jang et al. 2016).
+(Zhu et al. 2024, arXiv 2411.02038). Both pass gradients by the rotation trick (Fifty et al. 2024, arXiv 2410.06424).
+``fsq`` and ``sim-vq`` come from vector-quantize-pytorch. ``gumbel`` draws a relaxed one-hot code (Jang et al. 2016).
 
 Calling a quantizer gives quantized vectors, `lookup` the vectors ``(B, L, C)`` of codes, and `soft` what the decoder
 would get without rounding: the difference in error is the price of discrete codes.
@@ -20,6 +20,8 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
+
+from triforce.models.blocks.codebook import EMACodebook, rotate
 
 
 class Quantized(NamedTuple):
@@ -100,42 +102,36 @@ class EMAVQQuantizer(Quantizer):
     ) -> None:
         super().__init__()
         self.codebook_size = codebook_size
-        self.dead_share, self.refresh_share = dead_share, refresh_share
-        # Projected here and not by the library, whose own projection fails together with a mask (1.32.0).
+        self.commitment, self.refresh_share = commitment, refresh_share
         self.project_in = nn.Linear(channels, codebook_dim)
         self.project_out = nn.Linear(codebook_dim, channels)
-        from vector_quantize_pytorch import VectorQuantize
+        # Releases name the tensors so, after the library that they were first trained with.
+        self.vq = nn.ModuleDict({"_codebook": EMACodebook(codebook_size, codebook_dim, dead_share)})
 
-        self.vq = VectorQuantize(
-            dim=codebook_dim,
-            codebook_size=codebook_size,
-            decay=0.99,
-            commitment_weight=commitment,
-            kmeans_init=True,
-            kmeans_iters=10,
-            threshold_ema_dead_code=1.0,
-        )
+    @property
+    def codebook(self) -> EMACodebook:
+        """The codes and their moving averages."""
+        return self.vq["_codebook"]  # type: ignore[return-value]
 
     def anneal(self, progress: float) -> None:
-        """Set the moving count under which a code is replaced: 1 a step at first, then a share of even use.
-
-        The moving counts are the same on every rank, and so are these thresholds.
-        """
-        codebook = self.vq._codebook  # no public way; tests/models/test_quantizer_insides.py pins what these mean
-        even_use = float(codebook.cluster_size.mean())
-        dead_below = 1.0 if progress < self.refresh_share else self.dead_share * even_use
-        codebook.threshold_ema_dead_code = dead_below
-        codebook.reset_cluster_size = 1.0 if progress < self.refresh_share else min(1.0, even_use)
+        """Choose how codes are replaced: all that a step does not draw at first, later the dead ones."""
+        self.codebook.refreshing = progress < self.refresh_share
 
     def forward(self, z_e: torch.Tensor, mask: torch.Tensor) -> Quantized:
-        z_q, codes, loss = self.vq(self.project_in(z_e), mask=mask.bool())
-        return Quantized(self.project_out(z_q), codes.long().clamp_min(0), loss.sum())
+        z_low = self.project_in(z_e)
+        codes, chosen = self.codebook(z_low, mask)
+        loss = z_low.new_zeros((), dtype=torch.float32)
+        if self.training:
+            distance = (z_low.float() - chosen).square().mean(-1)
+            loss = self.commitment * (distance * mask).sum() / mask.sum().clamp_min(1)
+            chosen = rotate(z_low.float(), chosen)
+        return Quantized(self.project_out(chosen.to(z_low.dtype)), codes, loss)
 
     def soft(self, z_e: torch.Tensor) -> torch.Tensor:
         return self.project_out(self.project_in(z_e))
 
     def lookup(self, codes: torch.Tensor) -> torch.Tensor:
-        return self.project_out(self.vq.get_output_from_indices(codes))
+        return self.project_out(self.codebook.embed[0][codes])
 
 
 class SimVQQuantizer(Quantizer):

@@ -28,7 +28,6 @@ LARGE_FOLDERS: dict[str, str] = {}
 """Folders that may hold more modules, each with its reason."""
 
 PRIVATE_PARTS = {
-    "_codebook": "tests/models/test_quantizer_insides.py::test_cluster_size_is_the_moving_count_of_each_codes_vectors",
     "_create_connection": "tests/ingest/fetch/test_network_insides.py"
     "::test_an_http_connection_connects_by_its_create_connection",
     "_foreach_lerp_": "tests/train/trainer/test_trainer_insides.py"

@@ -24,9 +24,9 @@ def _train_codebook(rank: int, folder: str) -> None:
     for step in range(5):
         model.quantizer.anneal(step / 5)
         model(torch.randn(4, 6, 64) + rank)
-        first = first if first is not None else model.quantizer.vq.codebook.clone()
-    state = {name: tensor for name, tensor in model.quantizer.vq.state_dict().items() if torch.is_tensor(tensor)}
-    last = model.quantizer.vq.codebook.clone()
+        first = first if first is not None else model.quantizer.codebook.embed[0].clone()
+    state = model.quantizer.codebook.state_dict()
+    last = model.quantizer.codebook.embed[0].clone()
     torch.save({"state": state, "first": first, "last": last}, f"{folder}/{rank}.pt")
     destroy_process_group()
 
@@ -48,9 +48,9 @@ def test_rare_codes_are_replaced_at_first_and_settle_later():
         """Return the share of all codes that the last of a few steps on fresh data replaced."""
         for _ in range(20):
             quantizer.anneal(progress)
-            before = quantizer.vq.codebook.clone()
+            before = quantizer.codebook.embed[0].clone()
             quantizer(torch.randn(2, 40, 8), torch.ones(2, 40))
-        moved = (before - quantizer.vq.codebook).abs().amax(1)
+        moved = (before - quantizer.codebook.embed[0]).abs().amax(1)
         return float((moved > 0.2).float().mean())
 
     early, late = replaced_share(0.1), replaced_share(0.9)
