@@ -215,7 +215,9 @@ def _drain(
         if not flying:
             return
         blocks.add(_collect(finished.get(), summary))
-        summary.sync.blocked |= blocks.exceeded
+        if blocks.exceeded and not summary.sync.blocked:
+            summary.sync.blocked = True
+            logger.warning("%s: too many blocks in a row; it is left alone for this run", summary.sync.source)
         flying -= 1
         bar.advance()
 

@@ -14,6 +14,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 
 from triforce.flows.jobs import run_stage
+from triforce.flows.jobs.ray_jobs import find_dashboard
 from triforce.flows.jobs.retry_condition import is_worth_another_try
 from triforce.flows.monitor import stage_progress
 from triforce.flows.monitor.notify import stop_jobs, tell_failure
@@ -36,7 +37,9 @@ def tokenize_corpus(config: TokenizeConfig, ray_dashboard: str | None, timeout_m
     run_id = flow_run.get_root_flow_run_id() or ""
     with stage_progress.shown("tokenize", stage_progress.Shards(config.tokens)):
         log = get_run_logger().info
-        return dataclasses.asdict(run_stage.run_tokenize(config, ray_dashboard, timeout_minutes, log, flow_run=run_id))
+        return dataclasses.asdict(
+            run_stage.run_tokenize(config, find_dashboard(ray_dashboard), timeout_minutes, log, flow_run=run_id)
+        )
 
 
 @flow(

@@ -11,6 +11,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 
 from triforce.flows.jobs import run_stage
+from triforce.flows.jobs.ray_jobs import find_dashboard
 from triforce.flows.jobs.retry_condition import is_worth_another_try
 from triforce.flows.monitor import stage_progress
 from triforce.flows.monitor.notify import stop_jobs, tell_failure
@@ -37,7 +38,9 @@ def fit(config: TrainConfig, ray_dashboard: str | None, timeout_minutes: float |
     metrics, run_id = run_stage.metrics_uri(config), flow_run.get_root_flow_run_id() or ""
     with stage_progress.shown(f"train-{config.stage}", lambda: stage_progress.of_training(metrics, config.max_steps)):
         log = get_run_logger().info
-        return dataclasses.asdict(run_stage.run_train(config, ray_dashboard, timeout_minutes, log, flow_run=run_id))
+        return dataclasses.asdict(
+            run_stage.run_train(config, find_dashboard(ray_dashboard), timeout_minutes, log, flow_run=run_id)
+        )
 
 
 @flow(

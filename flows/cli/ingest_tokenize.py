@@ -53,12 +53,13 @@ def tokenize(
     corpus: CorpusUri, release: ReleaseUri, tokens: TokensUri, ray: RayDashboard = None, settings: Settings = None
 ) -> None:
     """Encode every clip of the corpus with the release's dVAE, into WebDataset shards."""
+    from triforce.flows.jobs.ray_jobs import find_dashboard
     from triforce.flows.jobs.run_stage import run_tokenize
     from triforce.tokenize.config import TokenizeConfig
 
     config = TokenizeConfig.model_validate(merged({"corpus": corpus, "release": release, "tokens": tokens}, settings))
     _show_progress()
-    total = run_tokenize(config, ray, log=lambda lines: typer.echo(lines, err=True))
+    total = run_tokenize(config, find_dashboard(ray), log=lambda lines: typer.echo(lines, err=True))
     typer.echo(
         f"{total.num_shards} shards, {total.num_new_shards} of them new: {total.num_clips} clips, "
         f"{total.num_codes} codes, {total.hours:.2f} h in {total.wall_s:.0f} s"

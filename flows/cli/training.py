@@ -81,10 +81,11 @@ def vocoder(
 
 
 def _train(fields: dict[str, Any], settings: list[str] | None, ray: str | None) -> None:
+    from triforce.flows.jobs.ray_jobs import find_dashboard
     from triforce.flows.jobs.run_stage import run_train
     from triforce.train.config import train_config
 
     config = train_config(**merged(fields, settings))
-    summary = run_train(config, ray, log=lambda lines: typer.echo(lines, err=True))
+    summary = run_train(config, find_dashboard(ray), log=lambda lines: typer.echo(lines, err=True))
     done = "was trained before" if summary.skipped else f"trained in {summary.wall_s:.0f} s"
     typer.echo(f"{summary.stage} {summary.hash[:12]} in {config.release}: {summary.steps} steps, {done}")

@@ -94,7 +94,7 @@ def with_absolute_paths(corpus: Corpus, config: ClipConfig) -> tuple[Corpus, Cli
     if storage.is_local(corpus.uri):
         corpus = replace(corpus, uri=storage.absolute(corpus.uri))
     model = Path(config.transcribe.model)
-    if model.is_dir():
+    if (model / "model.bin").is_file():  # a folder without is no model, whatever its name
         transcribe = config.transcribe.model_copy(update={"model": str(model.absolute())})
         config = config.model_copy(update={"transcribe": transcribe})
     return corpus, config

@@ -37,22 +37,21 @@ def run_tokenize(
 
     Args:
         config: corpus, release with the dVAE, folder for the shards, and how.
-        ray_dashboard: dashboard of the Ray cluster that runs it as a job, as in ``http://head:8265``; None: the one
-            that TRIFORCE_RAY_ADDRESS names, or else this process.
+        ray_dashboard: dashboard of the Ray cluster that runs it as a job, as in ``http://head:8265``; None: this
+            process.
         timeout_minutes: time after which a job is stopped; None: no limit.
         log: receives the lines that a job logs.
         flow_run: id of the flow run that is noted with a job.
     """
-    dashboard = ray_jobs.find_dashboard(ray_dashboard)
     environment.prepare()
     from triforce.tokenize import job  # Ray and torch
 
-    if dashboard is None:
+    if ray_dashboard is None:
         return job.tokenize_corpus(config)
     started, before = time.monotonic(), _shard_hashes(config.tokens)
     arguments = job_arguments(config)
     timeout_s = None if timeout_minutes is None else timeout_minutes * 60
-    ray_jobs.run_module(dashboard, "triforce.tokenize", arguments, log, flow_run=flow_run, timeout_s=timeout_s)
+    ray_jobs.run_module(ray_dashboard, "triforce.tokenize", arguments, log, flow_run=flow_run, timeout_s=timeout_s)
     totals = _read_index(config.tokens)["totals"]
     return job.TokenizeSummary(
         num_shards=totals["num_shards"],
@@ -84,18 +83,17 @@ def run_train(
 
     Raises RuntimeError where a job succeeded and the release has no such network: it wrote to another place.
     """
-    dashboard = ray_jobs.find_dashboard(ray_dashboard)
     environment.prepare()
     from triforce.models.release_files import load_card
     from triforce.train import job  # Ray and torch
 
-    if dashboard is None:
+    if ray_dashboard is None:
         return job.train(config)
     config = with_absolute_paths(config)
     started, before = time.monotonic(), load_card(config.release, config.stage)
     arguments = job_arguments(config)
     timeout_s = None if timeout_minutes is None else timeout_minutes * 60
-    ray_jobs.run_module(dashboard, "triforce.train", arguments, log, flow_run=flow_run, timeout_s=timeout_s)
+    ray_jobs.run_module(ray_dashboard, "triforce.train", arguments, log, flow_run=flow_run, timeout_s=timeout_s)
     card = load_card(config.release, config.stage)
     if card is None:
         raise RuntimeError(

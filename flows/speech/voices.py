@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 
 from triforce.ingest.media.decode import decode
+from triforce.ingest.media.samples import to_float32
 
 
 def read_waveform(path: Path, sample_rate_hz: int) -> np.ndarray:
     """Read any sound file as ``(N,)`` float32 mono in -1 to 1."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; give a recording of speech")
-    return np.concatenate(list(decode(path, sample_rate_hz))).astype(np.float32) / 32768
+    return to_float32(np.concatenate(list(decode(path, sample_rate_hz))))
 
 
 def read_voices(folder: str | None, sample_rate_hz: int) -> dict[str, np.ndarray]:

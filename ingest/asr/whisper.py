@@ -22,6 +22,7 @@ from faster_whisper.transcribe import TranscriptionOptions, get_suppressed_token
 from triforce.ingest.asr.repetition import MAX_COMPRESSION_RATIO
 from triforce.ingest.asr.weights import find_whisper
 from triforce.ingest.asr.word_times import AlignedWords, group_tokens
+from triforce.ingest.media.samples import to_float32
 
 RATE_HZ = 16_000
 WINDOW_S = 30
@@ -229,7 +230,7 @@ def resample(waveform: np.ndarray, sample_rate_hz: int) -> np.ndarray:
     if waveform.ndim != 1:
         raise ValueError(f"a clip has the shape {waveform.shape}: give one channel, (N,)")
     if waveform.dtype == np.int16:
-        waveform = waveform.astype(np.float32) / 32768.0
+        waveform = to_float32(waveform)
     waveform = np.ascontiguousarray(waveform, dtype=np.float32)
     if sample_rate_hz == RATE_HZ or not waveform.size:
         return waveform

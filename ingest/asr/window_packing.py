@@ -1,6 +1,6 @@
 """Packing clips into Whisper's windows: neighbours in order for transcripts, first-fit decreasing for evaluation.
 
-Whisper's encoder costs the same for one second as for thirty, so several clips share a window, with silence between.
+Whisper's encoder takes 30 s at a time, so several clips share a window, with silence between.
 All lengths are in samples at one rate.
 """
 

@@ -15,7 +15,7 @@ from urllib.error import URLError
 
 import yt_dlp
 from yt_dlp.networking._urllib import HTTPHandler, UrllibRH
-from yt_dlp.networking.exceptions import TransportError
+from yt_dlp.networking.exceptions import RequestError, TransportError
 
 from triforce.ingest.config import Settings
 from triforce.ingest.corpus.records import RejectReason
@@ -88,8 +88,12 @@ def _checked_handler(settings: Settings) -> type[UrllibRH]:
             host_of(request.url, settings).wait_for_turn()
             try:
                 return super()._send(request)
-            except Rejected as rejection:  # yt-dlp passes on its own errors only
-                raise TransportError(str(rejection), cause=rejection) from rejection
+            except RequestError as error:
+                # A Rejected is a ValueError, which yt-dlp wraps as a fault of the request, and gives up on the page for
+                # good. It is to take it as a connection that failed: where it can do without, it goes on.
+                if isinstance(error.cause, Rejected):
+                    raise TransportError(str(error.cause), cause=error.cause) from error
+                raise
 
         def _create_instance(self, proxies, cookiejar, legacy_ssl_support=None):
             opener = super()._create_instance(proxies, cookiejar, legacy_ssl_support)

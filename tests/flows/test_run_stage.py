@@ -56,13 +56,12 @@ def test_a_tokenize_job_counts_the_shards_that_it_made(jobs, tmp_path, monkeypat
     assert lines == ["a line"]
 
 
-def test_a_train_job_is_found_in_the_release(jobs, tmp_path, monkeypatch):
+def test_a_train_job_is_found_in_the_release(jobs, tmp_path):
     add_recording(Corpus(str(tmp_path / "corpus")), "talks", "one", 4)
     names = ("corpus", "release", "runs")
     config = train_config(stage="dvae", **{name: str(tmp_path / name) for name in names})
-    monkeypatch.setenv(ray_jobs.ADDRESS_VARIABLE, DASHBOARD)  # as where the caller names none
     with pytest.raises(RuntimeError, match="the job succeeded, but there is no dvae here"):
-        run_stage.run_train(config)
+        run_stage.run_train(config, DASHBOARD)
     card_file = tmp_path / "release/dvae/config.json"
 
     def train(_):
@@ -70,11 +69,11 @@ def test_a_train_job_is_found_in_the_release(jobs, tmp_path, monkeypatch):
         card_file.write_text(json.dumps(json.loads(card_file.read_text()) | {"run_name": "dvae-1", "metrics": {}}))
 
     jobs.work = train
-    summary = run_stage.run_train(config)
+    summary = run_stage.run_train(config, DASHBOARD)
     card = json.loads(card_file.read_text())
     assert (summary.hash, summary.steps, summary.skipped) == (card["hash"], card["steps"], False)
     jobs.work = lambda _: None
-    assert run_stage.run_train(config).skipped
+    assert run_stage.run_train(config, DASHBOARD).skipped
     assert [call[:2] for call in jobs.calls] == [(DASHBOARD, "triforce.train")] * 3
 
 

@@ -263,9 +263,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Kill an ingest at random moments and compare what it ends with.")
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--plain", action="store_true", help="Without Prefect and Whisper: a minute, not a quarter of an hour."
-    )
+    parser.add_argument("--plain", action="store_true", help="Without Prefect and Whisper: two minutes, not twenty.")
     options = parser.parse_args()
     serve_sites.make_app = partial(lambda make, folder: slowly(make(folder)), serve_sites.make_app)
     with tempfile.TemporaryDirectory() as folder:

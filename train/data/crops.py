@@ -13,6 +13,7 @@ import soxr
 import torch
 
 from triforce.ingest.media.pixels import PIXEL_MODALITIES
+from triforce.ingest.media.samples import FULL_SCALE
 from triforce.models.audio.mel import MelConfig, log_mel
 from triforce.train.data.base import Crops
 from triforce.train.data.config import CropConfig, SoundCropConfig
@@ -23,8 +24,6 @@ from triforce.train.data.pixels import PixelCrops
 STATISTICS_CLIPS = 64
 """Clips that the mean and standard deviation are measured on: 64 are 10 minutes or so. Assumed."""
 EVAL_CROP_S = 8.0
-INT16_SCALE = 32768
-"""Scale of 16-bit samples, libsndfile's, so that training sees what tokenizing sees."""
 AUDIBLE_NATS = 2.0
 """A frame whose loudest bin is less than this above the floor is silence, 17 dB over 16-bit rounding noise. Assumed."""
 SILENCE_WEIGHT = 0.1
@@ -43,7 +42,7 @@ def _resampled(samples: np.ndarray, speed: float) -> np.ndarray:
     lie above the mel's floor where a clip has none.
     """
     played = soxr.resample(samples.astype(np.float32), speed, 1.0, quality="HQ")
-    return np.clip(np.rint(played), -INT16_SCALE, INT16_SCALE - 1).astype(np.int16)
+    return np.clip(np.rint(played), -FULL_SCALE, FULL_SCALE - 1).astype(np.int16)
 
 
 class ClipCrops(Crops):
@@ -96,7 +95,7 @@ class ClipCrops(Crops):
     def batch(self, place: Place, count: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Mels ``(count, num_mels, crop_frames)`` and their true frames ``(count, 1)``."""
         crops = self.take(place, count)
-        waveforms = torch.from_numpy(np.stack([samples for samples, _ in crops])).to(self.device).float() / INT16_SCALE
+        waveforms = torch.from_numpy(np.stack([samples for samples, _ in crops])).to(self.device).float() / FULL_SCALE
         sizes = torch.tensor([[int(frames)] for _, frames in crops], device=self.device)
         return log_mel(waveforms, self.mel_config), sizes
 
@@ -107,7 +106,7 @@ class ClipCrops(Crops):
         store, places = self.evaluation_places()
         longest = int(EVAL_CROP_S * self.mel_config.sample_rate_hz)
         waveforms = [torch.from_numpy(store.waveform(*place)[:longest].copy()) for place in places]
-        return [log_mel(waveform.to(self.device).float() / INT16_SCALE, self.mel_config) for waveform in waveforms]
+        return [log_mel(waveform.to(self.device).float() / FULL_SCALE, self.mel_config) for waveform in waveforms]
 
     def statistics(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and standard deviation of each mel bin, ``(num_mels,)``, over the audible frames of the order's first
@@ -116,7 +115,7 @@ class ClipCrops(Crops):
         count = min(STATISTICS_CLIPS, len(self.store))
         crops = [self.store.waveform(*self.order(position)) for position in range(count)]
         frames = torch.cat(
-            [log_mel(torch.from_numpy(crop).float() / INT16_SCALE, self.mel_config) for crop in crops], dim=1
+            [log_mel(torch.from_numpy(crop).float() / FULL_SCALE, self.mel_config) for crop in crops], dim=1
         )
         audible = frames[:, is_audible(frames, self.mel_config)[0]]
         frames = audible if audible.shape[1] > 1 else frames

@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from triforce.ingest.media.samples import FULL_SCALE
 from triforce.models.audio.mel import log_mel
 from triforce.models.dvae import DVAE
 from triforce.models.gpt import GPT, gpt_latents
 from triforce.models.text import TextTokenizer, clean_text
 from triforce.models.vocabulary import Segment
 from triforce.train.data.clips import ClipStore
-from triforce.train.data.crops import INT16_SCALE, ClipCrops
+from triforce.train.data.crops import ClipCrops
 from triforce.train.data.order import GroupCache, Place
 
 
@@ -44,7 +45,7 @@ class LatentClips:
     def whole(self, store: ClipStore, group: int, row: int) -> ClipWithLatents:
         """Compute prior and latents of a whole clip."""
         samples = torch.from_numpy(store.waveform(group, row).copy()).to(self.crops.device)
-        mel = log_mel(samples.float() / INT16_SCALE, self.crops.mel_config)
+        mel = log_mel(samples.float() / FULL_SCALE, self.crops.mel_config)
         codes = self.dvae.encode(mel[None])
         prior = self.dvae.decode(codes, torch.tensor([[mel.shape[1]]], device=mel.device))[0]
         text = Segment("text", self.tokenizer.encode(clean_text(store.text(group, row))))

@@ -1,8 +1,8 @@
 """The judge of an evaluation: Whisper recognises speech greedily, so that the same sound always gives the same words.
 
-Whisper's encoder costs the same for one second as for thirty. So clips of one system are packed into windows, a pause
-between them, and the words of a window are shared out to its clips along the alignment with the fewest edits to the
-references. A clip that got no word that way, and all clips of a window that ended in a loop, are recognised again
+The judge encodes windows of 30 s, so a second costs as much as thirty. Clips of one system are packed into windows, a
+pause between them, and the words of a window are shared out to its clips along the alignment with the fewest edits to
+the references. A clip that got no word that way, and all clips of a window that ended in a loop, are recognised again
 alone.
 """
 

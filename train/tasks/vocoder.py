@@ -13,12 +13,13 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
+from triforce.ingest.media.samples import FULL_SCALE
 from triforce.models.audio.mel import MelConfig, log_mel
 from triforce.models.audio.vocos import Vocos, VocosConfig
 from triforce.models.release_files import load_card
 from triforce.train.config import VocoderTrainConfig
 from triforce.train.data.crop_stream import streaming
-from triforce.train.data.crops import INT16_SCALE, ClipCrops
+from triforce.train.data.crops import ClipCrops
 from triforce.train.data.order import Place
 from triforce.train.tasks.base import Task
 from triforce.train.tasks.inputs import corpus_hash
@@ -107,7 +108,7 @@ class VocoderTask(Task):
         crops = self.crops.take(self.place, self.config.part_size)
         samples = [torch.from_numpy(np.array(samples)) for samples, _ in crops]
         device = self.model.vocoder.window.device
-        return torch.stack(samples).to(device).float() / INT16_SCALE
+        return torch.stack(samples).to(device).float() / FULL_SCALE
 
     def loss(self, batch: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Spectrogram losses of all samples: padding of short clips is silence like any other, so nothing is masked."""

@@ -1,6 +1,6 @@
 """What workers share: gradients (DDP), or weights, gradients and the optimizer's state too (FSDP2).
 
-A checkpoint is the same whole one either way, so a run may go on with another number of workers or another sharding.
+A checkpoint is the same whole one either way, whatever the number of workers.
 """
 
 from __future__ import annotations

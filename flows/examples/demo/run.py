@@ -28,13 +28,13 @@ STEPS = (
     *("train-gpt", "train-diffusion", "speak", "evaluate", "report"),
 )
 NUM_TEXTS = 8
-"""Held-out texts that are read aloud and judged, as many as from training: a GPT of four minutes babbles at length."""
+"""Held-out texts that are read aloud and judged, as many as from training: an early GPT babbles at length."""
 SENTENCE_WORDS = 12
 """Words of the sentence that is spoken: the held-out text nearest to this length. Assumed."""
 
 
 class DemoConfig(BaseModel):
-    """How long and how large. The defaults fit 25 minutes on two cores."""
+    """How long and how large. The defaults take about 12 minutes on two cores."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -1,7 +1,7 @@
 """``triforce reading``: train on hours of one synthetic voice, and let Whisper judge unseen sentences.
 
-It shows that the recipe learns to speak, and to restore what the dVAE lost, when it has data. ``--set share=0.05`` is
-the same at a twentieth of the size, to try it.
+It shows that the recipe learns to speak when it has data. ``--set share=0.05`` is the same at a twentieth of the size,
+to try it.
 """
 
 from __future__ import annotations

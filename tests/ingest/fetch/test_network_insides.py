@@ -18,7 +18,7 @@ import pytest
 from yt_dlp.networking import Request
 from yt_dlp.networking._urllib import HTTPHandler, UrllibRH
 from yt_dlp.networking.common import RequestHandler
-from yt_dlp.networking.exceptions import NoSupportingHandlers
+from yt_dlp.networking.exceptions import NoSupportingHandlers, TransportError
 
 from triforce.ingest.errors import Rejected
 from triforce.ingest.fetch import addresses
@@ -88,9 +88,9 @@ def test_the_opener_connects_by_our_function(ydl, site, monkeypatch):
 
 def test_a_refusal_is_among_the_causes_of_what_yt_dlp_raises(settings, site):
     strict = settings.model_copy(update={"allow_private_hosts": False})
-    with CheckedYoutubeDL({"quiet": True, "proxy": ""}, strict) as ydl, pytest.raises(Exception) as caught:  # noqa: PT011
-        ydl.urlopen(site.put("/a", b"body"))
-    assert isinstance(getattr(caught.value, "cause", None), Rejected)
+    with CheckedYoutubeDL({"quiet": True, "proxy": ""}, strict) as ydl, pytest.raises(TransportError) as caught:
+        handler_of(ydl).send(Request(site.put("/a", b"body")))
+    assert isinstance(caught.value.cause, Rejected)
     assert site.requests == []
 
 
