@@ -34,7 +34,7 @@ SENTENCE_WORDS = 12
 
 
 class DemoConfig(BaseModel):
-    """How long and how large. The defaults take about 12 minutes on two cores."""
+    """How long and how large. The defaults take about 14 minutes on two cores."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
