@@ -118,6 +118,7 @@ def test_two_workers_learn_what_one_does(tmp_path, cluster, monkeypatch):
     trainer = undisturbed(alone)
     together = Release.load(config.release).dvae
     batch, sizes = trainer.task.crops.batch(Place(0, 1), 8)
+    torch.manual_seed(alone.seed)  # the weights that training began with
     untrained = DVAETask(alone, Place(0, 1), torch.device("cpu")).model
     errors = [float((m(batch, sizes).reconstruction - batch).abs().mean()) for m in (together, trainer.ema, untrained)]
     # The same clips in each step, gradients averaged over workers: the same network, but for the order of sums.
