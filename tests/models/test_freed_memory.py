@@ -16,7 +16,7 @@ def fill():
 
 if sys.argv[1] == "reuse":
     assert reuse_freed_memory()
-for _ in range(2):
+for _ in range(4):
     fill()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(20):
@@ -32,4 +32,4 @@ def test_freed_memory_is_used_again():
         return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
 
     as_it_is, reused = faults("as it is"), faults("reuse")
-    assert reused < as_it_is / 20
+    assert reused < as_it_is / 10  # a block more of 12 MiB is a twentieth
