@@ -6,6 +6,9 @@ import sys
 
 import pytest
 
+BLOCK_FAULTS = 12 * 2**20 // 4096
+"""Page faults of one of the tensors of `COUNT`, 12 MiB."""
+
 COUNT = """
 import resource, sys
 import torch
@@ -31,5 +34,6 @@ def test_freed_memory_is_used_again():
         command = [sys.executable, "-c", COUNT, how]
         return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
 
-    as_it_is, reused = faults("as it is"), faults("reuse")
-    assert reused < as_it_is / 10  # a block more of 12 MiB is a twentieth
+    # What glibc does by itself depends on where its heap happens to end: in some processes nothing is returned.
+    assert any(faults("as it is") > 10 * BLOCK_FAULTS for _ in range(10))
+    assert max(faults("reuse") for _ in range(3)) <= 2 * BLOCK_FAULTS
