@@ -208,7 +208,13 @@ class DiffusionTrainConfig(StageConfig, CropConfig):
     latents: bool = Field(
         False,
         description="Condition on the latents of the release's GPT, which knows the text: clips are then encoded "
-        "whole, and what is computed is kept in memory up to `cache_bytes` (speech only).",
+        "whole, as with `whole_clips` (speech only).",
+    )
+    whole_clips: bool = Field(
+        False,
+        description="Encode each clip whole, keep it and its prior in memory up to `cache_bytes`, and cut crops from "
+        "there: for corpora of hours, whose clips come again and again. The sizes `tiny` and `small` do so for sound "
+        "where speed_jitter and readers_per_worker are 0.",
     )
     model: DiffusionConfig = Field(description="Shape of the network; the recipe's where not set.")
 
@@ -223,13 +229,27 @@ class DiffusionTrainConfig(StageConfig, CropConfig):
         shape = handler({"num_dims": CROP_AXES.get(info.data.get("modality", "speech"), 1)} | value)
         return shape.model_construct(_fields_set=shape.model_fields_set - {"num_dims"}, **dict(shape))
 
+    @model_validator(mode="before")
+    @classmethod
+    def _whole_clips_where_possible(cls, values: Any) -> Any:
+        """Leave the recipe's ``whole_clips`` out where other fields do not go with it, or ask for it anyway."""
+        if not isinstance(values, dict) or "whole_clips" in values:
+            return values
+        of_pixels = values.get("modality", "speech") in CROP_AXES
+        if of_pixels or any(values.get(name) for name in ("speed_jitter", "readers_per_worker", "latents")):
+            return values | {"whole_clips": False}
+        return values
+
     @model_validator(mode="after")
     def _check_latents(self) -> DiffusionTrainConfig:
+        if self.whole_clips and self.modality in CROP_AXES:
+            raise ValueError(f"whole_clips: for diffusion of sound, this is {self.stage} of {self.modality}")
         if self.latents and self.modality != "speech":
             raise ValueError(f"latents: for diffusion of speech alone, this is {self.stage} of {self.modality}")
-        if self.latents and (self.readers_per_worker or self.speed_jitter):
+        if (self.latents or self.whole_clips) and (self.readers_per_worker or self.speed_jitter):
+            name = "latents" if self.latents else "whole_clips"
             raise ValueError(
-                f"latents with readers_per_worker {self.readers_per_worker} and speed_jitter {self.speed_jitter}: "
+                f"{name} with readers_per_worker {self.readers_per_worker} and speed_jitter {self.speed_jitter}: "
                 "clips are encoded whole and as they are; set both to 0"
             )
         return self

@@ -1,7 +1,7 @@
 """What makes two runs the same run: the name of a run is a hash of the fields that decide its result.
 
-Every field of every stage's config is in one of the two tables, by a test. A field that decides the result goes into
-`IDENTITY`, with the value that a run without the field counts as having: so runs keep their names, and continue, when a
+Every field of every stage's config is in one of the tables, by a test. A new field that decides the result goes into
+`ADDED`, with the value that a run without the field counts as having: so runs keep their names, and continue, when a
 field is added.
 """
 
@@ -57,6 +57,9 @@ IDENTITY: dict[str, Any] = {
 that all stages once shared.
 """
 
+ADDED: dict[str, Any] = {"whole_clips": False}
+"""Fields that came later and decide a run's result, each hashed only where it is not what runs without it had."""
+
 NOT_IDENTITY = frozenset(
     {
         # Where things lie: what is read has a hash of its own
@@ -83,8 +86,9 @@ EARLIER_NAMES = {"target": "flows"}
 
 
 def run_name(fields: dict[str, Any], inputs: dict[str, str]) -> str:
-    """The stage and a hash of the fields in `IDENTITY` of a config's dump and of what the run reads."""
+    """The stage and a hash of the fields in `IDENTITY` and `ADDED` of a config's dump and of what the run reads."""
     values = {name: fields.get(name, default) for name, default in IDENTITY.items()}
+    values |= {name: fields[name] for name, default in ADDED.items() if fields.get(name, default) != default}
     if fields["stage"] == "vocoder" and not fields["loss_weights"]:
         values["loss_weights"] = IDENTITY["loss_weights"]  # its default was the GPT's, of which it read nothing
     values["model"] = {EARLIER_NAMES.get(name, name): value for name, value in fields["model"].items()}

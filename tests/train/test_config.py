@@ -24,7 +24,7 @@ NAMES = {
     "dvae-a9d3b65ff850": {"stage": "dvae", "size": "small"},
     "dvae-98597d89cacb": {"stage": "dvae", "size": "dall-e"},
     "gpt-2183cf1d10f2": {"stage": "gpt", "size": "tiny"},
-    "diffusion-785a15fac595": {"stage": "diffusion", "size": "tiny"},
+    "diffusion-785a15fac595": {"stage": "diffusion", "size": "tiny", "whole_clips": False},
     "vocoder-979b8e5d8a86": {"stage": "vocoder", "size": "tiny"},
     "gpt-bafbf4604756": {"stage": "gpt", "size": "tortoise"},
     "dvae-636f49e3333c": {
@@ -128,8 +128,12 @@ def test_runs_keep_the_names_that_they_began_with(name, settings):
 
 def test_each_field_is_known_to_decide_the_result_or_not():
     fields = set(train_fields())
-    assert fields == set(identity.IDENTITY) | identity.NOT_IDENTITY, "add the field to one of the two tables"
-    assert not set(identity.IDENTITY) & identity.NOT_IDENTITY
+    decide = set(identity.IDENTITY) | set(identity.ADDED)
+    assert fields == decide | identity.NOT_IDENTITY, "add the field to ADDED or NOT_IDENTITY"
+    assert not decide & identity.NOT_IDENTITY
+    assert not set(identity.IDENTITY) & set(identity.ADDED)
+    for name, default in identity.ADDED.items():
+        assert train_fields()[name].default == default, name
     for stage, config in STAGE_CONFIGS.items():
         missing = set(identity.IDENTITY) - set(config.model_fields)
         assert identity.SET not in [identity.IDENTITY[name] for name in missing], stage
@@ -211,3 +215,19 @@ def test_prefect_accepts_of_a_deployment_what_the_config_accepts(stage, model):
         expected = False
     assert accepted == expected
     assert expected == (not model or (stage == "gpt" and "max_positions" in model))
+
+
+def test_small_recipes_encode_clips_whole_where_that_goes_with_the_rest():
+    assert make("diffusion").whole_clips
+    assert make("diffusion", size="small").whole_clips
+    assert not make("diffusion", size="medium").whole_clips
+    assert not make("diffusion", speed_jitter=0.1).whole_clips
+    assert not make("diffusion", readers_per_worker=1).whole_clips
+    assert not make("diffusion", latents=True).whole_clips
+    assert not make("diffusion", modality="image", crop=(8, 8)).whole_clips
+    with pytest.raises(
+        ValueError, match=r"whole_clips with readers_per_worker 0 and speed_jitter 0.1: .*set both to 0"
+    ):
+        make("diffusion", speed_jitter=0.1, whole_clips=True)
+    with pytest.raises(ValueError, match="whole_clips: for diffusion of sound, this is diffusion of image"):
+        make("diffusion", modality="image", crop=(8, 8), whole_clips=True)

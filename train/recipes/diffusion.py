@@ -6,8 +6,8 @@ from typing import Any
 
 RECIPES: dict[str, dict[str, Any]] = {
     # Runs in the demo and in CI
-    "tiny": {"model": {"hidden": 128, "num_blocks": 8}, "batch_size": 8, "max_steps": 600},
-    "small": {"model": {"hidden": 320, "num_blocks": 14}, "batch_size": 16, "max_steps": 5000},
+    "tiny": {"model": {"hidden": 128, "num_blocks": 8}, "batch_size": 8, "max_steps": 600, "whole_clips": True},
+    "small": {"model": {"hidden": 320, "num_blocks": 14}, "batch_size": 16, "max_steps": 5000, "whole_clips": True},
     # Not run yet, like the next: widths from the literature
     "medium": {
         "model": {"hidden": 512, "num_blocks": 20},

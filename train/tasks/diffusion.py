@@ -20,15 +20,15 @@ from triforce.train.config import DiffusionTrainConfig
 from triforce.train.data.base import Crops
 from triforce.train.data.crop_stream import streaming
 from triforce.train.data.crops import ClipCrops, make_crops
-from triforce.train.data.latents import LatentClips
 from triforce.train.data.order import Place
+from triforce.train.data.whole_clips import WholeClips
 from triforce.train.evaluate.metrics import sharpness
 from triforce.train.tasks.base import Task
 from triforce.train.tasks.inputs import corpus_hash, require_gpt_card
 
 
 class DiffusionTask(Task):
-    """Learns to turn the dVAE's decode of a clip, run on the fly, into the clip."""
+    """Learns to turn the dVAE's decode of a clip into the clip."""
 
     model: Diffusion
 
@@ -45,12 +45,13 @@ class DiffusionTask(Task):
         self.config, self.place, self.dvae = config, place, dvae
         known = {"channels": dvae.config.channels, "num_dims": dvae.config.num_dims}
         self.crops: Crops
-        self.latent_clips: LatentClips | None = None
-        if gpt is None:
+        self.whole_clips: WholeClips | None = None
+        if gpt is None and not config.whole_clips:
             self.crops = make_crops(config, mel_config or MelConfig(), device)
         else:
             self.crops = crops = ClipCrops(config, mel_config or MelConfig(), device)
-            self.latent_clips = LatentClips(crops, dvae, *gpt)
+            self.whole_clips = WholeClips(crops, dvae, gpt)
+        if gpt is not None:
             known["latent_channels"] = gpt[0].config.width
         self.model = Diffusion(DiffusionConfig.model_validate(known | config.model_settings)).to(device)
         self.evaluation = self._evaluation_clips()
@@ -88,8 +89,8 @@ class DiffusionTask(Task):
 
     def _evaluation_clips(self) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]]:
         """Clips of the validation set: the clip, its prior and its latents."""
-        if self.latent_clips is not None:
-            return [tuple(clip) for clip in self.latent_clips.evaluation()]
+        if self.whole_clips is not None and self.config.latents:
+            return [tuple(clip) for clip in self.whole_clips.evaluation()]
         return [(x, self._prior(x[None], true_size(x))[0], None) for x in self.crops.evaluation()]
 
     @torch.no_grad()
@@ -100,8 +101,8 @@ class DiffusionTask(Task):
 
     def next_batch(self) -> Any:
         count = self.config.part_size
-        if self.latent_clips is not None:
-            return self.latent_clips.batch(self.place, count)
+        if self.whole_clips is not None:
+            return self.whole_clips.batch(self.place, count)
         x, sizes = self.crops.batch(self.place, count)
         return x, self._prior(x, sizes), sizes, None
 
