@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from triforce.flows.cli.options import example
+from triforce.flows.cli.options import AsJson, example
 
 app = typer.Typer(
     name="corpus",
@@ -22,7 +22,6 @@ app = typer.Typer(
 )
 
 CorpusUri = Annotated[str, typer.Argument(help="The corpus: a folder, or an address such as s3://bucket/corpus.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a program instead of text for a person.")]
 
 
 def _open(uri: str):

@@ -31,6 +31,7 @@ RayDashboard = Annotated[
         "TRIFORCE_RAY_ADDRESS names, or else this machine.",
     ),
 ]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a program instead of text for a person.")]
 Settings = Annotated[
     list[str] | None,
     typer.Option(

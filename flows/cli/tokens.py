@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from triforce.flows.cli.options import example
+from triforce.flows.cli.options import AsJson, example
 
 app = typer.Typer(
     name="tokens",
@@ -24,7 +24,6 @@ app = typer.Typer(
 TokensUri = Annotated[str, typer.Argument(help="The folder of the shards, or an address such as s3://bucket/tokens.")]
 ReleaseUri = Annotated[str, typer.Option("--release", help="The release whose dVAE made them.")]
 CorpusUri = Annotated[str, typer.Option("--corpus", help="The corpus that they were made of.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for a program instead of text for a person.")]
 
 
 @app.command(epilog=example("tokens ls data/tokens --clips"))

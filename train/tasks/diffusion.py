@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import Any
 
 import numpy as np
@@ -17,17 +16,15 @@ from triforce.models.gpt import GPT
 from triforce.models.release_files import load_stage, load_tokenizer_of, require_dvae
 from triforce.models.text import TextTokenizer
 from triforce.train.config import DiffusionTrainConfig
-from triforce.train.data.base import Crops
-from triforce.train.data.crop_stream import streaming
 from triforce.train.data.crops import ClipCrops, make_crops
 from triforce.train.data.order import Place
 from triforce.train.data.whole_clips import WholeClips
 from triforce.train.evaluate.metrics import sharpness
-from triforce.train.tasks.base import Task
+from triforce.train.tasks.crop_task import CropTask
 from triforce.train.tasks.inputs import corpus_hash, require_gpt_card
 
 
-class DiffusionTask(Task):
+class DiffusionTask(CropTask):
     """Learns to turn the dVAE's decode of a clip into the clip."""
 
     model: Diffusion
@@ -44,7 +41,6 @@ class DiffusionTask(Task):
         """``mel_config`` is the dVAE's, None for pixels; ``gpt`` is whose latents to condition on, None: no latents."""
         self.config, self.place, self.dvae = config, place, dvae
         known = {"channels": dvae.config.channels, "num_dims": dvae.config.num_dims}
-        self.crops: Crops
         self.whole_clips: WholeClips | None = None
         if gpt is None and not config.whole_clips:
             self.crops = make_crops(config, mel_config or MelConfig(), device)
@@ -78,10 +74,6 @@ class DiffusionTask(Task):
             )
         gpt = {"gpt": require_gpt_card(config.release)["hash"]} if config.latents else {}
         return {"dvae": dvae.hash, "corpus": corpus_hash(config.corpus)} | gpt
-
-    def read_ahead(self) -> contextlib.AbstractContextManager[None]:
-        config = self.config
-        return streaming(self.crops.streamed, config, config.part_size, config.max_steps * config.accumulation)
 
     def card(self, inputs: dict[str, str]) -> dict[str, Any]:
         """The networks that this one needs beside it."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from typing import Any
 
@@ -14,14 +13,13 @@ from triforce.models.blocks.layers import size_mask
 from triforce.models.dvae import DVAE, DVAEConfig
 from triforce.models.quantize import perplexity
 from triforce.train.config import DVAETrainConfig
-from triforce.train.data.crop_stream import streaming
 from triforce.train.data.crops import make_crops
 from triforce.train.data.order import Place
-from triforce.train.tasks.base import Task
+from triforce.train.tasks.crop_task import CropTask
 from triforce.train.tasks.inputs import corpus_hash
 
 
-class DVAETask(Task):
+class DVAETask(CropTask):
     """Learns to restore crops of sound, images or video from their codes."""
 
     def __init__(
@@ -41,10 +39,6 @@ class DVAETask(Task):
     @classmethod
     def input_hashes(cls, config: DVAETrainConfig) -> dict[str, str]:
         return {"corpus": corpus_hash(config.corpus)}
-
-    def read_ahead(self) -> contextlib.AbstractContextManager[None]:
-        config = self.config
-        return streaming(self.crops.streamed, config, config.part_size, config.max_steps * config.accumulation)
 
     def card(self, inputs: dict[str, str]) -> dict[str, Any]:
         return {"modality": self.config.modality} | self.crops.card()

@@ -4,7 +4,6 @@ where asked for, against discriminators that look at spectrograms.
 
 from __future__ import annotations
 
-import contextlib
 from typing import Any
 
 import numpy as np
@@ -18,10 +17,9 @@ from triforce.models.audio.mel import MelConfig, log_mel
 from triforce.models.audio.vocos import Vocos, VocosConfig
 from triforce.models.release_files import load_card
 from triforce.train.config import VocoderTrainConfig
-from triforce.train.data.crop_stream import streaming
 from triforce.train.data.crops import ClipCrops
 from triforce.train.data.order import Place
-from triforce.train.tasks.base import Task
+from triforce.train.tasks.crop_task import CropTask
 from triforce.train.tasks.inputs import corpus_hash
 
 RESOLUTIONS = ((512, 128), (1024, 256), (2048, 512))
@@ -64,7 +62,7 @@ class _Networks(nn.Module):
         self.discriminators = nn.ModuleList(discriminators)
 
 
-class VocoderTask(Task):
+class VocoderTask(CropTask):
     """Learns to turn mels of a corpus's clips back into sound."""
 
     model: _Networks
@@ -92,10 +90,6 @@ class VocoderTask(Task):
     @classmethod
     def input_hashes(cls, config: VocoderTrainConfig) -> dict[str, str]:
         return {"corpus": corpus_hash(config.corpus)}
-
-    def read_ahead(self) -> contextlib.AbstractContextManager[None]:
-        config = self.config
-        return streaming(self.crops.streamed, config, config.part_size, config.max_steps * config.accumulation)
 
     def card(self, inputs: dict[str, str]) -> dict[str, Any]:
         return {"modality": self.config.modality} | self.crops.card()
