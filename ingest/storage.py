@@ -10,10 +10,13 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import fsspec
-import pyarrow.fs as pafs
 from fsspec.implementations.local import LocalFileSystem
+
+if TYPE_CHECKING:
+    import pyarrow.fs as pafs
 
 TEMPORARY_PREFIX = ".tmp-"
 
@@ -29,6 +32,8 @@ def arrow_filesystem(uri: str | os.PathLike) -> tuple[pafs.FileSystem, str]:
     """Return what `resolve` does, for Arrow's readers. Local files are opened by Arrow itself: its threads may outlive
     a short program, and one that holds a Python file when the interpreter ends brings the whole process down.
     """
+    import pyarrow.fs as pafs  # takes a tenth of a second, and bare machines that only train have none
+
     fs, path = resolve(uri)
     local = isinstance(fs, LocalFileSystem)
     return (pafs.LocalFileSystem() if local else pafs.PyFileSystem(pafs.FSSpecHandler(fs))), path

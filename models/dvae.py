@@ -247,8 +247,7 @@ class DVAE(nn.Module):
         """Return a mask for each rate, from full rate down to the codes' rate."""
         masks = [size_mask(sizes, padded)]
         for factors in self.config.downsampling:
-            factor = torch.tensor(factors, device=sizes.device)
-            sizes = -(-sizes // factor)
+            sizes = torch.stack([-(-sizes[:, axis] // factor) for axis, factor in enumerate(factors)], dim=1)
             padded = tuple(n // f for n, f in zip(padded, factors, strict=True))
             masks.append(size_mask(sizes, padded))
         return masks
@@ -263,7 +262,7 @@ class DVAE(nn.Module):
         size = tuple(x.shape[2:])
         padding = [n for s, f in zip(reversed(size), reversed(config.compression), strict=True) for n in (0, -s % f)]
         if sizes is None:
-            sizes = torch.tensor([size] * x.shape[0], device=x.device)
+            sizes = torch.stack([torch.full(x.shape[:1], n, device=x.device) for n in size], dim=1)
         per_channel = (-1, *([1] * config.num_dims))
         h = (x - self.mean.view(per_channel)) / self.std.view(per_channel)
         h = nn.functional.pad(h, padding)

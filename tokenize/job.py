@@ -24,9 +24,9 @@ from triforce.models.dvae import DVAE
 from triforce.models.release_files import TrainedNetwork, load_card, require_dvae
 from triforce.tokenize.actors import EncodeActor, ReadActor, WriteActor, planned_row
 from triforce.tokenize.config import TokenizeConfig
-from triforce.tokenize.plan import PlannedShard, extend_plan, load_tokenizer, modality_of, open_tokens
+from triforce.tokenize.plan import PlannedShard, extend_plan, modality_of, open_tokens
 from triforce.tokenize.ray_session import connect
-from triforce.tokenize.shards import list_shards, read_stats, stats_uri
+from triforce.tokenize.shards import list_shards, load_tokenizer, read_stats, stats_uri
 
 log = logging.getLogger(__name__)
 

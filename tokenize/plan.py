@@ -90,11 +90,6 @@ def read_meta(tokens: str) -> dict:
     return json.loads(storage.read_bytes(uri))
 
 
-def load_tokenizer(tokens: str) -> TextTokenizer:
-    """Load the text tokenizer of a tokens folder."""
-    return TextTokenizer(storage.read_bytes(storage.join(tokens, "tokenizer.json")).decode())
-
-
 def read_plan(tokens: str) -> pa.Table:
     """Return every planned clip, in the order of shards."""
     folder = storage.join(tokens, "plan")

@@ -11,12 +11,15 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import Any, BinaryIO
 
-import webdataset as wds
-from webdataset.tariterators import group_by_keys, tar_file_expander
-
 from triforce.ingest import storage
 from triforce.ingest.corpus.shard_names import shard_index
+from triforce.models.text import TextTokenizer
 from triforce.tokenize.token_sample import TokenSample
+
+
+def load_tokenizer(tokens: str) -> TextTokenizer:
+    """Load the text tokenizer of a tokens folder."""
+    return TextTokenizer(storage.read_bytes(storage.join(tokens, "tokenizer.json")).decode())
 
 
 def write_shard(uri: str, samples: Iterable[TokenSample], stats: dict[str, Any]) -> dict[str, Any]:
@@ -35,6 +38,8 @@ def write_shard(uri: str, samples: Iterable[TokenSample], stats: dict[str, Any])
 
 
 def _write_tar(file: BinaryIO, samples: Iterable[TokenSample]) -> dict[str, Any]:
+    import webdataset as wds  # takes half a second, and bare machines have none
+
     counts = {"num_clips": 0, "num_codes": 0, "num_text": 0, "duration_s": 0.0}
     writer = wds.TarWriter(file, mtime=0.0, user="triforce", group="triforce", encoder=False)
     for sample in samples:
@@ -56,6 +61,8 @@ def read_shard(uri: str) -> Iterator[TokenSample]:
 
 def read_samples(stream: BinaryIO, uri: str) -> Iterator[TokenSample]:
     """Yield the samples of an open shard; ``uri`` appears in errors."""
+    from webdataset.tariterators import group_by_keys, tar_file_expander
+
     for member in group_by_keys(tar_file_expander([{"url": uri, "stream": stream}])):
         try:
             yield TokenSample.from_members(member["__key__"], member)

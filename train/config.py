@@ -55,6 +55,12 @@ class ClusterConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    launcher: Literal["auto", "here", "ray"] = Field(
+        "auto",
+        description="Who starts the workers. here: this process is the one, and under torchrun each of its processes; "
+        "ray: Ray Train, on this machine or a cluster, which also restarts them; auto: here for one worker where "
+        "neither RAY_ADDRESS nor readers_per_worker ask for Ray, and under torchrun.",
+    )
     num_workers: int = Field(1, ge=1, le=4096, description="Data-parallel workers, at most.")
     min_workers: int | None = Field(
         None,

@@ -69,6 +69,7 @@ NOT_IDENTITY = frozenset(
         "tokens",
         "more_tokens",
         # How fast and how safely the same result is reached
+        "launcher",
         "min_workers",
         "threads_per_worker",
         "max_failures",

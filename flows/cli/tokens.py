@@ -68,8 +68,8 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show one sample: its codes, its text pieces, and where it came from."""
-    from triforce.tokenize.plan import load_tokenizer
     from triforce.tokenize.restore import find_samples
+    from triforce.tokenize.shards import load_tokenizer
 
     [sample] = find_samples(uri, [clip])
     if as_json:

@@ -44,9 +44,10 @@ from triforce.models.text import TextTokenizer
 from triforce.tokenize.config import TokenizeConfig
 from triforce.tokenize.encode import encode_media
 from triforce.tokenize.job import run_pipeline
-from triforce.tokenize.plan import PlannedShard, extend_plan, load_tokenizer, open_tokens
+from triforce.tokenize.plan import PlannedShard, extend_plan, open_tokens
 from triforce.tokenize.ray_session import connect
 from triforce.tokenize.read import prepare_shard
+from triforce.tokenize.shards import load_tokenizer
 from triforce.train.config import RECIPES
 
 

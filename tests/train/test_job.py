@@ -91,7 +91,7 @@ def kill_the_worker(runs: Path, killed: list[int]) -> None:
 def test_a_killed_worker_costs_nothing_and_a_second_call_does_nothing(tmp_path, cluster):
     corpus = Corpus(str(tmp_path / "corpus"))
     add_recording(corpus, "feed", "a", 12)
-    config = make_config(tmp_path, corpus, max_steps=250, checkpoint_every_s=1.5)
+    config = make_config(tmp_path, corpus, max_steps=250, checkpoint_every_s=1.5, launcher="ray")
     killed: list[int] = []
     killer = threading.Thread(target=kill_the_worker, args=(Path(config.runs), killed))
     killer.start()

@@ -21,9 +21,9 @@ from triforce.models.dvae import DVAE
 from triforce.models.release_files import TrainedNetwork, require_dvae
 from triforce.models.text import TextTokenizer, clean_text
 from triforce.tokenize.encode import encode_media
-from triforce.tokenize.plan import PlannedShard, kept_clips, load_tokenizer, read_meta, read_plan, shards_of
+from triforce.tokenize.plan import PlannedShard, kept_clips, read_meta, read_plan, shards_of
 from triforce.tokenize.read import prepare_shard
-from triforce.tokenize.shards import list_shards, read_samples, read_stats
+from triforce.tokenize.shards import list_shards, load_tokenizer, read_samples, read_stats
 from triforce.tokenize.token_sample import TokenSample
 
 RECOMPUTE_POSITIONS = 4_096

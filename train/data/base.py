@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 
-from triforce.ingest.corpus.store import Corpus
 from triforce.train.data.clips import ClipStore
 from triforce.train.data.config import ClipDataConfig
 from triforce.train.data.crop_stream import StreamedCrops
@@ -28,18 +27,6 @@ class Crops(ABC):
     streamed: StreamedCrops | None = None
     """These crops, where Ray Data can read them ahead."""
 
-    def __init__(self, config: ClipDataConfig, sample_rate_hz: int, device: torch.device) -> None:
-        self.device, share = device, config.validation_share
-        corpus, modality, num_bytes = Corpus(config.corpus), config.modality, config.cache_bytes
-        self.store = ClipStore(
-            corpus, sample_rate_hz, lambda clip_id: not is_validation(clip_id, share), num_bytes, modality
-        )
-        self.validation = ClipStore(
-            corpus, sample_rate_hz, lambda clip_id: is_validation(clip_id, share), num_bytes // 8, modality
-        )
-        self.order = ShuffledOrder(self.store.group_sizes, config.seed)
-        self.eval_clips = config.eval_clips
-
     @abstractmethod
     def batch(self, place: Place, count: int) -> tuple[torch.Tensor, torch.Tensor]:
         """The next crops ``(count, channels, *size)``, padded to one size, and their true sizes ``(count, D)``."""
@@ -59,6 +46,24 @@ class Crops(ABC):
     def card(self) -> dict[str, Any]:
         """What a release must know of how clips became the network's input."""
         return {}
+
+
+class StoredCrops(Crops):
+    """Crops that are cut from the clips of a corpus's files."""
+
+    def __init__(self, config: ClipDataConfig, sample_rate_hz: int, device: torch.device) -> None:
+        from triforce.ingest.corpus.store import Corpus
+
+        self.device, share = device, config.validation_share
+        corpus, modality, num_bytes = Corpus(config.corpus), config.modality, config.cache_bytes
+        self.store = ClipStore(
+            corpus, sample_rate_hz, lambda clip_id: not is_validation(clip_id, share), num_bytes, modality
+        )
+        self.validation = ClipStore(
+            corpus, sample_rate_hz, lambda clip_id: is_validation(clip_id, share), num_bytes // 8, modality
+        )
+        self.order = ShuffledOrder(self.store.group_sizes, config.seed)
+        self.eval_clips = config.eval_clips
 
     def evaluation_places(self) -> tuple[ClipStore, list[tuple[int, int]]]:
         """The clips of `evaluation`: where they are, and the group and row of each."""

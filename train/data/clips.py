@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from triforce.ingest import storage
-from triforce.ingest.corpus.store import Corpus
-from triforce.ingest.media.pixels import PIXEL_MODALITIES, decode_pixels
-from triforce.tokenize.read import decode_flac
+from triforce.train.data.config import CROP_AXES
 from triforce.train.data.order import GroupCache
+
+if TYPE_CHECKING:
+    from triforce.ingest.corpus.store import Corpus
 
 
 @dataclass(frozen=True)
@@ -60,21 +61,29 @@ class ClipStore:
         return self._cache[group][row]
 
     def _read(self, index: int) -> tuple[list[np.ndarray], int]:
+        import pyarrow.parquet as pq
+
         group = self.groups[index]
         fs, path = storage.resolve(group.uri)
         with fs.open(path, "rb") as file:
-            name = self.modality if self.modality in PIXEL_MODALITIES else "audio"
+            name = self.modality if self.modality in CROP_AXES else "audio"
             column = pq.ParquetFile(file).read_row_group(group.index, columns=[name])[name]
         clips = [self._decode(column[row].as_py()["bytes"]) for row in group.rows]
         return clips, sum(clip.nbytes for clip in clips)
 
     def _decode(self, data: bytes) -> np.ndarray:
-        if self.modality in PIXEL_MODALITIES:
+        if self.modality in CROP_AXES:
+            from triforce.ingest.media.pixels import decode_pixels
+
             return decode_pixels(data, self.modality)
+        from triforce.tokenize.read import decode_flac
+
         return decode_flac(data, self._sample_rate_hz, "int16")
 
 
 def _row_groups(uri: str, keep: Callable[[str], bool], modality: str) -> list[_RowGroup]:
+    import pyarrow.parquet as pq
+
     fs, path = storage.resolve(uri)
     groups = []
     with fs.open(path, "rb") as file:

@@ -17,9 +17,6 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, Protocol
 
 import numpy as np
-import ray
-from ray.data import ActorPoolStrategy, ExecutionResources
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from triforce.train.data.config import SoundCropConfig
 from triforce.train.data.order import Place
@@ -111,6 +108,10 @@ class CropStream:
             self._coming = self._thread.submit(next, self._batches, None)
 
     def _start(self, place: Place) -> Generator[dict[str, np.ndarray], None, None]:
+        import ray
+        from ray.data import ActorPoolStrategy, ExecutionResources
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
         left = self._num_batches - place.taken // self._count
         dataset = ray.data.range(left, override_num_blocks=-(-left // BATCHES_PER_BLOCK)).map_batches(
             _Reader,

@@ -9,43 +9,35 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import soxr
 import torch
 
-from triforce.ingest.media.pixels import PIXEL_MODALITIES
 from triforce.ingest.media.samples import FULL_SCALE
 from triforce.models.audio.mel import MelConfig, log_mel
-from triforce.train.data.base import Crops
-from triforce.train.data.config import CropConfig, SoundCropConfig
+from triforce.train.data.base import Crops, StoredCrops
+from triforce.train.data.config import CROP_AXES, CropConfig, SoundCropConfig
 from triforce.train.data.crop_stream import Crop, CropStream, StreamedCrops
 from triforce.train.data.order import Place
-from triforce.train.data.pixels import PixelCrops
+from triforce.train.data.packed.pack import is_pack
+from triforce.train.data.silence import is_audible, speech_weight
 
 STATISTICS_CLIPS = 64
 """Clips that the mean and standard deviation are measured on: 64 are 10 minutes or so. Assumed."""
 EVAL_CROP_S = 8.0
-AUDIBLE_NATS = 2.0
-"""A frame whose loudest bin is less than this above the floor is silence, 17 dB over 16-bit rounding noise. Assumed."""
-SILENCE_WEIGHT = 0.1
-"""Weight of silent frames in the dVAE's loss: a fifth of a talk is pauses, and codes for them are lost to speech."""
 JITTERED_SHARE = 0.5
 """Share of crops that `speed_jitter` changes: the others keep the band and the noise that clips have."""
-
-
-def is_audible(mel: torch.Tensor, config: MelConfig) -> torch.Tensor:
-    """Whether frames of log-mels ``(..., num_mels, T)`` are not silent, ``(..., 1, T)`` bool."""
-    return mel.amax(-2, keepdim=True) > config.log_floor + AUDIBLE_NATS
 
 
 def _resampled(samples: np.ndarray, speed: float) -> np.ndarray:
     """Return ``(N,)`` int16 played ``speed`` times as fast. Through floats: soxr dithers integers, and that noise would
     lie above the mel's floor where a clip has none.
     """
+    import soxr
+
     played = soxr.resample(samples.astype(np.float32), speed, 1.0, quality="HQ")
     return np.clip(np.rint(played), -FULL_SCALE, FULL_SCALE - 1).astype(np.int16)
 
 
-class ClipCrops(Crops):
+class ClipCrops(StoredCrops):
     """Mel crops of a corpus's clips of sound."""
 
     unit = "nats"
@@ -122,12 +114,17 @@ class ClipCrops(Crops):
         return frames.mean(1).to(self.device), frames.std(1).to(self.device)
 
     def weight(self, mel: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """``mask``, with a low weight for silence."""
-        return mask * torch.where(is_audible(mel, self.mel_config), 1.0, SILENCE_WEIGHT)
+        return speech_weight(mel, mask, self.mel_config)
 
 
-def make_crops(config: CropConfig, mel_config: MelConfig, device: torch.device) -> ClipCrops | PixelCrops:
+def make_crops(config: CropConfig, mel_config: MelConfig, device: torch.device) -> Crops:
     """The crops of the config's modality; ``mel_config`` is for sound."""
-    if config.modality in PIXEL_MODALITIES:
+    if is_pack(config.corpus):
+        from triforce.train.data.packed.crops import PackedCrops
+
+        return PackedCrops(config, device, mel_config)
+    if config.modality in CROP_AXES:
+        from triforce.train.data.pixels import PixelCrops
+
         return PixelCrops(config, device)
     return ClipCrops(config, mel_config, device)

@@ -59,6 +59,40 @@ class ShuffledOrder:
         return int(group), int(row)
 
 
+class FlatOrder:
+    """Maps many positions of the endless order at once to indices below ``length``: each epoch is one permutation."""
+
+    def __init__(self, length: int, seed: int) -> None:
+        self.length, self.seed = length, seed
+        self._epochs: dict[int, np.ndarray] = {}
+
+    def __call__(self, positions: np.ndarray) -> np.ndarray:
+        """Indices ``(N,)`` int64 of positions ``(N,)``."""
+        epochs, places = np.divmod(positions, self.length)
+        found = np.empty_like(places)
+        for epoch in np.unique(epochs).tolist():
+            here = epochs == epoch
+            found[here] = self._permutation(epoch)[places[here]]
+        return found
+
+    def _permutation(self, epoch: int) -> np.ndarray:
+        if epoch not in self._epochs:
+            self._epochs = {old: order for old, order in self._epochs.items() if old >= epoch - 1}
+            self._epochs[epoch] = np.random.default_rng([self.seed, epoch]).permutation(self.length)
+        return self._epochs[epoch]
+
+
+def uniforms(positions: np.ndarray, seed: int) -> np.ndarray:
+    """A number from 0 to below 1 for each position ``(N,)``, the same each time (SplitMix64, Steele et al. 2014)."""
+    with np.errstate(over="ignore"):
+        z = positions.astype(np.uint64) + np.uint64(seed + 1) * np.uint64(0x9E3779B97F4A7C15)
+        z *= np.uint64(0x9E3779B97F4A7C15)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        z ^= z >> np.uint64(31)
+    return (z >> np.uint64(11)).astype(np.float64) / 2**53
+
+
 class GroupCache(Generic[T]):
     """Keeps the groups read last, up to a number of bytes."""
 
@@ -88,6 +122,12 @@ class Place:
         position = self.taken * self.num_workers + self.rank
         self.taken += 1
         return position
+
+    def take(self, count: int) -> np.ndarray:
+        """The next ``count`` positions, ``(count,)`` int64."""
+        first = self.taken * self.num_workers + self.rank
+        self.taken += count
+        return first + self.num_workers * np.arange(count, dtype=np.int64)
 
     def state_dict(self) -> dict[str, Any]:
         return {"taken": self.taken, "num_workers": self.num_workers}

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from triforce.ingest.media.pixels import to_planes
-from triforce.train.data.base import Crops
+from triforce.train.data.base import StoredCrops
 from triforce.train.data.config import PixelCropConfig
 from triforce.train.data.order import Place
 
@@ -16,7 +16,7 @@ EVAL_SIDE = 256
 """Longest side of what an evaluation sees, from a clip's middle: its cost stays bounded. Assumed."""
 
 
-class PixelCrops(Crops):
+class PixelCrops(StoredCrops):
     """Crops of images or videos. Values from 0 to 1."""
 
     channels = 3

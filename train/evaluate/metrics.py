@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-import jiwer
 import numpy as np
 
 from triforce.models.quantize import perplexity
@@ -66,6 +65,8 @@ def word_errors(reference: str, hypothesis: str, language: str = "en") -> Errors
     reference, hypothesis = comparable(reference, language), comparable(hypothesis, language)
     if not reference:
         return Errors(len(hypothesis.split()), 0)
+    import jiwer  # not on machines that only train
+
     result = jiwer.process_words(reference, hypothesis)
     return Errors(result.substitutions + result.deletions + result.insertions, len(reference.split()))
 
@@ -75,6 +76,8 @@ def character_errors(reference: str, hypothesis: str, language: str = "en") -> E
     reference, hypothesis = comparable(reference, language), comparable(hypothesis, language)
     if not reference:
         return Errors(len(hypothesis), 0)
+    import jiwer
+
     result = jiwer.process_characters(reference, hypothesis)
     return Errors(result.substitutions + result.deletions + result.insertions, len(reference))
 

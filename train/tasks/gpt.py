@@ -19,7 +19,7 @@ from triforce.models.gpt import GPT, GPTConfig
 from triforce.models.release_files import load_stage, load_tokenizer_of, require_dvae
 from triforce.models.text import TextTokenizer
 from triforce.models.vocabulary import Modality, Vocabulary
-from triforce.tokenize.plan import load_tokenizer
+from triforce.tokenize.shards import load_tokenizer
 from triforce.train.config import GPTTrainConfig
 from triforce.train.data.documents import Documents, PackedBatch, Packer, stack
 from triforce.train.data.order import Place, is_validation

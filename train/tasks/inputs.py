@@ -5,12 +5,18 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from triforce.ingest.corpus.store import Corpus
 from triforce.models.release_files import load_card
+from triforce.train.data.packed.pack import Pack, is_pack
 
 
 def corpus_hash(uri: str) -> str:
-    """Hash of the ids of a corpus's kept clips. Raises ValueError where there are none."""
+    """Hash of the ids of a corpus's kept clips, or of what a pack was made of. Raises ValueError where there are
+    none.
+    """
+    if is_pack(uri):
+        return Pack(uri).hash
+    from triforce.ingest.corpus.store import Corpus
+
     clip_ids = sorted(Corpus(uri).clips(["clip_id"], kept_only=True)["clip_id"].to_pylist())
     if not clip_ids:
         raise ValueError(f"{uri}: no clip to keep; run `triforce ingest`, or loosen the filters")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from types import TracebackType
-from typing import Any
-
-from tensorboardX import SummaryWriter
+from typing import TYPE_CHECKING, Any
 
 from triforce.ingest import storage
+
+if TYPE_CHECKING:
+    from tensorboardX import SummaryWriter
 
 
 class Curves:
@@ -29,6 +30,11 @@ class Curves:
         if self._folder is None:
             return
         if self._writer is None:  # only the rank that logs opens a file
+            try:
+                from tensorboardX import SummaryWriter
+            except ImportError:  # a bare machine: metrics.jsonl says the same
+                self._folder = None
+                return
             self._writer = SummaryWriter(self._folder, **self._options())
         for entry in history:
             if entry["step"] > self._step:

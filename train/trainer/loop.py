@@ -11,7 +11,6 @@ import copy
 import fnmatch
 import json
 import logging
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -30,6 +29,10 @@ from triforce.train.trainer import sharding
 from triforce.train.trainer.config import LoopConfig, OptimizerConfig
 
 log = logging.getLogger(__name__)
+
+
+CHECKPOINT_FILES = ("model.safetensors", "ema.safetensors", "optimizer.pt", "state.json")
+"""What a checkpoint consists of, in the order in which it is written."""
 
 
 class NonFiniteLossError(ArithmeticError):
@@ -84,6 +87,8 @@ class Trainer:
             module = DistributedDataParallel(module, broadcast_buffers=False, find_unused_parameters=True)
         self.module = torch.compile(module) if config.compile else module
         self._places: list[dict[str, Any]] = []
+        self._finite = torch.ones((), dtype=torch.bool, device=self.device)
+        self._average = Averaging(self.ema, task.model)
 
     def fit(
         self,
@@ -102,9 +107,12 @@ class Trainer:
             state.elapsed_s, due = self._agree(time.monotonic() - started, saved_s)
             last = self.share_done() >= 1
             evaluated = state.step % config.eval_every == 0 or last
+            logged = evaluated or state.step % config.log_every == 0 or state.step == 1
+            if logged or due:
+                metrics = self._measured(metrics)
             if evaluated:
                 metrics |= {f"eval/{name}": value for name, value in self.task.evaluate(self.ema).items()}
-            if evaluated or state.step % config.log_every == 0 or state.step == 1:
+            if logged:
                 state.history.append({"step": state.step, "wall_s": round(state.elapsed_s, 2)} | metrics)
                 if self.rank == 0:
                     log_metrics(state.history)
@@ -121,15 +129,17 @@ class Trainer:
             return by_steps
         return max(by_steps, self.state.elapsed_s / (60 * self.config.max_minutes))
 
-    def step(self, done: float) -> dict[str, float]:
-        """Take one optimizer step; return the training metrics under ``train/``."""
+    def step(self, done: float) -> dict[str, float | torch.Tensor]:
+        """Take one optimizer step; return the training metrics under ``train/``, on a GPU as tensors that may not be
+        computed yet: to read one is to wait for the GPU.
+        """
         config, step = self.config, self.state.step
         torch.manual_seed(step_seed(config.seed, step, self.rank))
         self.task.anneal(done)
         self.module.train()
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(config.optimizer, step, done)
-        totals: dict[str, float] = {}
+        totals: dict[str, Any] = {}
         started, waited_s = time.perf_counter(), 0.0
         for part in range(config.accumulation):
             asked = time.perf_counter()
@@ -140,26 +150,36 @@ class Trainer:
                     loss, metrics = self.module(batch)
                 (loss / config.accumulation).backward()
             for name, value in {"loss": loss, **metrics}.items():
-                totals[name] = totals.get(name, 0.0) + float(value.detach()) / config.accumulation
+                part_of = value.detach() / config.accumulation
+                totals[name] = totals[name] + part_of if name in totals else part_of
         norm = nn.utils.clip_grad_norm_(self.task.model.parameters(), config.optimizer.max_grad_norm)
-        norm = float(norm.full_tensor() if self.sharded else norm)
-        if not math.isfinite(totals["loss"]) or not math.isfinite(norm):
-            raise NonFiniteLossError(
-                f"step {step}: loss {totals['loss']}, gradient norm {norm}; the weights are untouched since the "
-                f"last checkpoint. "
-                "Lower optimizer.learning_rate, or look for broken clips"
-            )
+        totals["grad_norm"] = norm.full_tensor() if self.sharded else norm
+        self._finite &= torch.isfinite(totals["loss"]) & torch.isfinite(totals["grad_norm"])
+        if self.device.type == "cpu":
+            totals = self._measured(totals)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        update_ema(self.ema, self.task.model, min(config.optimizer.ema_decay, (1 + step) / (10 + step)))
+        self._average(min(config.optimizer.ema_decay, (1 + step) / (10 + step)))
         rate = self.optimizer.param_groups[0]["lr"]
         return {f"train/{name}": value for name, value in totals.items()} | {
-            "train/grad_norm": norm,
             "train/learning_rate": rate,
             # Share of the step spent waiting for data; over a few per cent, the network is starved.
             "data/wait_share": waited_s / (time.perf_counter() - started),
             "data/workers": float(self.num_workers),
         }
+
+    def _measured(self, metrics: dict[str, Any]) -> dict[str, float]:
+        """Return the metrics as numbers. Raises NonFiniteLossError where a loss or a gradient since the last call was
+        none: nothing is saved before this was looked at, so checkpoints hold sound weights.
+        """
+        numbers = {name: float(value) for name, value in metrics.items()}
+        if not bool(self._finite):
+            shown = {name.removeprefix("train/"): value for name, value in numbers.items()}
+            raise NonFiniteLossError(
+                f"step {self.state.step}: loss {shown['loss']}, gradient norm {shown['grad_norm']}; the weights are "
+                "untouched since the last checkpoint. Lower optimizer.learning_rate, or look for broken clips"
+            )
+        return numbers
 
     @contextlib.contextmanager
     def _no_sync(self) -> Iterator[None]:
@@ -243,6 +263,7 @@ class Trainer:
         self.state.step, self.state.elapsed_s = state["step"], state["elapsed_s"]
         self.state.history[:] = state["history"]
         self.task.place.resume(state["places"])
+        self._average = Averaging(self.ema, self.task.model)
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:
@@ -294,19 +315,28 @@ def learning_rate(config: OptimizerConfig, step: int, done: float) -> float:
     return config.learning_rate * min(rise, fall)
 
 
-@torch.no_grad()
-def update_ema(ema: nn.Module, model: nn.Module, decay: float) -> None:
-    """Move ``ema`` toward ``model``: weights and floating buffers by average, whole-number buffers by copy.
+class Averaging:
+    """Moves ``ema`` toward ``model``: weights and floating buffers by average, whole-number buffers by copy.
 
     Not `torch.optim.swa_utils.AveragedModel`: that averages buffers or copies them, all alike, keeps its own step count
     in the state, knows no warm-up, and would change the format of checkpoints.
     """
-    averaged, current = [], []
-    for mine, theirs in zip(ema.state_dict().values(), model.state_dict().values(), strict=True):
-        mine, theirs = sharding.local(mine), sharding.local(theirs)
-        if mine.is_floating_point():
-            averaged.append(mine)
-            current.append(theirs.to(mine.dtype))
-        else:
+
+    def __init__(self, ema: nn.Module, model: nn.Module) -> None:
+        """The tensors of both are looked up here, once: they must be changed in place afterwards."""
+        pairs = [
+            (sharding.local(mine), sharding.local(theirs))
+            for mine, theirs in zip(ema.state_dict().values(), model.state_dict().values(), strict=True)
+        ]
+        self._averaged = [mine for mine, _ in pairs if mine.is_floating_point()]
+        self._current = [theirs for mine, theirs in pairs if mine.is_floating_point()]
+        self._copied = [(mine, theirs) for mine, theirs in pairs if not mine.is_floating_point()]
+
+    @torch.no_grad()
+    def __call__(self, decay: float) -> None:
+        torch._foreach_lerp_(self._averaged, [theirs.to(mine.dtype) for mine, theirs in self._both()], 1 - decay)
+        for mine, theirs in self._copied:
             mine.copy_(theirs)
-    torch._foreach_lerp_(averaged, current, 1 - decay)
+
+    def _both(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        return zip(self._averaged, self._current, strict=True)

@@ -17,7 +17,7 @@ from triforce.models.release import Release
 from triforce.models.release_files import load_stage
 from triforce.train.config import train_config
 from triforce.train.data.order import Place
-from triforce.train.job import write_release
+from triforce.train.launch.worker import write_release
 from triforce.train.tasks.registry import input_hashes, make_task
 from triforce.train.tasks.vocoder import adversarial_losses
 from triforce.train.trainer.loop import Trainer

@@ -1,0 +1,66 @@
+"""Pack a corpus: encode each kept clip's mel once."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from triforce.ingest import storage
+from triforce.ingest.corpus.records import SAMPLE_RATE_HZ
+from triforce.ingest.corpus.store import Corpus
+from triforce.ingest.media.samples import FULL_SCALE
+from triforce.models.audio.mel import MelConfig, log_mel
+from triforce.tokenize.read import decode_flac
+from triforce.train.data.packed.pack import Pack, PackWriter, is_pack
+from triforce.train.tasks.inputs import corpus_hash
+
+COLUMNS = ["clip_id", "text", "speaker", "source", "licence", "words", "audio"]
+
+
+def pack_corpus(corpus: str, folder: Path, mel: MelConfig | None = None, *, samples: bool = False) -> Pack:
+    """Write the kept clips of speech of a corpus as a pack, or return the one in ``folder`` where it holds just these
+    clips at just these settings. With ``samples`` it holds the sound too.
+    """
+    mel = mel or MelConfig()
+    content = hashlib.sha256(f"{corpus_hash(corpus)} {mel.model_dump_json()} {samples}".encode()).hexdigest()
+    if is_pack(folder) and (found := Pack(folder)).hash == content:
+        return found
+    writer = PackWriter(folder, mel, samples=samples)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for uri in Corpus(corpus).clip_files():
+            for rows in _row_groups(uri):
+                for (about, waveform), values in zip(rows, pool.map(lambda row: _mel(row[1], mel), rows), strict=True):
+                    writer.add(values, about, waveform if samples else None)
+    writer.close(content)
+    return Pack(folder)
+
+
+def _row_groups(uri: str):
+    import pyarrow.parquet as pq
+
+    fs, path = storage.resolve(uri)
+    with fs.open(path, "rb") as file:
+        parquet = pq.ParquetFile(file)
+        names = [name for name in [*COLUMNS, "drop_reason", "modality"] if name in parquet.schema_arrow.names]
+        for index in range(parquet.num_row_groups):
+            rows = parquet.read_row_group(index, columns=names).to_pylist()
+            kept = [row for row in rows if row["drop_reason"] is None and (row.get("modality") or "speech") == "speech"]
+            yield [(_about(row), decode_flac(row["audio"]["bytes"], SAMPLE_RATE_HZ, "int16")) for row in kept]
+
+
+def _about(row: dict[str, Any]) -> dict[str, Any]:
+    about = {name: row.get(name) for name in ("clip_id", "text", "speaker", "source", "licence")}
+    if row.get("words"):
+        about["words"] = [[word["word"], word["start_s"], word["end_s"]] for word in row["words"]]
+    return about
+
+
+@torch.inference_mode()
+def _mel(waveform: np.ndarray, mel: MelConfig) -> torch.Tensor:
+    return log_mel(torch.from_numpy(waveform).float() / FULL_SCALE, mel)

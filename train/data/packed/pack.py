@@ -1,0 +1,181 @@
+"""Packs: the clips of a corpus as whole log-mels, encoded once, in a folder that a bare machine can read with NumPy.
+
+In the folder: ``pack.json``, its description, written last; ``mels.npy`` uint8 ``(frames, num_mels)``, the frames of
+all clips end to end; ``bounds.npy`` int64 ``(clips + 1,)``, where each clip's frames begin; with sound also
+``samples.npy`` int16 and ``sample_bounds.npy``; and ``clips.jsonl``, a line of text and times for each clip.
+
+A byte stands for a 255th of the range from the floor of log-mels to a little over the loudest, so values are off by
+0.024 nats at most: less than a tenth of what the best dVAE here is off by.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from triforce.models.audio.mel import MelConfig
+
+FORMAT = "triforce-pack-1"
+NAME = "pack.json"
+"""The file that makes a folder a pack."""
+HIGHEST_NATS = 6.0
+"""Largest log-mel that a pack can hold; a full-scale sine in one bin has about 5.5."""
+
+
+class PackError(ValueError):
+    """A folder is no pack, or one that was not written to its end."""
+
+
+def is_pack(folder: str | Path) -> bool:
+    """Whether a folder is a pack that was written to its end."""
+    return "://" not in str(folder) and (Path(folder) / NAME).is_file()
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How log-mels are rounded to bytes."""
+
+    low: float
+    high: float
+
+    def to_bytes(self, mel: torch.Tensor) -> torch.Tensor:
+        """Round log-mels to uint8, on their device."""
+        return ((mel - self.low) * (255 / (self.high - self.low))).round().clamp(0, 255).to(torch.uint8)
+
+    def from_bytes(self, values: torch.Tensor) -> torch.Tensor:
+        """Return the log-mels float32 of bytes."""
+        return values.float() * ((self.high - self.low) / 255) + self.low
+
+
+class Pack:
+    """An open pack; its arrays are mapped, not read."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        if not is_pack(folder):
+            raise PackError(f"{folder}: no {NAME} here, so this is no pack, or one that was not written to its end")
+        self.about: dict[str, Any] = json.loads((self.folder / NAME).read_text())
+        if self.about.get("format") != FORMAT:
+            raise PackError(f"{folder}: format {self.about.get('format')!r}, this version reads {FORMAT}; pack again")
+        self.mel_config = MelConfig.model_validate(self.about["mel"])
+        self.scale = Scale(self.about["mel_low"], self.about["mel_high"])
+        self.mels = np.load(self.folder / "mels.npy", mmap_mode="r")
+        self.bounds = np.load(self.folder / "bounds.npy")
+        if len(self.mels) != self.bounds[-1]:
+            raise PackError(f"{folder}: {len(self.mels)} frames where bounds.npy says {self.bounds[-1]}; pack again")
+
+    def __len__(self) -> int:
+        return len(self.bounds) - 1
+
+    @property
+    def hash(self) -> str:
+        """Hash of what is packed."""
+        return str(self.about["hash"])
+
+    @property
+    def has_samples(self) -> bool:
+        """Whether the sound is there too."""
+        return bool(self.about.get("samples"))
+
+    @functools.cached_property
+    def samples(self) -> np.ndarray:
+        """Samples of all clips end to end, ``(N,)`` int16."""
+        return np.load(self.folder / "samples.npy", mmap_mode="r")
+
+    @functools.cached_property
+    def sample_bounds(self) -> np.ndarray:
+        """Where each clip's samples begin, ``(clips + 1,)`` int64."""
+        return np.load(self.folder / "sample_bounds.npy")
+
+    @functools.cached_property
+    def clips(self) -> list[dict[str, Any]]:
+        """``clip_id``, ``text``, ``speaker`` and, where known, ``words`` of each clip."""
+        with (self.folder / "clips.jsonl").open(encoding="utf-8") as file:
+            return [json.loads(line) for line in file]
+
+    def mel(self, index: int) -> torch.Tensor:
+        """The log-mel ``(num_mels, T)`` float32 of a clip."""
+        frames = self.mels[self.bounds[index] : self.bounds[index + 1]]
+        return self.scale.from_bytes(torch.from_numpy(np.array(frames))).T
+
+
+class PackWriter:
+    """Writes a pack clip after clip; it is one when `close` has returned."""
+
+    def __init__(self, folder: str | Path, mel: MelConfig, *, samples: bool) -> None:
+        self.folder, self.mel_config = Path(folder), mel
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / NAME).unlink(missing_ok=True)
+        self.scale = Scale(mel.log_floor, HIGHEST_NATS)
+        self._mels = (self.folder / "mels.bin").open("wb")
+        self._samples = (self.folder / "samples.bin").open("wb") if samples else None
+        self._clips = (self.folder / "clips.jsonl").open("w", encoding="utf-8")
+        self._bounds, self._sample_bounds = [0], [0]
+
+    def add(self, mel: torch.Tensor, about: dict[str, Any], samples: np.ndarray | None = None) -> None:
+        """Add a clip: its log-mel ``(num_mels, T)`` or the bytes of it, its line of ``clips.jsonl``, and its samples
+        ``(N,)`` int16 where the pack holds sound.
+        """
+        rounded = mel if mel.dtype == torch.uint8 else self.scale.to_bytes(mel)
+        values = rounded.T.contiguous().cpu().numpy()
+        self._mels.write(values.tobytes())
+        self._bounds.append(self._bounds[-1] + len(values))
+        if self._samples is not None:
+            if samples is None:
+                raise ValueError(f"clip {about.get('clip_id')}: this pack holds sound; give the samples")
+            self._samples.write(np.ascontiguousarray(samples, np.int16).tobytes())
+            self._sample_bounds.append(self._sample_bounds[-1] + len(samples))
+        self._clips.write(json.dumps(about, ensure_ascii=False) + "\n")
+
+    def close(self, content_hash: str) -> None:
+        """Finish the pack; ``content_hash`` tells it from others."""
+        self._clips.close()
+        self._mels.close()
+        _to_npy(self.folder / "mels", (self._bounds[-1], self.mel_config.num_mels), np.dtype(np.uint8))
+        np.save(self.folder / "bounds.npy", np.array(self._bounds, np.int64))
+        if self._samples is not None:
+            self._samples.close()
+            _to_npy(self.folder / "samples", (self._sample_bounds[-1],), np.dtype(np.int16))
+            np.save(self.folder / "sample_bounds.npy", np.array(self._sample_bounds, np.int64))
+        about = {
+            "format": FORMAT,
+            "hash": content_hash,
+            "mel": json.loads(self.mel_config.model_dump_json()),
+            "mel_low": self.scale.low,
+            "mel_high": self.scale.high,
+            "num_clips": len(self._bounds) - 1,
+            "num_frames": self._bounds[-1],
+            "sample_rate_hz": self.mel_config.sample_rate_hz,
+            "samples": self._samples is not None,
+        }
+        temporary = self.folder / f".{NAME}"
+        temporary.write_text(json.dumps(about, indent=1))
+        temporary.rename(self.folder / NAME)
+
+
+def _to_npy(stem: Path, shape: tuple[int, ...], dtype: np.dtype) -> None:
+    """Turn ``stem.bin`` into ``stem.npy`` without holding it in memory."""
+    raw = stem.with_suffix(".bin")
+    with stem.with_suffix(".npy").open("wb") as file:
+        header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        with raw.open("rb") as source:
+            for block in iter(functools.partial(source.read, 1 << 24), b""):
+                file.write(block)
+    raw.unlink()
+
+
+def content_hash(lines: Iterable[str]) -> str:
+    """A hash of lines, in their order: ids of clips, say."""
+    digest = hashlib.sha256()
+    for line in lines:
+        digest.update(line.encode() + b"\n")
+    return digest.hexdigest()
