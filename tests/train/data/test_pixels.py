@@ -16,7 +16,7 @@ from triforce.train.config import TrainConfig, train_config
 from triforce.train.data.order import Place
 from triforce.train.evaluate.classifier import PictureClassifier
 from triforce.train.evaluate.pictures import PictureConfig, evaluate_pictures
-from triforce.train.job import write_release
+from triforce.train.launch.worker import write_release
 from triforce.train.tasks.diffusion import DiffusionTask
 from triforce.train.tasks.dvae import DVAETask
 from triforce.train.tasks.registry import input_hashes

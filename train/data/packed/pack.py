@@ -78,7 +78,9 @@ class Pack:
     @property
     def hash(self) -> str:
         """Hash of what is packed."""
-        return str(self.about["hash"])
+        if "hash" in self.about:
+            return str(self.about["hash"])
+        return content_hash([json.dumps(self.about), *(clip["clip_id"] for clip in self.clips)])
 
     @property
     def has_samples(self) -> bool:
