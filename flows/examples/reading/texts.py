@@ -19,10 +19,10 @@ TIMEOUT_S = 120.0
 def sentences(cache: Path, seed: int = 0) -> list[str]:
     """Return all sentences of a fit length, each once, in an order that the seed fixes."""
     root = debian.unpack(PACKAGES, cache / "texts")
-    verses = re.findall(r"^\s+\d+ (.+)$", _bible(root), re.MULTILINE)
+    verses = re.findall(r"^\s+\d+ (.+)$", bible(root), re.MULTILINE)
     folder = root / "usr/share/games/fortunes"
-    fortunes = [_without_source(text) for name in FORTUNES for text in _fortunes(folder / name)]
-    found = {part for text in [*verses, *fortunes] for part in split_sentences(text)}
+    sayings = [without_source(text) for name in FORTUNES for text in fortunes(folder / name)]
+    found = {part for text in [*verses, *sayings] for part in split_sentences(text)}
     ordered = sorted(found)
     random.Random(seed).shuffle(ordered)
     return ordered
@@ -38,18 +38,20 @@ def _readable(part: str) -> bool:
     return re.fullmatch(r"[A-Za-z][A-Za-z ,;:.!?'-]+", part) is not None and not re.search(r"[A-Z]{2}|\.\.|--", part)
 
 
-def _bible(root: Path) -> str:
+def bible(root: Path) -> str:
+    """Return the verses of the King James Bible, one a line, out of the unpacked packages."""
     command = [str(root / "usr/bin/bible"), "-p", str(root / "usr/lib"), "-l100000"]
     done = subprocess.run(command, input=b"gen1:1-rev22:21\n", capture_output=True, timeout=TIMEOUT_S, check=True)
     return done.stdout.decode(errors="replace")
 
 
-def _fortunes(path: Path) -> list[str]:
+def fortunes(path: Path) -> list[str]:
+    """Return the fortunes of a file."""
     if not path.exists():  # which files there are depends on the release of Debian
         return []
     return re.split(r"^%$", path.read_text(encoding="utf-8", errors="replace"), flags=re.MULTILINE)
 
 
-def _without_source(text: str) -> str:
+def without_source(text: str) -> str:
     """Return a fortune without the line that names its source."""
     return re.split(r"\n\s*-- ", text)[0]
