@@ -77,12 +77,12 @@ class PipelineConfig(BaseModel):
     @property
     def tokens(self) -> str:
         """URI of the shards of the release's dVAE: codes of two dVAEs must not be mixed, so each has its own folder."""
-        from triforce.models.release_files import load_card  # torch
+        from triforce.models.release_files import codes_hash, load_card  # torch
 
         card = load_card(self.uri("release"), "dvae")
         if card is None:
             raise FileNotFoundError(f"{self.uri('release')}: no dVAE in it; run the stage dvae")
-        return storage.join(self.folder, "tokens", card["hash"][:12])
+        return storage.join(self.folder, "tokens", codes_hash(card)[:12])
 
     def tokenize_config(self) -> TokenizeConfig:
         """Return the config of the stage ``tokenize``; raise FileNotFoundError where no dVAE is trained yet."""

@@ -154,12 +154,18 @@ class _Trunk(nn.Module):
         return x
 
 
+CODE_MODULES = ("stem", "encoder", "encoder_trunk", "encoder_norm", "quantizer")
+"""Parts of the network that decide codes; beside them ``mean`` and ``std`` do."""
+
+
 class DVAE(nn.Module):
     """The discrete VAE; ``mean`` and ``std`` ``(channels,)`` normalise the medium, and `set_statistics` sets them."""
 
     mean: torch.Tensor
     std: torch.Tensor
     quantizer: Quantizer
+    codes_frozen: bool = False
+    """Whether training leaves the codes as they are, by `freeze_codes`."""
 
     def __init__(self, config: DVAEConfig) -> None:
         super().__init__()
@@ -192,6 +198,29 @@ class DVAE(nn.Module):
         """Normalise by ``mean`` and ``std`` ``(channels,)``, in the units of the medium; see `floor_std`."""
         self.mean.copy_(mean)
         self.std.copy_(floor_std(std))
+
+    def freeze_codes(self) -> None:
+        """Leave encoder and quantizer as they are, in training too: the decoder learns alone, and codes stay valid.
+
+        They then work as in evaluation, without dropout, and a codebook of moving averages no longer moves.
+        """
+        self.codes_frozen = True
+        for name in CODE_MODULES:
+            getattr(self, name).requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> DVAE:
+        """Switch between training and evaluation; of a network with frozen codes, the decoder alone."""
+        super().train(mode)
+        if self.codes_frozen:
+            for name in CODE_MODULES:
+                getattr(self, name).eval()
+        return self
+
+    def code_tensors(self) -> dict[str, torch.Tensor]:
+        """Return the weights and buffers that decide codes, by name."""
+        names = (*CODE_MODULES, "mean", "std")
+        return {name: tensor for name, tensor in self.state_dict().items() if name.partition(".")[0] in names}
 
     def forward(self, x: torch.Tensor, sizes: torch.Tensor | None = None) -> DVAEOutput:
         """Encode and decode ``x`` ``(B, C, *size)``.

@@ -71,11 +71,11 @@ class Release:
         release._dvae  # noqa: B018 - an unreadable release fails here, not at first use
         return release
 
-    def _check_dvae(self, stage: str, card: dict[str, Any]) -> None:
-        if card["dvae_hash"] != self._dvae.hash:
+    def _check_dvae(self, stage: str, card: dict[str, Any], held: str) -> None:
+        if card["dvae_hash"] != held:
             raise ValueError(
                 f"{self.uri}: the {stage} was trained on dVAE {card['dvae_hash'][:12]}, "
-                f"this release holds {self._dvae.hash[:12]}; "
+                f"this release holds {held[:12]}; "
                 f"train the {stage} again or put the other dVAE back"
             )
 
@@ -87,14 +87,14 @@ class Release:
     def _gpt(self) -> TrainedNetwork[GPT] | None:
         loaded = load_stage(self.uri, "gpt", self.device)
         if loaded is not None:
-            self._check_dvae("gpt", loaded.card)
+            self._check_dvae("gpt", loaded.card, self._dvae.codes_hash)
         return loaded
 
     @cached_property
     def _diffusion(self) -> TrainedNetwork[Diffusion] | None:
         loaded = load_stage(self.uri, "diffusion", self.device)
         if loaded is not None:
-            self._check_dvae("diffusion", loaded.card)
+            self._check_dvae("diffusion", loaded.card, self._dvae.hash)
             self._check_gpt(loaded)
         return loaded
 
@@ -124,8 +124,13 @@ class Release:
 
     @property
     def dvae_hash(self) -> str:
-        """Hash of the dVAE, which token shards and the other networks name."""
+        """Hash of the dVAE, which the diffusion network names."""
         return self._dvae.hash
+
+    @property
+    def codes_hash(self) -> str:
+        """Hash of the dVAE whose codes these are, which token shards and the GPT name."""
+        return self._dvae.codes_hash
 
     @cached_property
     def mel_config(self) -> MelConfig:

@@ -2,7 +2,7 @@
 
 Layout below a release URI: ``dvae/``, ``gpt/``, ``diffusion/`` and, where one was fitted, ``vocoder/``, each with
 ``model.safetensors`` and ``config.json`` (the card); ``gpt/`` also holds the text ``tokenizer.json``. ``config.json``
-is written last. GPT and diffusion name the hash of the dVAE that they were trained on.
+is written last. The diffusion network names the hash of the dVAE that it was trained on, the GPT that of its codes.
 """
 
 from __future__ import annotations
@@ -53,6 +53,18 @@ class TrainedNetwork(Generic[ModelT]):
     def hash(self) -> str:
         """SHA-256 over the stage, the model's config and its weights."""
         return self.card["hash"]
+
+    @property
+    def codes_hash(self) -> str:
+        """Hash of the dVAE whose codes these are; see `codes_hash`."""
+        return codes_hash(self.card)
+
+
+def codes_hash(card: dict[str, Any]) -> str:
+    """Return the hash of the dVAE whose encoder and quantizer this dVAE has: its own, or that of the network that it
+    continues with a new decoder. Token shards and GPTs name it as ``dvae_hash``, for they depend on codes alone.
+    """
+    return card.get("codes_hash", card["hash"])
 
 
 def stage_files(

@@ -157,7 +157,7 @@ def write_index(config: TokenizeConfig, dvae: TrainedNetwork[DVAE], num_new: int
     index = {
         "format": 1,
         "modality": modality_of(dvae.card),
-        "dvae_hash": dvae.hash,
+        "dvae_hash": dvae.codes_hash,
         "totals": totals,
         "shards": [shard | {"failed": len(shard["failed"])} for shard in stats],
     }

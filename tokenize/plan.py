@@ -54,7 +54,7 @@ def open_tokens(config: TokenizeConfig, dvae: TrainedNetwork[DVAE]) -> dict:
     meta_uri = storage.join(config.tokens, "meta.json")
     wanted = {
         "format": FORMAT,
-        "dvae_hash": dvae.hash,
+        "dvae_hash": dvae.codes_hash,
         "clips_per_shard": config.clips_per_shard,
         "num_codes": dvae.model.config.num_codes,
     }

@@ -47,9 +47,9 @@ def find_samples(tokens: str, clip_ids: list[str]) -> list[TokenSample]:
 def check_release(tokens: str, release: Release) -> str:
     """Return the modality of the shards; raises ValueError where another dVAE than the release's made them."""
     meta = read_meta(tokens)
-    if meta["dvae_hash"] != release.dvae_hash:
+    if meta["dvae_hash"] != release.codes_hash:
         raise ValueError(
-            f"{tokens} holds codes of dVAE {meta['dvae_hash'][:12]}, {release.uri} has {release.dvae_hash[:12]}: "
+            f"{tokens} holds codes of dVAE {meta['dvae_hash'][:12]}, {release.uri} has {release.codes_hash[:12]}: "
             "name the release that they were made with"
         )
     return meta["modality"]

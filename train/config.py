@@ -6,6 +6,7 @@ class of the stage from such fields and fills in what is not set from the recipe
 
 from __future__ import annotations
 
+import os
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, cast, get_args
 
 from pydantic import (
@@ -28,6 +29,7 @@ from triforce.models.gpt import GPTShape
 from triforce.train import identity
 from triforce.train.data.config import CROP_AXES, CropConfig, SoundCropConfig, TokenDataConfig
 from triforce.train.recipes import diffusion, dvae, gpt, vocoder
+from triforce.train.teachers.registry import TeacherName
 from triforce.train.trainer.config import LoopConfig
 
 StageName = Literal["dvae", "gpt", "diffusion", "vocoder"]
@@ -35,6 +37,8 @@ SizeName = Literal["tiny", "small", "medium", "tortoise", "dall-e"]
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
 StageConfigT = TypeVar("StageConfigT", bound="StageConfig")
 
+MAX_TAUGHT_FRAMES = 2812
+"""Mel frames of a crop that a teacher hears at most: Whisper's 30 s, at 93.75 a second."""
 FOLDERS = ("corpus", "release", "tokens", "more_tokens", "runs", "init_from")
 """Fields of configs that are URIs of folders, or tuples of such."""
 
@@ -171,6 +175,36 @@ class DVAETrainConfig(StageConfig, CropConfig):
 
     stage: Literal["dvae"] = "dvae"
     model: DVAEConfig = Field(description="Shape of the network; the recipe's where not set.")
+    init_from: str | None = Field(None, description="URI of a release whose dVAE is where training begins.")
+    teacher: TeacherName | None = Field(
+        None,
+        description="Frozen network whose features of a decode are to be those of the original, beside the error in "
+        "nats (sound only); none: that error alone.",
+    )
+    teacher_model: str = Field(
+        "tiny.en",
+        min_length=1,
+        description="Weights of the teacher; for whisper tiny.en, base, or a folder with a CTranslate2 model.bin.",
+    )
+    teacher_weight: float = Field(
+        1.0, gt=0, description="Weight of the teacher's loss, which is 1 where it hears no more than of a constant."
+    )
+    teacher_every: int = Field(1, ge=1, description="Steps from one that the teacher sees to the next.")
+
+    @field_validator("teacher_model")
+    @classmethod
+    def _find_folder_from_anywhere(cls, model: str) -> str:
+        return os.path.abspath(model) if os.path.isfile(os.path.join(model, "model.bin")) else model
+
+    @model_validator(mode="after")
+    def _check_teacher(self) -> DVAETrainConfig:
+        if self.teacher and self.modality in CROP_AXES:
+            raise ValueError(f"teacher {self.teacher}: it hears sound, this is {self.stage} of {self.modality}")
+        if self.teacher and self.crop_frames > MAX_TAUGHT_FRAMES:
+            raise ValueError(
+                f"crop_frames {self.crop_frames}: teacher {self.teacher} hears {MAX_TAUGHT_FRAMES} at most, 30 s"
+            )
+        return self
 
 
 class GPTTrainConfig(StageConfig, TokenDataConfig):

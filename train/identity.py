@@ -57,7 +57,7 @@ IDENTITY: dict[str, Any] = {
 that all stages once shared.
 """
 
-ADDED: dict[str, Any] = {"whole_clips": False}
+ADDED: dict[str, Any] = {"whole_clips": False, "teacher": None, "teacher_weight": 1.0, "teacher_every": 1}
 """Fields that came later and decide a run's result, each hashed only where it is not what runs without it had."""
 
 NOT_IDENTITY = frozenset(
@@ -68,6 +68,7 @@ NOT_IDENTITY = frozenset(
         "corpus",
         "tokens",
         "more_tokens",
+        "teacher_model",
         # How fast and how safely the same result is reached
         "launcher",
         "min_workers",

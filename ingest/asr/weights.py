@@ -16,8 +16,6 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from faster_whisper import available_models, download_model
-
 logger = logging.getLogger(__name__)
 
 BASE_MODEL_SHA256 = "d01c3014881c9c6f3133c182f3d2887eb6ca1c789a7538c5c007196857a0a6a9"
@@ -43,6 +41,8 @@ def find_whisper(name: str) -> str:
             return str(_join_base([part / "data" for part in parts if part]))
     if not os.path.isdir(name):
         return name
+    from faster_whisper import available_models, download_model  # not needed where the weights are found
+
     if name in available_models():
         return download_model(name)  # given the name, faster-whisper would take the folder
     raise ValueError(

@@ -70,8 +70,10 @@ def verify_tokens(
     ``recompute`` clips, drawn by ``seed``, are also encoded again from the corpus and compared bit for bit.
     """
     meta, dvae, found = read_meta(tokens), require_dvae(release), Verification()
-    if meta["dvae_hash"] != dvae.hash:
-        found.add("other dvae", tokens, f"made by dVAE {meta['dvae_hash'][:12]}, the release holds {dvae.hash[:12]}")
+    if meta["dvae_hash"] != dvae.codes_hash:
+        found.add(
+            "other dvae", tokens, f"made by dVAE {meta['dvae_hash'][:12]}, the release holds {dvae.codes_hash[:12]}"
+        )
     plan, kept = read_plan(tokens), kept_clips(Corpus(corpus), meta["modality"])
     _check_plan(found, plan["clip_id"].to_pylist(), kept["clip_id"].to_pylist())
     shards = {shard.index: shard for shard in shards_of(plan, kept)}
@@ -88,7 +90,7 @@ def verify_tokens(
     found.num_shards = len(shards)
     for clip_id in (clip_id for clip_id, count in seen.items() if count > 1):
         found.add("twice", clip_id, f"in the shards {seen[clip_id]} times")
-    _check_index(found, tokens, dvae.hash, stats)
+    _check_index(found, tokens, dvae.codes_hash, stats)
     return found
 
 

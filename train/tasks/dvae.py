@@ -1,63 +1,133 @@
-"""Train the discrete VAE on crops of a corpus's clips."""
+"""Train the discrete VAE on crops of a corpus's clips, with a teacher beside the error in nats where one is asked for.
+
+With `init_from` training goes on from a release's dVAE. If `train_only` then names no parameter of the encoder or the
+quantizer, the codes stay what they were, and with them all shards and GPTs: the decoder learns alone.
+"""
 
 from __future__ import annotations
 
+import fnmatch
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
+from triforce.ingest import storage
 from triforce.models.audio.mel import MelConfig
 from triforce.models.blocks.layers import size_mask
-from triforce.models.dvae import DVAE, DVAEConfig
+from triforce.models.dvae import CODE_MODULES, DVAE, DVAEConfig
 from triforce.models.quantize import perplexity
+from triforce.models.release_files import TrainedNetwork, require_dvae
 from triforce.train.config import DVAETrainConfig
 from triforce.train.data.crops import make_crops
 from triforce.train.data.order import Place
 from triforce.train.tasks.crop_task import CropTask
 from triforce.train.tasks.inputs import corpus_hash
+from triforce.train.teachers.base import Teacher
+from triforce.train.teachers.registry import make_teacher
+
+TRAINING_ONLY = ("dropout", "commitment", "dead_share", "refresh_share", "kl_weight")
+"""Settings of the network that may change where training goes on: they shape nothing."""
+TAUGHT_CLIPS = 16
+"""Clips in an evaluation that the teacher hears, at most."""
 
 
 class DVAETask(CropTask):
     """Learns to restore crops of sound, images or video from their codes."""
 
     def __init__(
-        self, config: DVAETrainConfig, place: Place, device: torch.device, mel_config: MelConfig | None = None
+        self,
+        config: DVAETrainConfig,
+        place: Place,
+        device: torch.device,
+        mel_config: MelConfig | None = None,
+        base: TrainedNetwork[DVAE] | None = None,
     ) -> None:
-        self.config, self.place = config, place
-        self.crops = make_crops(config, mel_config or MelConfig(), device)
-        shape = DVAEConfig.model_validate({"channels": self.crops.channels} | config.model_settings)
-        self.model = DVAE(shape).to(device)
-        self.model.set_statistics(*self.crops.statistics())
+        """``base`` is where training begins; None: from nothing."""
+        self.config, self.place, self.base = config, place, base
+        mel_config = mel_config or MelConfig()
+        self.crops = make_crops(config, mel_config, device)
+        self.model = self._model().to(device)
+        self.teacher: Teacher | None = None
+        if config.teacher is not None:
+            self.teacher = make_teacher(config.teacher, config.teacher_model, mel_config).to(device)
         self.evaluation = self.crops.evaluation()
 
     @classmethod
     def make(cls, config: DVAETrainConfig, place: Place, device: torch.device) -> DVAETask:
-        return cls(config, place, device)
+        if config.init_from is None:
+            return cls(config, place, device)
+        base = require_dvae(config.init_from)
+        mel = base.card.get("mel")
+        return cls(config, place, device, MelConfig.model_validate(mel) if mel else None, base)
 
     @classmethod
     def input_hashes(cls, config: DVAETrainConfig) -> dict[str, str]:
-        return {"corpus": corpus_hash(config.corpus)}
+        hashes = {"corpus": corpus_hash(config.corpus)}
+        if config.init_from is not None:
+            hashes["init_from"] = _base_hash(config)
+        if config.teacher is not None:
+            hashes["teacher"] = make_teacher(config.teacher, config.teacher_model, MelConfig()).hash
+        return hashes
+
+    def _model(self) -> DVAE:
+        """The network, drawn at random, or what `init_from` holds, with its codes frozen if nothing may change them."""
+        settings, base = self.config.model_settings, self.base
+        if base is None:
+            model = DVAE(DVAEConfig.model_validate({"channels": self.crops.channels} | settings))
+            model.set_statistics(*self.crops.statistics())
+        else:
+            # The codebook has settled: unless asked to, it is not drawn anew.
+            changed = {"refresh_share": 0.0} | {name: settings[name] for name in TRAINING_ONLY if name in settings}
+            model = DVAE(base.model.config.model_copy(update=changed))
+            model.load_state_dict(base.model.state_dict())
+        if self.config.train_only and not _names_codes(model, self.config.train_only):
+            if base is None:
+                raise ValueError(
+                    f"train_only {self.config.train_only}: encoder and quantizer would stay as they are drawn at "
+                    "random; give init_from, the release whose codes are to stay"
+                )
+            model.freeze_codes()
+        return model
 
     def card(self, inputs: dict[str, str]) -> dict[str, Any]:
-        return {"modality": self.config.modality} | self.crops.card()
+        """The front-end, and of a network with frozen codes the dVAE that they are of."""
+        of_codes = {"codes_hash": self.base.codes_hash} if self.base and self.model.codes_frozen else {}
+        return {"modality": self.config.modality} | self.crops.card() | of_codes
+
+    def released(self, model: nn.Module) -> nn.Module:
+        if self.base is not None and self.model.codes_frozen:
+            before, after = self.base.model.code_tensors(), model.code_tensors()
+            moved = [name for name, tensor in before.items() if not torch.equal(tensor, after[name].cpu())]
+            assert not moved, f"codes are frozen, but {moved} moved"
+        return model
 
     def next_batch(self) -> Any:
-        return self.crops.batch(self.place, self.config.part_size)
+        """Return crops, their sizes, and whether the teacher sees them: by the place alone, so a resumed run agrees."""
+        size = self.config.part_size
+        step = self.place.taken // (size * self.config.accumulation)
+        taught = self.teacher is not None and step % self.config.teacher_every == 0
+        return *self.crops.batch(self.place, size), taught
 
     def loss(self, batch: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        x, sizes = batch
+        x, sizes, taught = batch
         output = self.model(x, sizes)
         weight = self.crops.weight(x, size_mask(sizes, x.shape[2:]))
         error = (output.reconstruction - x).abs()
         total = weight.sum() * x.shape[1]
         # Each channel in units of its standard deviation, so that quiet bins count as much as loud ones.
         scaled = (error / self.model.std.view(-1, *[1] * (x.ndim - 2)) * weight).sum() / total
-        return scaled + output.quantizer_loss, {
+        loss = scaled + output.quantizer_loss
+        metrics = {
             f"l1_{self.crops.unit}": self.crops.scale * (error * weight).sum() / total,
             "quantizer": output.quantizer_loss,
         }
+        if taught:
+            metrics["teacher"] = self.teacher(output.reconstruction, x, sizes)
+            loss = loss + self.config.teacher_weight * metrics["teacher"]
+        return loss, metrics
 
     def anneal(self, progress: float) -> None:
         self.model.quantizer.anneal(progress)
@@ -65,15 +135,19 @@ class DVAETask(CropTask):
     @torch.inference_mode()
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """L1 from the codes alone, and from vectors that are not rounded to codes; how much of the codebook is in
-        use.
+        use; the teacher's loss.
         """
         hard = soft = 0.0
+        heard: list[float] = []
         num_positions, num_codes = 0, 0
         counts = torch.zeros(model.config.num_codes)
         for x in self.evaluation:
             codes = model.encode(x[None])
             decoded = model.decode(codes, torch.tensor([x.shape[1:]], device=x.device))[0]
             hard += float((decoded - x).abs().mean(0).sum())
+            if self.teacher is not None and len(heard) < TAUGHT_CLIPS:
+                size = torch.tensor([[x.shape[-1]]], device=x.device)
+                heard.append(float(self.teacher(decoded[None], x[None], size)))
             soft += float((model.reconstruct_soft(x[None])[0] - x).abs().mean(0).sum())
             num_positions += x[0].numel()
             num_codes += codes.numel()
@@ -93,4 +167,25 @@ class DVAETask(CropTask):
             "perplexity": perplexity(counts),
             "live_share": float((counts > 0).float().mean()),
             **rates,
+            **({"teacher": sum(heard) / len(heard)} if heard else {}),
         }
+
+
+def _names_codes(model: nn.Module, patterns: Sequence[str]) -> bool:
+    """Whether one of the patterns fits a parameter that decides codes."""
+    names = [name for name, _ in model.named_parameters() if name.partition(".")[0] in CODE_MODULES]
+    return any(fnmatch.filter(names, pattern) for pattern in patterns)
+
+
+def _base_hash(config: DVAETrainConfig) -> str:
+    """Hash of the dVAE that training begins at. Raises ValueError where it codes another modality, or the run would
+    replace it: run again, it would begin at its own result.
+    """
+    assert config.init_from is not None
+    if storage.absolute(config.init_from) == storage.absolute(config.release):
+        raise ValueError(f"init_from {config.init_from}: the release that is written; begin at a copy of it")
+    base = require_dvae(config.init_from)
+    coded = base.card.get("modality", "speech")
+    if coded != config.modality:
+        raise ValueError(f"init_from {config.init_from}: its dVAE codes {coded}, this is of {config.modality}")
+    return base.hash

@@ -80,14 +80,14 @@ class GPTTask(Task):
             raise FileNotFoundError(f"{config.tokens}: no index.json here; run `triforce tokenize`")
         index = storage.read_bytes(index_uri)
         coded_by = json.loads(index)["dvae_hash"]
-        if coded_by != dvae.hash:
+        if coded_by != dvae.codes_hash:
             raise ValueError(
-                f"{config.tokens} holds codes of dVAE {coded_by[:12]}, the release has {dvae.hash[:12]}; "
+                f"{config.tokens} holds codes of dVAE {coded_by[:12]}, the release has {dvae.codes_hash[:12]}; "
                 "tokenize again into another folder"
             )
         for uri in config.more_tokens:
             index += storage.read_bytes(storage.join(uri, "index.json"))
-        hashes = {"dvae": dvae.hash, "tokens": hashlib.sha256(index).hexdigest()}
+        hashes = {"dvae": dvae.codes_hash, "tokens": hashlib.sha256(index).hexdigest()}
         if config.init_from is not None:
             hashes["init_from"] = require_gpt_card(config.init_from)["hash"]
         return hashes

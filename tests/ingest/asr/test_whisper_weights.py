@@ -19,7 +19,7 @@ def test_a_folder_without_weights_is_never_taken_for_a_model(tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     for name in ("large-v3", "tiny.en", "results"):
         (tmp_path / name).mkdir()
-    monkeypatch.setattr(whisper_weights, "download_model", lambda name: f"downloaded {name}")
+    monkeypatch.setattr("faster_whisper.download_model", lambda name: f"downloaded {name}")
     assert find_whisper("large-v3") == "downloaded large-v3"
     assert find_whisper("tiny.en") not in ("tiny.en", str(tmp_path / "tiny.en"))
     with pytest.raises(ValueError, match=r"'results' is a folder without model\.bin: name a folder of CTranslate2"):
