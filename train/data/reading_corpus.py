@@ -6,6 +6,7 @@ epoch. All of it is a handful of NumPy operations on flat arrays, so that an epo
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,6 +125,12 @@ class ReadingCorpus:
     def num_untimed(self) -> int:
         """Sentences whose words have no times, which text>reading leaves out."""
         return int((~self.texts.timed).sum())
+
+    def as_it_is(self) -> ReadingCorpus:
+        """Return this corpus with no word spelt and no text hidden, to evaluate on."""
+        changed = copy.copy(self)
+        changed.config = self.config.model_copy(update={"spelled_share": 0.0, "text_dropout": 0.0})
+        return changed
 
     def subset(self, rows: np.ndarray) -> ReadingCorpus:
         """Return a corpus of the sentences ``rows`` alone, in this order."""

@@ -182,6 +182,14 @@ class RowStream:
         parts.append(self._gather(epoch, rows))
         return parts[0] if len(parts) == 1 else join_batches(parts)
 
+    def num_rows(self, epoch: int) -> int:
+        """Return the number of rows of an epoch."""
+        return len(self._plan(epoch)[1])
+
+    def close(self) -> None:
+        """End the thread that reads ahead."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
     def _gather(self, epoch: int, rows: list[list[int]]) -> PackedBatch:
         num_bounds = len(rows) * (self.max_documents + 1)
         return gather_rows(self._plan(epoch)[0], rows, self.context, num_bounds)
