@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -16,10 +14,16 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from triforce.models.blocks.fused import qk_norm_rotate, rms_norm
+from triforce.models.blocks.kv_cache import KVCache, SlotCache
+from triforce.models.blocks.packed_attention import (
+    Bounds,
+    attend_each,
+    attend_varlen,
+    document_lengths,
+    document_mask,
+)
+from triforce.models.blocks.positions import PARTS, segment_positions, text_pointers
 from triforce.models.vocabulary import Modality, Segment, Vocabulary
-
-PARTS = 4096
-"""Parts of a position; paces are rounded to whole parts."""
 
 
 class GPTShape(BaseModel):
@@ -44,11 +48,19 @@ class GPTShape(BaseModel):
         "piece of text takes 1.9 codes of speech, a piece and its codes have about the same positions. Empty: "
         "positions are counted through the document.",
     )
+    pointer: bool = Field(
+        False,
+        description="Turn every other pair of a head's channels by a pointer in place of the position: the number of "
+        "text pieces read since the segment began. In a `reading` segment a code then points at its word in the text "
+        "before. Not with `paces`.",
+    )
 
     @model_validator(mode="after")
     def _check(self) -> GPTShape:
         if self.width % (2 * self.num_heads):
             raise ValueError(f"width {self.width}: must be a multiple of twice num_heads, {2 * self.num_heads}")
+        if self.pointer and self.paces:
+            raise ValueError(f"pointer with paces {self.paces}: both say where text and speech meet; leave one out")
         for name, pace in self.paces.items():
             if not 1 / PARTS <= pace <= 1000:
                 raise ValueError(f"paces: {name} {pace}: must be at least 1/{PARTS} and at most 1000")
@@ -73,46 +85,12 @@ class GPTConfig(GPTShape):
     @model_validator(mode="after")
     def _check_paces(self) -> GPTConfig:
         names = [modality.name for modality in self.vocabulary.modalities if not modality.shares]
+        if self.pointer and "text" not in names:
+            raise ValueError(f"pointer: it counts pieces of text, and this vocabulary has {', '.join(names)}")
         for name in self.paces:
             if name not in names:
                 raise ValueError(f"paces: modality {name!r}: codes of this vocabulary are of {', '.join(names)}")
         return self
-
-
-@dataclass
-class KVCache:
-    """Keys and values of the tokens read so far, in memory allocated once."""
-
-    store: torch.Tensor
-    """Keys and values ``(num_layers, 2, B, num_heads, capacity, head_dim)``."""
-    length: int = 0
-    """Number of tokens read so far."""
-    reached: torch.Tensor | None = None
-    """Position ``(B, 1)`` of the last token, in parts, where segments have positions of their own."""
-
-    @classmethod
-    def empty(cls, config: GPTConfig, batch_size: int, capacity: int, like: torch.Tensor) -> KVCache:
-        """Make a cache for ``capacity`` tokens on the device and in the type of ``like``."""
-        shape = (config.num_layers, 2, batch_size, config.num_heads, capacity, config.head_dim)
-        return cls(torch.empty(shape, device=like.device, dtype=like.dtype))
-
-    def fan_out(self, num_copies: int) -> KVCache:
-        """Copy the past of this cache, which holds one row, for ``num_copies`` continuations."""
-        store = torch.empty(
-            (*self.store.shape[:2], num_copies, *self.store.shape[3:]), device=self.store.device, dtype=self.store.dtype
-        )
-        store[..., : self.length, :] = self.store[..., : self.length, :]
-        reached = None if self.reached is None else self.reached.expand(num_copies, 1)
-        return KVCache(store, self.length, reached)
-
-    def extend(self, layer: int, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Append ``(B, H, T, head_dim)`` and return all keys and values so far; the caller advances ``length``."""
-        end = self.length + k.shape[2]
-        if end > self.store.shape[4]:
-            raise ValueError(f"{end} tokens: this cache holds {self.store.shape[4]}; make it with a larger capacity")
-        self.store[layer, 0, :, :, self.length : end] = k
-        self.store[layer, 1, :, :, self.length : end] = v
-        return self.store[layer, 0, :, :, :end], self.store[layer, 1, :, :, :end]
 
 
 class RMSNorm(nn.Module):
@@ -137,7 +115,9 @@ class Context(NamedTuple):
     """Keys that a query may see, ``(B, 1, T, S)`` bool; None for all or, among several queries, the earlier ones."""
     lengths: list[int] | None
     """Lengths of the documents, where each is attended to by itself."""
-    cache: KVCache | None
+    bounds: Bounds | None
+    """Where the documents lie, where one kernel attends to all of them."""
+    cache: KVCache | SlotCache | None
     """Keys and values of the tokens before, or None."""
 
 
@@ -160,23 +140,19 @@ class Attention(nn.Module):
         if context.lengths is not None:
             attended = attend_each(qk[:, 0], qk[:, 1], v, context.lengths)
             return self.out(attended.reshape(batch, length, width))
+        if context.bounds is not None:
+            attended = attend_varlen(qk[:, 0], qk[:, 1], v, context.bounds)
+            return self.out(attended.reshape(batch, length, width))
         q, k, v = (
             part.view(batch, length, self.num_heads, self.head_dim).transpose(1, 2) for part in (qk[:, 0], qk[:, 1], v)
         )
         causal = context.mask is None and length > 1
         if context.cache is not None:
             k, v = context.cache.extend(layer, k, v)
+            k, v = k.to(q.dtype), v.to(q.dtype)
             causal = causal and k.shape[2] == length
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=context.mask, is_causal=causal)
         return self.out(attended.transpose(1, 2).reshape(batch, length, width))
-
-
-def attend_each(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, lengths: list[int]) -> torch.Tensor:
-    """Apply causal attention inside each of the documents that lie end to end in ``(N, H, D)``."""
-    parts = zip(*(tensor.transpose(0, 1)[None].split(lengths, dim=2) for tensor in (q, k, v)), strict=True)
-    with torch.autocast("cpu", enabled=False):  # float32 is faster for short documents
-        attended = [F.scaled_dot_product_attention(*part, is_causal=True) for part in parts]
-    return torch.cat(attended, dim=2)[0].transpose(0, 1)
 
 
 class MLP(nn.Module):
@@ -215,6 +191,8 @@ class GPT(nn.Module):
     sin: torch.Tensor
     paces: torch.Tensor
     begins: torch.Tensor
+    reads: torch.Tensor
+    pointed: torch.Tensor
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
@@ -233,6 +211,11 @@ class GPT(nn.Module):
             paces, begins = _paces(config)
             self.register_buffer("paces", paces, persistent=False)
             self.register_buffer("begins", begins, persistent=False)
+        if config.pointer:
+            reads, begins = _reads(config.vocabulary)
+            self.register_buffer("reads", reads, persistent=False)
+            self.register_buffer("begins", begins, persistent=False)
+            self.register_buffer("pointed", torch.arange(config.head_dim // 2) % 2 == 1, persistent=False)
         self.apply(self._init)
         for block in self.blocks:  # the residual stream's variance stays near 1 at any depth (GPT-2, section 2.3)
             for linear in (block.attention.out, block.mlp.down):
@@ -251,51 +234,68 @@ class GPT(nn.Module):
         *,
         positions: torch.Tensor | None = None,
         documents: torch.Tensor | None = None,
-        cache: KVCache | None = None,
+        bounds: Bounds | None = None,
+        pointers: torch.Tensor | None = None,
+        cache: KVCache | SlotCache | None = None,
     ) -> torch.Tensor:
         """Return the last hidden states ``(B, T, width)`` of ids ``(B, T)``; `logits` turns them into scores.
 
         ``positions`` ``(B, T)`` count by default from 0 or from the cache's end; with ``paces`` they follow from the
         ids. ``documents`` ``(B, T)`` numbers the documents of a packed row: a token attends to its own document alone.
-        With a ``cache``, ids continue what it holds.
+        ``bounds`` says the same for the kernel of `attend_varlen`, in half precision. With a ``cache``, ids continue
+        what it holds; with a `SlotCache`, ``positions`` and, where the GPT has them, ``pointers`` are given.
         """
-        past = cache.length if cache is not None else 0
+        past = cache.length if isinstance(cache, KVCache) else 0
         if positions is None:
             positions = torch.arange(past, past + ids.shape[1], device=ids.device).expand(ids.shape)
-        if ids.shape[1] + past > self.config.max_positions and documents is None:
+        if ids.shape[1] + past > self.config.max_positions and documents is None and bounds is None:
             raise ValueError(
                 f"{ids.shape[1] + past} tokens: this model reads {self.config.max_positions} at most; "
                 "shorten the text or prompt"
             )
-        cos, sin = self._angles(ids, positions, cache)
-        mask, lengths = self._visibility(ids, documents, past, cache)
-        context = Context(cos, sin, mask, lengths, cache)
+        cos, sin = self._angles(ids, positions, pointers, cache)
+        mask, lengths = (None, None) if bounds is not None else self._visibility(ids, documents, past, cache)
+        context = Context(cos, sin, mask, lengths, bounds, cache)
         x = self.dropout(self.embedding(ids))
         for layer, block in enumerate(self.blocks):
             if self.checkpoint_activations and torch.is_grad_enabled():
                 x = checkpoint(block, x, context, layer, use_reentrant=False)
             else:
                 x = block(x, context, layer)
-        if cache is not None:
+        if isinstance(cache, KVCache):
             cache.length += ids.shape[1]
         return self.norm(x)
 
     def _angles(
-        self, ids: torch.Tensor, positions: torch.Tensor, cache: KVCache | None
+        self,
+        ids: torch.Tensor,
+        positions: torch.Tensor,
+        pointers: torch.Tensor | None,
+        cache: KVCache | SlotCache | None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return cosines and sines ``(N, head_dim / 2)`` of the tokens' rotary angles."""
-        if not self.config.paces:
-            places = positions.reshape(-1)
+        places = positions.reshape(-1)
+        if not self.config.paces and not self.config.pointer:
             return self.cos[places], self.sin[places]
-        reached = segment_positions(ids, self.paces, self.begins, cache.reached if cache is not None else None)
-        if cache is not None:
+        if isinstance(cache, SlotCache) and pointers is None:
+            raise ValueError("a SlotCache knows no pointers: give them, or draw with a KVCache")
+        before = cache.reached if isinstance(cache, KVCache) else None
+        if self.config.pointer:
+            reached = text_pointers(ids, self.reads, self.begins, before) if pointers is None else pointers
+            pointed = reached.reshape(-1)
+            cos = torch.where(self.pointed, self.cos[pointed], self.cos[places])
+            sin = torch.where(self.pointed, self.sin[pointed], self.sin[places])
+        else:
+            reached = segment_positions(ids, self.paces, self.begins, before)
+            angles = reached.reshape(-1, 1) / PARTS * rotary_frequencies(self.config).to(reached.device)
+            cos, sin = angles.cos(), angles.sin()
+        if isinstance(cache, KVCache):
             cache.reached = reached[:, -1:]
-        angles = reached.reshape(-1, 1) / PARTS * rotary_frequencies(self.config).to(reached.device)
-        return angles.cos(), angles.sin()
+        return cos, sin
 
     @staticmethod
     def _visibility(
-        ids: torch.Tensor, documents: torch.Tensor | None, past: int, cache: KVCache | None
+        ids: torch.Tensor, documents: torch.Tensor | None, past: int, cache: KVCache | SlotCache | None
     ) -> tuple[torch.Tensor | None, list[int] | None]:
         """Return a mask or, on a CPU, where masked entries would cost as much as others, the documents' lengths."""
         if documents is not None:
@@ -304,6 +304,8 @@ class GPT(nn.Module):
             if ids.device.type == "cpu" and not torch.compiler.is_compiling():
                 return None, document_lengths(documents)
             return document_mask(documents), None
+        if isinstance(cache, SlotCache):
+            return cache.mask(), None
         if past and ids.shape[1] > 1:
             mask = torch.ones(ids.shape[1], past + ids.shape[1], dtype=torch.bool, device=ids.device).tril(past)
             return mask, None
@@ -368,29 +370,12 @@ def _paces(config: GPTConfig) -> tuple[torch.Tensor, torch.Tensor]:
     return paces, begins
 
 
-def segment_positions(
-    ids: torch.Tensor, paces: torch.Tensor, begins: torch.Tensor, reached: torch.Tensor | None
-) -> torch.Tensor:
-    """Return positions ``(B, T)`` of ids, in parts: 0 at each token that opens a segment, then onwards by each token's
-    pace.
-
-    A continued row starts from ``reached`` ``(B, 1)``. Positions are integers, so that sums do not depend on order.
-    """
-    along = paces[ids].cumsum(1)
-    opened = torch.where(begins[ids], along, -1).cummax(1).values
-    return torch.where(opened >= 0, along - opened, along + (-PARTS if reached is None else reached))
-
-
-def document_lengths(documents: torch.Tensor) -> list[int]:
-    """Return the number of tokens of each document of packed rows ``(B, T)``, row after row; padding counts as one."""
-    starts = torch.ones_like(documents, dtype=torch.bool)
-    starts[:, 1:] = documents[:, 1:] != documents[:, :-1]
-    bounds = [*starts.flatten().nonzero()[:, 0].tolist(), documents.numel()]
-    return [stop - start for start, stop in itertools.pairwise(bounds)]
-
-
-def document_mask(documents: torch.Tensor) -> torch.Tensor:
-    """Return ``(B, 1, T, T)`` bool: whether position i may attend to j, in the same document and not later."""
-    length = documents.shape[1]
-    causal = torch.ones(length, length, dtype=torch.bool, device=documents.device).tril()
-    return ((documents[:, :, None] == documents[:, None, :]) & causal)[:, None]
+def _reads(vocabulary: Vocabulary) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return, for each id, whether it is a piece of text, ``(V,)`` 1 or 0, and whether it opens a segment, ``(V,)``."""
+    reads = torch.zeros(vocabulary.size, dtype=torch.int64)
+    first = vocabulary.offset("text")
+    reads[first : first + vocabulary.modality("text").num_codes] = 1
+    begins = torch.zeros(vocabulary.size, dtype=torch.bool)
+    for modality in vocabulary.modalities:
+        begins[vocabulary.begin(modality.name)] = True
+    return reads, begins

@@ -49,11 +49,26 @@ class SamplingConfig(BaseModel):
         description="Codes that must repeat with a period of at most a quarter of this for a candidate to count as "
         "looping and be ended; 64 are 2.7 s of speech; 0 is off.",
     )
+    guidance: float = Field(
+        1.0,
+        ge=0,
+        le=10,
+        description="How much a reading is pushed from what the network says without the text to what it says with it "
+        "(Ho and Salimans 2022); 1 is off. For a GPT trained with text_dropout.",
+    )
+    min_codes_per_word: int = Field(1, ge=0, description="Codes of a word in a reading at least.")
+    max_codes_per_word: int = Field(
+        64, ge=1, description="Codes of a word in a reading at most, with the pause behind it; 64 are 2.7 s."
+    )
 
     @model_validator(mode="after")
     def _room_to_end(self) -> SamplingConfig:
         if self.min_codes > self.max_codes:
             raise ValueError(f"min_codes {self.min_codes} is over max_codes {self.max_codes}; lower min_codes")
+        if self.min_codes_per_word > self.max_codes_per_word:
+            raise ValueError(
+                f"min_codes_per_word {self.min_codes_per_word} is over max_codes_per_word {self.max_codes_per_word}"
+            )
         return self
 
 
@@ -68,6 +83,8 @@ class Candidate(NamedTuple):
     """Whether the GPT ended the segment itself, or its fixed number of codes was drawn."""
     looped: bool = False
     """Whether it was ended because it repeated itself."""
+    words: np.ndarray | None = None
+    """Codes before each word ``(W,)``, where the text was read word by word."""
 
 
 def sample_segment(

@@ -30,6 +30,11 @@ class Modality(BaseModel):
     shares: str | None = Field(
         None, description="An earlier modality whose codes it uses; a voice prompt shares those of speech."
     )
+    interleaves: str | None = Field(
+        None,
+        description="An earlier modality whose codes stand between its own: `reading` is speech with the pieces of "
+        "each word before the codes that say it. In a segment they are numbered on from `num_codes`.",
+    )
     grid: tuple[int, ...] | None = Field(
         None, description="Shape of its codes where it is fixed, as for images: that many codes are drawn."
     )
@@ -63,6 +68,10 @@ class Vocabulary(BaseModel):
                 raise ValueError(
                     f"modality {modality.name!r} shares {modality.shares!r}: that must be registered before it, "
                     f"with as many codes"
+                )
+            if modality.interleaves is not None and modality.interleaves not in seen:
+                raise ValueError(
+                    f"modality {modality.name!r} interleaves {modality.interleaves!r}: register that before it"
                 )
             seen[modality.name] = modality
         return self
@@ -105,16 +114,33 @@ class Vocabulary(BaseModel):
 
     def segment_ids(self, segment: Segment) -> np.ndarray:
         """Return the ids ``(L + 2,)`` int64 of a segment with its markers; raises ValueError for an unknown code."""
-        modality = self.modality(segment.modality)
         codes = np.asarray(segment.codes, dtype=np.int64).reshape(-1)
-        if codes.size and (codes.min() < 0 or codes.max() >= modality.num_codes):
+        limit = self.num_codes(segment.modality)
+        if codes.size and (codes.min() < 0 or codes.max() >= limit):
             raise ValueError(
-                f"{segment.modality} codes from {codes.min()} to {codes.max()}: "
-                f"this vocabulary has 0 to {modality.num_codes - 1}"
+                f"{segment.modality} codes from {codes.min()} to {codes.max()}: this vocabulary has 0 to {limit - 1}"
             )
-        return np.concatenate(
-            [[self.begin(segment.modality)], codes + self.offset(segment.modality), [self.end(segment.modality)]]
-        )
+        ids = self._code_ids(segment.modality, codes)
+        return np.concatenate([[self.begin(segment.modality)], ids, [self.end(segment.modality)]])
+
+    def num_codes(self, name: str) -> int:
+        """Return the number of codes that a segment of a modality may hold, with those between its own."""
+        modality = self.modality(name)
+        return modality.num_codes + (self.modality(modality.interleaves).num_codes if modality.interleaves else 0)
+
+    def _code_ids(self, name: str, codes: np.ndarray) -> np.ndarray:
+        modality = self.modality(name)
+        if modality.interleaves is None:
+            return codes + self.offset(name)
+        other = codes - modality.num_codes
+        return np.where(other >= 0, other + self.offset(modality.interleaves), codes + self.offset(name))
+
+    def _id_code(self, name: str, token: int) -> int:
+        modality = self.modality(name)
+        code = token - self.offset(name)
+        if modality.interleaves is not None and not 0 <= code < modality.num_codes:
+            return token - self.offset(modality.interleaves) + modality.num_codes
+        return code
 
     def document_ids(self, segments: Sequence[Segment]) -> np.ndarray:
         """Return the ids of a document: its segments in order, then the end of the document."""
@@ -132,7 +158,7 @@ class Vocabulary(BaseModel):
                 segments.append(Segment(name, np.array(codes, dtype=np.int64)))
                 name, codes = None, []
             elif name is not None:
-                codes.append(token - self.offset(name))
+                codes.append(self._id_code(name, token))
             elif token in begins:
                 name = begins[token]
         return segments

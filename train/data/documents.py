@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
 from triforce.models.text import TextTokenizer, clean_text
-from triforce.models.vocabulary import PAD, Segment, Vocabulary
+from triforce.models.vocabulary import Segment, Vocabulary
 from triforce.tokenize.token_sample import TokenSample
 from triforce.train.data.config import TokenDataConfig
 from triforce.train.data.order import Place, ShuffledOrder
+from triforce.train.data.rows import PackedBatch, stack
 from triforce.train.data.token_store import TokenStore, Where, join_value
 
 
@@ -27,23 +26,6 @@ def parse_layout(layout: str) -> tuple[str, ...]:
     if not re.fullmatch(r"[a-z]+([+][a-z]+)*(>[a-z]+)?", layout):
         raise ValueError(f"layout {layout!r}: write modalities joined by + and at most one >, as in voice+text>speech")
     return tuple(re.split(r"[+>]", layout))
-
-
-class PackedBatch(NamedTuple):
-    """Rows of whole documents side by side, each tensor ``(B, T)``."""
-
-    ids: torch.Tensor
-    targets: torch.Tensor
-    """The next id of the same document; `PAD` where there is none."""
-    weights: torch.Tensor
-    """Weight of each target in the loss."""
-    positions: torch.Tensor
-    """Position in the document, from 0."""
-    documents: torch.Tensor
-    """Number of the document in the row, from 1; 0 is padding."""
-
-    def to(self, device: torch.device) -> PackedBatch:
-        return PackedBatch(*(tensor.to(device, non_blocking=True) for tensor in self))
 
 
 class Documents:
@@ -189,21 +171,3 @@ class Packer:
                 self.num_read += 1
                 space -= len(ids)
                 misses = 0
-
-
-def stack(rows: list[list[tuple[np.ndarray, Any]]], context: int) -> PackedBatch:
-    """Rows of documents, each ``(ids, weights)``, as tensors padded to ``context``."""
-    shape = (len(rows), context)
-    ids, targets = np.full(shape, PAD, np.int64), np.full(shape, PAD, np.int64)
-    positions, numbers, weights = np.zeros(shape, np.int64), np.zeros(shape, np.int64), np.zeros(shape, np.float32)
-    for r, row in enumerate(rows):
-        start = 0
-        for number, (document, weight) in enumerate(row, 1):
-            stop = start + len(document)
-            ids[r, start:stop] = document
-            targets[r, start : stop - 1] = document[1:]
-            weights[r, start : stop - 1] = weight[1:]
-            positions[r, start:stop] = np.arange(len(document))
-            numbers[r, start:stop] = number
-            start = stop
-    return PackedBatch(*(torch.from_numpy(array) for array in (ids, targets, weights, positions, numbers)))

@@ -11,20 +11,21 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from triforce.ingest import storage
 from triforce.models.footprint import footprint
 from triforce.models.gpt import GPT, GPTConfig
 from triforce.models.release_files import load_stage, load_tokenizer_of, require_dvae
 from triforce.models.text import TextTokenizer
-from triforce.models.vocabulary import Modality, Vocabulary
+from triforce.models.vocabulary import Vocabulary
 from triforce.tokenize.shards import load_tokenizer
 from triforce.train.config import GPTTrainConfig
-from triforce.train.data.documents import Documents, PackedBatch, Packer, stack
+from triforce.train.data.documents import Documents, Packer
 from triforce.train.data.order import Place, is_validation
+from triforce.train.data.rows import PackedBatch, stack
 from triforce.train.data.token_store import TokenStore
 from triforce.train.tasks.base import Task
+from triforce.train.tasks.gpt_loss import media_vocabulary, token_losses, with_random_codes
 from triforce.train.tasks.inputs import require_gpt_card
 from triforce.train.trainer.prefetch import Prefetcher
 
@@ -32,20 +33,6 @@ log = logging.getLogger(__name__)
 
 SEARCH_PER_DOCUMENT = 2000
 """Positions searched for each validation document; a share of 1/2000 is still found. Assumed."""
-
-
-def media_vocabulary(text_size: int, media: dict[str, tuple[int, tuple[int, ...] | None]]) -> Vocabulary:
-    """Text, then each medium by its number of codes and its grid, then the voice prompts that share speech's codes."""
-    modalities = [Modality(name="text", num_codes=text_size)]
-    modalities += [Modality(name=name, num_codes=size, grid=grid) for name, (size, grid) in media.items()]
-    if "speech" in media:
-        modalities.append(Modality(name="voice", num_codes=media["speech"][0], shares="speech"))
-    return Vocabulary(modalities=tuple(modalities))
-
-
-def speech_vocabulary(text_size: int, num_codes: int) -> Vocabulary:
-    """Text, speech, and voice prompts."""
-    return media_vocabulary(text_size, {"speech": (num_codes, None)})
 
 
 class GPTTask(Task):
@@ -222,23 +209,3 @@ class GPTTask(Task):
 def _decided_by_data(config: GPTTrainConfig, vocabulary: Vocabulary) -> dict[str, Any]:
     """Fields of the network's config that hold unless the run's config sets them."""
     return {"vocabulary": vocabulary, "max_positions": config.context}
-
-
-def with_random_codes(ids: torch.Tensor, vocabulary: Vocabulary, share: float) -> torch.Tensor:
-    """Return ``ids`` with a share of each medium's codes, text aside, replaced at random by codes of that medium."""
-    chosen = torch.rand(ids.shape, device=ids.device) < share
-    for modality in vocabulary.modalities:
-        if modality.name == "text" or modality.shares:
-            continue
-        first = vocabulary.offset(modality.name)
-        inside = (ids >= first) & (ids < first + modality.num_codes)
-        ids = torch.where(chosen & inside, torch.randint_like(ids, first, first + modality.num_codes), ids)
-    return ids
-
-
-def token_losses(model: GPT, batch: PackedBatch) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cross-entropy in nats ``(N,)`` float32 of every target that is not padding, and its weight ``(N,)``."""
-    hidden = model(batch.ids, positions=batch.positions, documents=batch.documents)
-    real = batch.targets > 0
-    logits = model.logits(hidden[real]).float()
-    return F.cross_entropy(logits, batch.targets[real], reduction="none"), batch.weights[real]

@@ -13,7 +13,7 @@ import torch
 
 from triforce.flows.examples.piper.pack import PackWriter
 from triforce.flows.examples.piper.prepared import load_texts, load_voice
-from triforce.flows.examples.piper.synthesise import Synthesiser, SynthesisConfig
+from triforce.flows.examples.piper.synthesise import SynthesisConfig, Synthesiser
 
 
 def make_pack(

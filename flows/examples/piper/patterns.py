@@ -25,15 +25,11 @@ CATEGORIES = {
 }
 """WordNet's lexicographer files that fill a slot."""
 
-NAMES = (
-    "Anna Ben Carla David Emily Frank Grace Henry Isabel Jack Karen Liam Maria Nathan Olivia Peter Quentin Rachel Samuel "
-    "Teresa Ursula Victor Wendy Xavier Yvonne Zachary Amir Bianca Chen Diego Elena Farid Gita Hiroshi Ingrid Jamal Kofi "
-    "Leila Mateo Nadia Omar Priya Rosa Sanjay Tomas Uma Vera Wei Yusuf Zoe"
-).split()
-DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
-MONTHS = "January February March April May June July August September October November December".split()
-HOURS = "one two three four five six seven eight nine ten eleven twelve".split()
-UNITS = "miles pounds dollars people tickets gallons degrees pages seats boxes tons acres inches votes students".split()
+NAMES = ["Anna", "Ben", "Carla", "David", "Emily", "Frank", "Grace", "Henry", "Isabel", "Jack", "Karen", "Liam", "Maria", "Nathan", "Olivia", "Peter", "Quentin", "Rachel", "Samuel", "Teresa", "Ursula", "Victor", "Wendy", "Xavier", "Yvonne", "Zachary", "Amir", "Bianca", "Chen", "Diego", "Elena", "Farid", "Gita", "Hiroshi", "Ingrid", "Jamal", "Kofi", "Leila", "Mateo", "Nadia", "Omar", "Priya", "Rosa", "Sanjay", "Tomas", "Uma", "Vera", "Wei", "Yusuf", "Zoe"]
+DAYS = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"]
+MONTHS = ["January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November", "December"]
+HOURS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
+UNITS = ["miles", "pounds", "dollars", "people", "tickets", "gallons", "degrees", "pages", "seats", "boxes", "tons", "acres", "inches", "votes", "students"]
 
 PATTERNS = """
 {Word}, {word}, {word} and {word}.
@@ -130,7 +126,7 @@ class Lexicon:
         slots: dict[str, set[str]] = {}
         for line in path.read_text(errors="replace").splitlines():
             fields = line.split(" ")
-            if line.startswith("  ") or fields[4] not in pronounced and fields[4].lower() not in pronounced:
+            if line.startswith("  ") or (fields[4] not in pronounced and fields[4].lower() not in pronounced):
                 continue
             word = re.sub(r"\(.*\)", "", fields[4])
             if part == "noun":
