@@ -146,7 +146,9 @@ class Synthesiser:
         samples = (waveforms * 32767).round().clamp(-32768, 32767).to(torch.int16)
         times = durations * (HOP_LENGTH / SAMPLE_RATE_HZ)
         clips = [
-            SpokenClip(text.name, text.text, text.word_times(row[: 2 * len(text.symbols) + 3]), text.source, text.licence)
+            SpokenClip(
+                text.name, text.text, text.word_times(row[: 2 * len(text.symbols) + 3]), text.source, text.licence
+            )
             for text, row in zip(texts, times, strict=True)
         ]
         return SpokenBatch(clips, mels, num_frames.tolist(), _joined(samples, num_samples), num_samples.tolist())
