@@ -140,7 +140,7 @@ def _wordnet_frames(root: Path) -> Iterator[str]:
         verb = key.partition("%")[0].replace("_", " ")
         for number in numbers.replace(" ", "").split(","):
             frame = frames.get(number, "").strip()
-            if "%ss" not in frame or re.search(r"[^sxzyoh]$", verb) and " " not in verb:
+            if "%ss" not in frame or (re.search(r"[^sxzyoh]$", verb) and " " not in verb):
                 yield frame.replace("%s", verb)
 
 
