@@ -232,9 +232,7 @@ class WaveNet(nn.Module):
 
     def __init__(self, layers: int = 4, kernel: int = 5) -> None:
         super().__init__()
-        self.in_layers = nn.ModuleList(
-            nn.Conv1d(WIDTH, 2 * WIDTH, kernel, padding=kernel // 2) for _ in range(layers)
-        )
+        self.in_layers = nn.ModuleList(nn.Conv1d(WIDTH, 2 * WIDTH, kernel, padding=kernel // 2) for _ in range(layers))
         self.res_skip_layers = nn.ModuleList(
             nn.Conv1d(WIDTH, 2 * WIDTH if i < layers - 1 else WIDTH, 1) for i in range(layers)
         )
@@ -307,9 +305,7 @@ class Decoder(nn.Module):
         self.conv_pre = nn.Conv1d(WIDTH, channels, 7, padding=3)
         self.ups, self.resblocks = nn.ModuleList(), nn.ModuleList()
         for stride in self.STRIDES:
-            self.ups.append(
-                nn.ConvTranspose1d(channels, channels // 2, 2 * stride, stride=stride, padding=stride // 2)
-            )
+            self.ups.append(nn.ConvTranspose1d(channels, channels // 2, 2 * stride, stride=stride, padding=stride // 2))
             channels //= 2
             self.resblocks.extend(ResidualBlock(channels, kernel, dilations) for kernel, dilations in self.BLOCKS)
         self.conv_post = nn.Conv1d(channels, 1, 7, padding=3, bias=False)
@@ -385,4 +381,5 @@ class Vits(nn.Module):
         symbols = torch.searchsorted(ends, frames, right=True).clamp_max(ends.shape[1] - 1)[:, None]
         symbols = symbols.expand(-1, WIDTH, -1)
         z = prosody.mean.gather(2, symbols) + noise * prosody.log_std.gather(2, symbols).exp()
-        return self.dec(self.flow(z * mask, mask), lengths)
+        z = self.flow(z * mask, mask)
+        return self.dec(z.to(self.dec.conv_pre.weight.dtype), lengths)
