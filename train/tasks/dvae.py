@@ -47,12 +47,12 @@ class DVAETask(CropTask):
     ) -> None:
         """``base`` is where training begins; None: from nothing."""
         self.config, self.place, self.base = config, place, base
-        mel_config = mel_config or MelConfig()
-        self.crops = make_crops(config, mel_config, device)
+        self.crops = make_crops(config, mel_config or MelConfig(), device)
         self.model = self._model().to(device)
         self.teacher: Teacher | None = None
         if config.teacher is not None:
-            self.teacher = make_teacher(config.teacher, config.teacher_model, mel_config).to(device)
+            mel = MelConfig.model_validate(self.crops.card()["mel"])
+            self.teacher = make_teacher(config.teacher, config.teacher_model, mel).to(device)
         self.evaluation = self.crops.evaluation()
 
     @classmethod
