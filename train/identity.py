@@ -57,7 +57,7 @@ IDENTITY: dict[str, Any] = {
 that all stages once shared.
 """
 
-ADDED: dict[str, Any] = {"whole_clips": False}
+ADDED: dict[str, Any] = {"whole_clips": False, "spelled_share": 0.12, "text_dropout": 0.0}
 """Fields that came later and decide a run's result, each hashed only where it is not what runs without it had."""
 
 NOT_IDENTITY = frozenset(

@@ -18,6 +18,8 @@ import torch
 from triforce.models.blocks.packed_attention import Bounds
 from triforce.models.vocabulary import PAD
 
+SHORT = 16
+"""Tokens of a document, on average over a batch, from which on its rows can be told by where documents start."""
 OPEN_ROWS = 32
 """Rows that are filled side by side: a document goes into the fullest that has room."""
 
@@ -52,7 +54,10 @@ class PackedBatch(NamedTuple):
 
 
 def stack(rows: list[list[tuple[np.ndarray, Any]]], context: int) -> PackedBatch:
-    """Rows of documents, each ``(ids, weights)``, as tensors padded to ``context``."""
+    """Rows of documents, each ``(ids, weights)``, as tensors padded to ``context``.
+
+    ``starts`` has room for documents of `SHORT` tokens on average; where they are shorter, it is left out.
+    """
     shape = (len(rows), context)
     ids, targets = np.full(shape, PAD, np.int64), np.full(shape, PAD, np.int64)
     positions, numbers, weights = np.zeros(shape, np.int64), np.zeros(shape, np.int64), np.zeros(shape, np.float32)
@@ -66,7 +71,12 @@ def stack(rows: list[list[tuple[np.ndarray, Any]]], context: int) -> PackedBatch
             positions[r, start:stop] = np.arange(len(document))
             numbers[r, start:stop] = number
             start = stop
-    return PackedBatch(*(torch.from_numpy(array) for array in (ids, targets, weights, positions, numbers)))
+    begins = np.flatnonzero(np.diff(numbers, axis=1, prepend=-1).reshape(-1))
+    room = len(rows) * (context // SHORT + 2)
+    starts = np.full(room + 1, ids.size, np.int32)
+    starts[: min(len(begins), room + 1)] = begins[: room + 1]
+    tensors = (torch.from_numpy(array) for array in (ids, targets, weights, positions, numbers))
+    return PackedBatch(*tensors, torch.from_numpy(starts) if len(begins) <= room else None)
 
 
 class FlatDocuments(NamedTuple):
