@@ -84,10 +84,11 @@ class Documents:
         pieces = self._word_pieces(sample, timed, generator)
         segments = []
         for name in layout:
+            codes: np.ndarray | None
             if name == "reading":
                 words = [word[:1] for word in pieces] if hidden else pieces
                 codes = interleave(sample.codes, words, timed[1], self._num_speech_codes)
-            elif name == "text" and pieces is not None and not self._partners:
+            elif name == "text" and pieces is not None:
                 codes = np.concatenate([np.zeros(0, np.int64), *pieces])
             else:
                 codes = self._codes(name, where, sample, generator)
@@ -120,9 +121,12 @@ class Documents:
         generator: np.random.Generator,
     ) -> list[np.ndarray] | None:
         """The pieces of each word, a share of them spelt; None where the front end keeps no words."""
-        if timed is None and not (self._spelled_share and isinstance(self._tokenizer, PhonemeTokenizer)):
+        if timed is not None:
+            words = timed[0]
+        elif self._spelled_share and isinstance(self._tokenizer, PhonemeTokenizer):
+            words = self._tokenizer.words(self._text(sample))
+        else:
             return None
-        words = timed[0] if timed is not None else self._tokenizer.words(self._text(sample))
         spelt = generator.random(len(words)) < self._spelled_share
         return [word.spelt if letters else word.read for word, letters in zip(words, spelt, strict=True)]
 

@@ -41,11 +41,11 @@ class PackedBatch(NamedTuple):
 
     def to(self, device: torch.device) -> PackedBatch:
         """Copy to a device, from pinned memory without waiting."""
-        return PackedBatch(*(None if t is None else t.to(device, non_blocking=True) for t in self))
+        return PackedBatch._make(None if t is None else t.to(device, non_blocking=True) for t in self)
 
     def pinned(self) -> PackedBatch:
         """Copy to memory that a GPU reads by itself."""
-        return PackedBatch(*(None if t is None else t.pin_memory() for t in self))
+        return PackedBatch._make(None if t is None else t.pin_memory() for t in self)
 
     @property
     def bounds(self) -> Bounds | None:
@@ -76,7 +76,7 @@ def stack(rows: list[list[tuple[np.ndarray, Any]]], context: int) -> PackedBatch
     starts = np.full(room + 1, ids.size, np.int32)
     starts[: min(len(begins), room + 1)] = begins[: room + 1]
     tensors = (torch.from_numpy(array) for array in (ids, targets, weights, positions, numbers))
-    return PackedBatch(*tensors, torch.from_numpy(starts) if len(begins) <= room else None)
+    return PackedBatch._make([*tensors, torch.from_numpy(starts) if len(begins) <= room else None])
 
 
 class FlatDocuments(NamedTuple):
@@ -149,7 +149,7 @@ def gather_rows(documents: FlatDocuments, rows: list[list[int]], context: int, n
     starts[: len(bounds)] = bounds
     arrays = (ids[:-1], targets, weights, positions[:-1], numbers[:-1])
     shaped = (torch.from_numpy(array.reshape(len(rows), context)) for array in arrays)
-    return PackedBatch(*shaped, torch.from_numpy(starts))
+    return PackedBatch._make([*shaped, torch.from_numpy(starts)])
 
 
 class RowStream:
@@ -238,4 +238,4 @@ def join_batches(parts: list[PackedBatch]) -> PackedBatch:
     bounds = torch.cat(starts).unique()
     filled = torch.full((room + 1,), size, dtype=torch.int32)
     filled[: min(len(bounds), room + 1)] = bounds[: room + 1].int()
-    return PackedBatch(*tensors, filled)
+    return PackedBatch._make([*tensors, filled])
