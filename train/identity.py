@@ -57,7 +57,11 @@ IDENTITY: dict[str, Any] = {
 that all stages once shared.
 """
 
-ADDED: dict[str, Any] = {"whole_clips": False, "teacher": None, "teacher_weight": 1.0, "teacher_every": 1}
+ADDED: dict[str, Any] = {
+    "whole_clips": False,
+    **{"teacher": None, "teacher_weight": 1.0, "teacher_every": 1},
+    **{"spelled_share": 0.12, "text_dropout": 0.0},
+}
 """Fields that came later and decide a run's result, each hashed only where it is not what runs without it had."""
 
 NOT_IDENTITY = frozenset(

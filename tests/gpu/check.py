@@ -31,7 +31,7 @@ from triforce.models.gpt import GPT, GPTConfig, KVCache
 from triforce.models.gpt_sampling import SamplingConfig
 from triforce.models.reading.sampling import read_aloud
 from triforce.train.data.order import Place
-from triforce.train.data.rows import PackedBatch, RowStream, FlatDocuments, stack
+from triforce.train.data.rows import FlatDocuments, PackedBatch, RowStream, stack
 from triforce.train.recipes.diffusion import RECIPES as DIFFUSION
 from triforce.train.recipes.dvae import RECIPES as DVAES
 from triforce.train.recipes.gpt import RECIPES as GPTS
@@ -257,7 +257,7 @@ def resumes(checks: Checks) -> dict[str, Any]:
         for _ in range(10):
             first.step(first.share_done())
             first.state.step += 1
-        first._places = [first.task.place.state_dict()]  # noqa: SLF001
+        first._places = [first.task.place.state_dict()]
         first.save(Path(folder))
         second = make_trainer(checks, 20)
         second.load(Path(folder))
@@ -356,7 +356,7 @@ def gpt_speed(checks: Checks, name: str, rows: int, context: int, *, compiled: b
     seconds = checks.seconds(step, 8)
     tokens = rows * context
     parameters = gpt.num_parameters()
-    lengths = np.diff(task.rows._documents(0).starts)  # noqa: SLF001
+    lengths = np.diff(task.rows._documents(0).starts)
     attention = 6 * recipe["num_layers"] * recipe["width"] * float((lengths.astype(float) ** 2).sum() / lengths.sum())
     operations = (6 * parameters + attention) * tokens
     task.rows.close()

@@ -146,7 +146,7 @@ def test_a_pack_holds_what_was_spoken(prepared, tmp_path):
 
 
 def test_a_machine_with_torch_alone_can_speak(prepared, tmp_path):
-    absent = "ray prefect pyarrow av soundfile soxr webdataset tensorboardX piper onnx onnxruntime rapidfuzz".split()
+    absent = ["ray", "prefect", "pyarrow", "av", "soundfile", "soxr", "webdataset", "tensorboardX", "piper", "onnx", "onnxruntime", "rapidfuzz"]
     code = (
         f"import sys; sys.modules.update(dict.fromkeys({absent})); from pathlib import Path; "
         "from triforce.flows.examples.piper.make_pack import make_pack; "
