@@ -129,19 +129,21 @@ def adversarial_losses(
     losses: dict[str, list[torch.Tensor]] = {"discriminator": [], "adversarial": [], "features": []}
     both = torch.cat([real, made.detach()])
     for discriminator in discriminators:
-        seen = [feature.chunk(2) for feature in discriminator(both)]
-        real_score, made_score = (score.float() for score in seen[-1])
+        *seen, score = discriminator(both)
+        real_score, made_score = score.float().chunk(2)
         losses["discriminator"].append(F.relu(1 - real_score).mean() + F.relu(1 + made_score).mean())
         frozen = {name: parameter.detach() for name, parameter in discriminator.named_parameters()}
         *judged, score = functional_call(discriminator, frozen, (made,))
         losses["adversarial"].append(F.relu(1 - score.float()).mean())
-        distances = [_relative_l1(a, b.detach()) for a, (b, _) in zip(judged, seen, strict=False)]
-        losses["features"].append(torch.stack(distances).mean())
+        losses["features"].append(_feature_distance(judged, [feature.detach().chunk(2)[0] for feature in seen]))
     return {name: torch.stack(each).mean() for name, each in losses.items()}
 
 
-def _relative_l1(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    return (a - b).abs().mean(dtype=torch.float32) / b.abs().mean(dtype=torch.float32).clamp_min(1e-4)
+def _feature_distance(judged: list[torch.Tensor], seen: list[torch.Tensor]) -> torch.Tensor:
+    with torch.autocast(judged[0].device.type, enabled=False):  # it would first copy all features to float32
+        distances = torch.stack([F.l1_loss(a, b) for a, b in zip(judged, seen, strict=True)])
+        sizes = torch.stack([b.abs().mean() for b in seen])
+    return (distances.float() / sizes.float().clamp_min(1e-4)).mean()
 
 
 def _same(kernel: tuple[int, int]) -> tuple[int, int]:
