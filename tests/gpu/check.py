@@ -131,7 +131,9 @@ def same_as_cpu(checks: Checks) -> dict[str, Any]:
     sizes = torch.tensor([[96], [96], [70], [33]])
     found = {}
 
-    def measure(name: str, model: torch.nn.Module, loss: Callable[[torch.nn.Module, torch.device], torch.Tensor]) -> None:
+    def measure(
+        name: str, model: torch.nn.Module, loss: Callable[[torch.nn.Module, torch.device], torch.Tensor]
+    ) -> None:
         values = []
         state = {key: value.clone() for key, value in model.state_dict().items()}
         for device in (torch.device("cpu"), checks.device):
@@ -145,7 +147,9 @@ def same_as_cpu(checks: Checks) -> dict[str, Any]:
         found[f"{name}_loss"] = relative(values[1][0], values[0][0])
         found[f"{name}_gradient"] = relative(values[1][1], values[0][1])
 
-    dvae = DVAE(DVAEConfig(channels=100, folded=True, hidden=64, num_blocks=2, quantizer="fsq", fsq_levels=(8, 8, 4, 4)))
+    dvae = DVAE(
+        DVAEConfig(channels=100, folded=True, hidden=64, num_blocks=2, quantizer="fsq", fsq_levels=(8, 8, 4, 4))
+    )
 
     def dvae_loss(model: torch.nn.Module, device: torch.device) -> torch.Tensor:
         output = model(x.to(device), sizes.to(device))
@@ -160,7 +164,11 @@ def same_as_cpu(checks: Checks) -> dict[str, Any]:
         torch.manual_seed(1)
         times = torch.tensor([0.1, 0.4, 0.7, 0.9], device=device)
         del times
-        return model(noise.to(device), x.to(device), torch.full((4,), 0.3, device=device), sizes.to(device)).square().mean()
+        return (
+            model(noise.to(device), x.to(device), torch.full((4,), 0.3, device=device), sizes.to(device))
+            .square()
+            .mean()
+        )
 
     vocos = Vocos(VocosConfig(hidden=64, inner=128, num_blocks=2))
 
@@ -179,7 +187,9 @@ def same_as_cpu(checks: Checks) -> dict[str, Any]:
             measure("diffusion", diffusion, diffusion_loss)
         except TypeError as error:
             found["diffusion_failed"] = str(error)
-    found["ok"] = all(value < (1e-3 if "loss" in key else 1e-2) for key, value in found.items() if isinstance(value, float))
+    found["ok"] = all(
+        value < (1e-3 if "loss" in key else 1e-2) for key, value in found.items() if isinstance(value, float)
+    )
     return found
 
 
@@ -289,7 +299,9 @@ def one_rank(checks: Checks) -> dict[str, Any]:
 def codes_are_equal(checks: Checks) -> dict[str, Any]:
     """Codes of clips alone, in a batch, and on the CPU, in float32 with TF32 off."""
     torch.manual_seed(0)
-    config = DVAEConfig.model_validate({"channels": 100} | DVAES["tiny"]["model"] | {"quantizer": "fsq", "fsq_levels": (8, 8, 8, 8)})
+    config = DVAEConfig.model_validate(
+        {"channels": 100} | DVAES["tiny"]["model"] | {"quantizer": "fsq", "fsq_levels": (8, 8, 8, 8)}
+    )
     dvae = DVAE(config).eval()
     for parameter in dvae.parameters():
         if parameter.ndim > 1:
@@ -368,7 +380,9 @@ def gpt_speed(checks: Checks, name: str, rows: int, context: int, *, compiled: b
     return found
 
 
-def step_speed(checks: Checks, make: Callable[[], torch.nn.Module], loss: Callable[..., torch.Tensor], batch: int) -> dict[str, Any]:
+def step_speed(
+    checks: Checks, make: Callable[[], torch.nn.Module], loss: Callable[..., torch.Tensor], batch: int
+) -> dict[str, Any]:
     """Optimizer steps a second of a network on crops of 144 frames."""
     model = make().to(checks.device).train()
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
@@ -391,7 +405,9 @@ def dvae_speed(checks: Checks, batch: int) -> dict[str, Any]:
         output = model(x, sizes)
         return (output.reconstruction - x).abs().mean() + output.quantizer_loss
 
-    return step_speed(checks, lambda: DVAE(DVAEConfig.model_validate({"channels": 100} | DVAES["small"]["model"])), loss, batch)
+    return step_speed(
+        checks, lambda: DVAE(DVAEConfig.model_validate({"channels": 100} | DVAES["small"]["model"])), loss, batch
+    )
 
 
 def diffusion_speed(checks: Checks, batch: int) -> dict[str, Any]:
@@ -453,7 +469,9 @@ def transformers_speed(checks: Checks, rows: int) -> dict[str, Any]:
     ids = torch.randint(10, 100, (rows, 16), device=checks.device)
 
     def draw() -> None:
-        model.generate(ids, max_new_tokens=length, min_new_tokens=length, do_sample=True, pad_token_id=0, eos_token_id=1)
+        model.generate(
+            ids, max_new_tokens=length, min_new_tokens=length, do_sample=True, pad_token_id=0, eos_token_id=1
+        )
 
     with torch.inference_mode():
         draw()
@@ -473,23 +491,34 @@ def cached_decode(checks: Checks) -> dict[str, Any]:
     with torch.inference_mode():
         whole = gpt(ids)
         cache = KVCache.empty(gpt.config, 1, 64, gpt.embedding.weight)
-        parts = torch.cat([gpt(ids[:, :20], cache=cache), *(gpt(ids[:, i : i + 1], cache=cache) for i in range(20, 40))], 1)
+        parts = torch.cat(
+            [gpt(ids[:, :20], cache=cache), *(gpt(ids[:, i : i + 1], cache=cache) for i in range(20, 40))], 1
+        )
     error = relative(parts, whole)
     return {"relative": error, "ok": error < 1e-3}
 
 
 def table(results: dict[str, Any], about: dict[str, Any]) -> str:
     """The results as Markdown."""
-    lines = [f"{about['device']}, torch {about['torch']}, commit {about['commit']}", "", "| what | result |", "|---|---|"]
+    lines = [
+        f"{about['device']}, torch {about['torch']}, commit {about['commit']}",
+        "",
+        "| what | result |",
+        "|---|---|",
+    ]
     for name, found in results.items():
-        shown = ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in found.items() if k != "took_s")
+        shown = ", ".join(
+            f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in found.items() if k != "took_s"
+        )
         lines.append(f"| {name} | {shown} |")
     return "\n".join(lines) + "\n"
 
 
 def commit() -> str:
     root = Path(__file__).parents[2]
-    done = subprocess.run(["git", "-C", str(root), "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["git", "-C", str(root), "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    )
     return done.stdout.strip() or os.environ.get("COMMIT", "unknown")
 
 
