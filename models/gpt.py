@@ -257,7 +257,8 @@ class GPT(nn.Module):
         mask, lengths = (None, None) if bounds is not None else self._visibility(ids, documents, past, cache)
         context = Context(cos, sin, mask, lengths, bounds, cache)
         x = self.dropout(self.embedding(ids))
-        for layer, block in enumerate(self.blocks):
+        for number, block in enumerate(self.blocks):
+            layer = number if cache is not None else 0  # so that blocks compiled one by one share their code
             if self.checkpoint_activations and torch.is_grad_enabled():
                 x = checkpoint(block, x, context, layer, use_reentrant=False)
             else:

@@ -7,6 +7,7 @@ name the dVAE that they were trained on, and a diffusion network that is conditi
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -23,6 +24,8 @@ from triforce.models.dvae import DVAE
 from triforce.models.flow_samplers import SamplerConfig
 from triforce.models.gpt import GPT, gpt_latents
 from triforce.models.gpt_sampling import Candidate, SamplingConfig, sample_segment
+from triforce.models.reading.front_end import FrontEnd, keeps_words, require_phonemes
+from triforce.models.reading.sampling import read_aloud
 from triforce.models.release_files import (
     TrainedNetwork,
     load_card,
@@ -30,7 +33,7 @@ from triforce.models.release_files import (
     load_tokenizer_of,
     require_dvae,
 )
-from triforce.models.text import TextTokenizer, clean_text
+from triforce.models.text import clean_text
 from triforce.models.vocabulary import Segment
 
 
@@ -168,8 +171,8 @@ class Release:
         return card["hash"] if card else "griffin-lim"
 
     @cached_property
-    def tokenizer(self) -> TextTokenizer:
-        """Text tokenizer of the GPT."""
+    def tokenizer(self) -> FrontEnd:
+        """Text front end of the GPT."""
         return load_tokenizer_of(self.uri)
 
     def info(self) -> dict[str, Any]:
@@ -273,13 +276,46 @@ class Release:
         """
         if self.gpt is None:
             raise FileNotFoundError(f"{self.uri}: no gpt/config.json here; train one with `triforce train gpt`")
-        cleaned = clean_text(text)
-        if not cleaned:
-            raise ValueError(f"text {text!r}: nothing to say; give at least one word")
-        prompt = [Segment("text", self.tokenizer.encode(cleaned))]
+        if self.reads:
+            return self.draw_all([text], voice=voice, seeds=[seed], sampling=sampling)[0]
+        prompt = [Segment("text", self._pieces(text))]
         if voice is not None:
             prompt.insert(0, Segment("voice", self.encode(voice)))
         return sample_segment(self.gpt, prompt, "speech", sampling or SamplingConfig(), seed=seed)
+
+    def draw_all(
+        self,
+        texts: Sequence[str],
+        *,
+        voice: np.ndarray | None = None,
+        seeds: Sequence[int] | None = None,
+        sampling: SamplingConfig | None = None,
+        half: bool = False,
+        graph: bool = False,
+    ) -> list[list[Candidate]]:
+        """Draw candidates as `draw` does, for many texts; side by side where the GPT reads word by word.
+
+        ``half`` and ``graph`` as in `read_aloud`. Texts draw the same, but for rounding, whatever is beside them.
+        """
+        seeds = seeds or [0] * len(texts)
+        if not self.reads:
+            drawn = zip(texts, seeds, strict=True)
+            return [self.draw(text, voice=voice, seed=seed, sampling=sampling) for text, seed in drawn]
+        words = [require_phonemes(self.tokenizer).split(self._pieces(text)) for text in texts]
+        prefix = [] if voice is None else [Segment("voice", self.encode(voice))]
+        return read_aloud(self.gpt, words, sampling, seeds=seeds, prefix=prefix, half=half, graph=graph)
+
+    @cached_property
+    def reads(self) -> bool:
+        """Whether the GPT reads word by word: it was trained on readings."""
+        layouts = self._gpt.card.get("layouts", []) if self._gpt else []
+        return any(layout.endswith(">reading") for layout in layouts) and keeps_words(self.tokenizer)
+
+    def _pieces(self, text: str) -> np.ndarray:
+        pieces = self.tokenizer.encode(clean_text(text))
+        if not len(pieces):
+            raise ValueError(f"text {text!r}: nothing to say; give at least one word")
+        return pieces
 
     def render(
         self,

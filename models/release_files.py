@@ -23,10 +23,12 @@ from triforce.models.audio.vocos import Vocos, VocosConfig
 from triforce.models.diffusion import Diffusion, DiffusionConfig
 from triforce.models.dvae import DVAE, DVAEConfig
 from triforce.models.gpt import GPT, GPTConfig
-from triforce.models.text import TextTokenizer
+from triforce.models.reading.front_end import FrontEnd, load_front_end
 
 FORMAT = 1
 """Version of the files' format."""
+ADDED: dict[str, Any] = {"pointer": False, "interleaves": None}
+"""Fields of configs that came later, each hashed only where it is not what networks without it had."""
 STAGES = ("dvae", "gpt", "diffusion")
 """Networks of a release, in the order in which they are trained."""
 VOCODER = "vocoder"
@@ -68,7 +70,7 @@ def codes_hash(card: dict[str, Any]) -> str:
 
 
 def stage_files(
-    stage: str, model: nn.Module, card: dict[str, Any], tokenizer: TextTokenizer | None = None
+    stage: str, model: nn.Module, card: dict[str, Any], tokenizer: FrontEnd | None = None
 ) -> dict[str, bytes]:
     """Return a network's files by name, in the order to write them; ``config.json``, which marks the network as
     complete, comes last.
@@ -78,13 +80,22 @@ def stage_files(
     """
     weights = save_tensors({name: tensor.detach().cpu().contiguous() for name, tensor in unique_tensors(model).items()})
     config = json.loads(cast(BaseModel, model.config).model_dump_json())
-    identity = json.dumps({"stage": stage, "model": config, "mel": card.get("mel")}, sort_keys=True).encode()
+    hashed = _without_added(config)
+    identity = json.dumps({"stage": stage, "model": hashed, "mel": card.get("mel")}, sort_keys=True).encode()
     digest = hashlib.sha256(identity + hashlib.sha256(weights).digest()).hexdigest()
     card = {"format": FORMAT, "stage": stage, "hash": digest, "model": config} | card
     files = {"model.safetensors": weights}
     if tokenizer is not None:
         files["tokenizer.json"] = tokenizer.to_json().encode()
     return files | {"config.json": json.dumps(card, indent=1, sort_keys=True).encode()}
+
+
+def _without_added(config: Any) -> Any:
+    """Return a config without the fields in `ADDED` that are as they were before they came."""
+    if isinstance(config, dict):
+        kept = {key: value for key, value in config.items() if key not in ADDED or value != ADDED[key]}
+        return {key: _without_added(value) for key, value in kept.items()}
+    return [_without_added(value) for value in config] if isinstance(config, list) else config
 
 
 def unique_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -164,10 +175,10 @@ def require_dvae(uri: str, device: str | torch.device = "cpu") -> TrainedNetwork
     return dvae
 
 
-def load_tokenizer_of(uri: str) -> TextTokenizer:
-    """Load the text tokenizer of a release's GPT; raises FileNotFoundError where there is none."""
+def load_tokenizer_of(uri: str) -> FrontEnd:
+    """Load the text front end of a release's GPT; raises FileNotFoundError where there is none."""
     fs, root = fsspec.core.url_to_fs(uri, use_listings_cache=False)
     path = f"{root.rstrip('/')}/gpt/tokenizer.json"
     if not fs.exists(path):
         raise FileNotFoundError(f"{uri}: no gpt/tokenizer.json here; train one with `triforce train gpt`")
-    return TextTokenizer(fs.cat_file(path).decode())
+    return load_front_end(fs.cat_file(path).decode())

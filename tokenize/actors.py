@@ -17,8 +17,8 @@ from triforce.ingest import storage
 from triforce.ingest.corpus.shard_names import shard_name, stale_mark
 from triforce.ingest.corpus.store import Corpus
 from triforce.models.memory import reuse_freed_memory
+from triforce.models.reading.front_end import load_front_end
 from triforce.models.release_files import require_dvae
-from triforce.models.text import TextTokenizer
 from triforce.tokenize.config import TokenizeConfig
 from triforce.tokenize.encode import encode_media
 from triforce.tokenize.plan import PlannedShard
@@ -41,7 +41,7 @@ class ReadActor:
 
     def __init__(self, corpus: str, card: dict[str, Any], tokenizer_json: str) -> None:
         torch.set_num_threads(1)
-        self.corpus, self.card, self.tokenizer = Corpus(corpus), card, TextTokenizer(tokenizer_json)
+        self.corpus, self.card, self.tokenizer = Corpus(corpus), card, load_front_end(tokenizer_json)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         clips = [tuple(clip) for clip in json.loads(row["clips"])]

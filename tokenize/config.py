@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from triforce.models.reading.front_end import FrontEndName
 
 
 class TokenizeConfig(BaseModel):
@@ -20,9 +22,15 @@ class TokenizeConfig(BaseModel):
         description="Clips in a shard; the last of a run may hold fewer. A whole shard is in memory as mels: 80 MB "
         "for 256 clips of 8 s.",
     )
-    text_vocabulary_size: int = Field(
-        512, ge=256, le=65_536, description="Pieces of the text tokenizer, which is trained on the first run's texts."
+    text: FrontEndName = Field(
+        "bpe",
+        description="Text front end: bpe, trained on the first run's texts; or, for English, phonemes (words of a "
+        "dictionary as ARPAbet, others in letters) or characters, with which shards carry the times of words too.",
     )
+    normalised: bool = Field(
+        False, description="Write figures and signs as words before bpe; the other front ends always do."
+    )
+    text_vocabulary_size: int = Field(512, ge=256, le=65_536, description="Pieces of bpe.")
     batch_positions: int = Field(
         4_096,
         ge=256,
@@ -45,3 +53,9 @@ class TokenizeConfig(BaseModel):
     max_failed_share: float = Field(
         0.01, ge=0, le=1, description="Share of clips that may fail before the run ends in an error."
     )
+
+    @model_validator(mode="after")
+    def _check_text(self) -> TokenizeConfig:
+        if self.normalised and self.text != "bpe":
+            raise ValueError(f"normalised: text {self.text} always is; leave it out")
+        return self

@@ -23,10 +23,11 @@ import pyarrow.parquet as pq
 from triforce.ingest import storage
 from triforce.ingest.corpus.store import Corpus
 from triforce.models.dvae import DVAE
+from triforce.models.reading.front_end import make_front_end
 from triforce.models.release_files import TrainedNetwork
-from triforce.models.text import TextTokenizer, clean_text
+from triforce.models.text import clean_text
 from triforce.tokenize.config import TokenizeConfig
-from triforce.tokenize.token_sample import METADATA
+from triforce.tokenize.token_sample import METADATA, WORDS
 
 PLAN_SCHEMA = pa.schema(
     [("shard", pa.int32()), ("clip_id", pa.string()), ("recording_id", pa.string()), ("source", pa.string())]
@@ -57,6 +58,8 @@ def open_tokens(config: TokenizeConfig, dvae: TrainedNetwork[DVAE]) -> dict:
         "dvae_hash": dvae.codes_hash,
         "clips_per_shard": config.clips_per_shard,
         "num_codes": dvae.model.config.num_codes,
+        "text": None if config.text == "bpe" else config.text,  # older folders do not say
+        "normalised": config.normalised or None,
     }
     if storage.exists(meta_uri):
         meta = read_meta(config.tokens)
@@ -71,9 +74,10 @@ def open_tokens(config: TokenizeConfig, dvae: TrainedNetwork[DVAE]) -> dict:
     texts = kept_clips(Corpus(config.corpus), modality)["text"].to_pylist()
     if not texts:
         raise ValueError(f"{config.corpus}: no {modality} clip to keep; run `triforce ingest`, or loosen the filters")
-    tokenizer = TextTokenizer.train((clean_text(text or "") for text in texts), config.text_vocabulary_size)
+    cleaned = (clean_text(text or "") for text in texts)
+    tokenizer = make_front_end(config.text, cleaned, config.text_vocabulary_size, normalised=config.normalised)
     storage.write_bytes(storage.join(config.tokens, "tokenizer.json"), tokenizer.to_json().encode())
-    meta = wanted | {
+    meta = {key: value for key, value in wanted.items() if value is not None} | {
         "modality": modality,
         "compression": list(dvae.model.config.compression),
         "text_vocabulary_size": tokenizer.size,
@@ -106,9 +110,11 @@ def modality_of(card: dict) -> str:
     return card.get("modality") or "speech"
 
 
-def kept_clips(corpus: Corpus, modality: str) -> pa.Table:
-    """Return the kept clips of a medium without their bytes, sorted by source, recording and time."""
-    table = corpus.clips(["clip_id", *METADATA], kept_only=True)
+def kept_clips(corpus: Corpus, modality: str, *, words: bool = False) -> pa.Table:
+    """Return the kept clips of a medium without their bytes, sorted by source, recording and time; with their words
+    where these decide what a shard holds.
+    """
+    table = corpus.clips(["clip_id", *METADATA, *([WORDS] if words else [])], kept_only=True)
     named = table["modality"].fill_null("speech")
     table = table.set_column(table.schema.get_field_index("modality"), "modality", named)
     table = table.filter(pc.equal(named, modality))
@@ -117,8 +123,8 @@ def kept_clips(corpus: Corpus, modality: str) -> pa.Table:
 
 def extend_plan(config: TokenizeConfig) -> list[PlannedShard]:
     """Plan the kept clips that are in no shard yet, and return all shards that have clips; call `open_tokens` first."""
-    modality = read_meta(config.tokens)["modality"]
-    plan, kept = read_plan(config.tokens), kept_clips(Corpus(config.corpus), modality)
+    meta = read_meta(config.tokens)
+    plan, kept = read_plan(config.tokens), kept_clips(Corpus(config.corpus), meta["modality"], words="text" in meta)
     known = set(plan["clip_id"].to_pylist())
     new = kept.filter(pa.array([clip_id not in known for clip_id in kept["clip_id"].to_pylist()], pa.bool_()))
     if new.num_rows:

@@ -20,9 +20,10 @@ from triforce.ingest.corpus.records import Clip
 from triforce.ingest.corpus.store import Corpus
 from triforce.ingest.media.pixels import PIXEL_MODALITIES, clip_pixels
 from triforce.models.audio.mel import MelConfig, log_mel
-from triforce.models.text import TextTokenizer, clean_text
+from triforce.models.reading.front_end import FrontEnd, keeps_words
+from triforce.models.text import clean_text
 from triforce.tokenize.plan import PlannedShard, modality_of
-from triforce.tokenize.token_sample import METADATA, sample_metadata
+from triforce.tokenize.token_sample import METADATA, WORDS, sample_metadata
 
 log = logging.getLogger(__name__)
 
@@ -82,17 +83,18 @@ def media_columns(card: dict[str, Any]) -> list[str]:
     return [modality] if modality in PIXEL_MODALITIES else ["audio"]
 
 
-def prepare_shard(corpus: Corpus, shard: PlannedShard, card: dict[str, Any], tokenizer: TextTokenizer) -> PreparedShard:
+def prepare_shard(corpus: Corpus, shard: PlannedShard, card: dict[str, Any], tokenizer: FrontEnd) -> PreparedShard:
     """Read a planned shard's clips; one that cannot be read is recorded as failed."""
     clips, media, failed = [], [], []
-    for clip in read_clips(corpus, shard, media_columns(card)):
+    words = keeps_words(tokenizer)
+    for clip in read_clips(corpus, shard, [*media_columns(card), *([WORDS] if words else [])]):
         try:
             array = prepare_clip(clip, card)
         except (ValueError, soundfile.LibsndfileError) as error:
             log.warning("clip %s: %s", clip.clip_id, error)
             failed.append({"clip_id": clip.clip_id, "error": str(error)})
             continue
-        metadata = sample_metadata(clip, array.shape[1:])
+        metadata = sample_metadata(clip, array.shape[1:], words=words)
         text_ids = tokenizer.encode(clean_text(clip.text or "")).tolist()
         clips.append({"clip_id": clip.clip_id, "text_ids": text_ids, "metadata": metadata})
         media.append(array)

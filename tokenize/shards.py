@@ -13,13 +13,13 @@ from typing import Any, BinaryIO
 
 from triforce.ingest import storage
 from triforce.ingest.corpus.shard_names import shard_index
-from triforce.models.text import TextTokenizer
+from triforce.models.reading.front_end import FrontEnd, load_front_end
 from triforce.tokenize.token_sample import TokenSample
 
 
-def load_tokenizer(tokens: str) -> TextTokenizer:
-    """Load the text tokenizer of a tokens folder."""
-    return TextTokenizer(storage.read_bytes(storage.join(tokens, "tokenizer.json")).decode())
+def load_tokenizer(tokens: str) -> FrontEnd:
+    """Load the text front end of a tokens folder."""
+    return load_front_end(storage.read_bytes(storage.join(tokens, "tokenizer.json")).decode())
 
 
 def write_shard(uri: str, samples: Iterable[TokenSample], stats: dict[str, Any]) -> dict[str, Any]:

@@ -21,11 +21,19 @@ METADATA = (
     *("recording_id", "start_sample", "end_sample", "sample_rate_hz", "modality"),
 )
 """Columns of the corpus that a sample carries."""
+WORDS = "words"
+"""Column that a sample carries too where its text front end keeps words apart."""
 
 
-def sample_metadata(clip: Clip, size: Sequence[int]) -> dict[str, Any]:
-    """Return the metadata of a clip and the ``size`` of its medium: the positions that the codes stand for."""
-    return {key: getattr(clip, key) for key in METADATA} | {"size": list(size)}
+def sample_metadata(clip: Clip, size: Sequence[int], *, words: bool = False) -> dict[str, Any]:
+    """Return the metadata of a clip and the ``size`` of its medium: the positions that the codes stand for.
+
+    With ``words``, its words and their times come along, each as ``[text, start_s, end_s]``.
+    """
+    found = {key: getattr(clip, key) for key in METADATA} | {"size": list(size)}
+    if words and clip.words:
+        found[WORDS] = [[word.word, round(word.start_s, 4), round(word.end_s, 4)] for word in clip.words]
+    return found
 
 
 @dataclass(frozen=True)

@@ -301,10 +301,20 @@ class VocoderTrainConfig(StageConfig, SoundCropConfig):
     recipes = vocoder.RECIPES
 
     stage: Literal["vocoder"] = "vocoder"
-    loss_weights: dict[Literal["mel", "stft", "adversarial"], float] = Field(
+    loss_weights: dict[Literal["mel", "stft", "adversarial", "features"], float] = Field(
         default_factory=dict,
         description="Weights of the losses, by default mel 1, stft 1 and adversarial 0; over 0, the last brings "
-        "discriminators.",
+        "discriminators, and features, the distance between what they see, which weighs as much unless set.",
+    )
+    periods: tuple[int, ...] = Field(
+        (), description="Periods of the discriminators of folded waveforms, beside those of spectrograms. Samples."
+    )
+    decoded_share: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Share of a batch whose mels are what the release's dVAE decodes from the clips' codes, with the "
+        "true sound to reach: the vocoder then knows the dVAE's blur.",
     )
     model: VocosConfig = Field(description="Shape of the network; the recipe's where not set.")
 

@@ -57,7 +57,12 @@ IDENTITY: dict[str, Any] = {
 that all stages once shared.
 """
 
-ADDED: dict[str, Any] = {"whole_clips": False, "teacher": None, "teacher_weight": 1.0, "teacher_every": 1}
+ADDED: dict[str, Any] = {
+    "whole_clips": False,
+    **{"teacher": None, "teacher_weight": 1.0, "teacher_every": 1},
+    **{"periods": (), "decoded_share": 0.0},
+    **{"spelled_share": 0.12, "text_dropout": 0.0},
+}
 """Fields that came later and decide a run's result, each hashed only where it is not what runs without it had."""
 
 NOT_IDENTITY = frozenset(
@@ -90,7 +95,8 @@ EARLIER_NAMES = {"target": "flows"}
 def run_name(fields: dict[str, Any], inputs: dict[str, str]) -> str:
     """The stage and a hash of the fields in `IDENTITY` and `ADDED` of a config's dump and of what the run reads."""
     values = {name: fields.get(name, default) for name, default in IDENTITY.items()}
-    values |= {name: fields[name] for name, default in ADDED.items() if fields.get(name, default) != default}
+    added = {name: list(value) if isinstance(value, tuple) else value for name, value in ADDED.items()}  # as in JSON
+    values |= {name: fields[name] for name, default in added.items() if fields.get(name, default) != default}
     if fields["stage"] == "vocoder" and not fields["loss_weights"]:
         values["loss_weights"] = IDENTITY["loss_weights"]  # its default was the GPT's, of which it read nothing
     values["model"] = {EARLIER_NAMES.get(name, name): value for name, value in fields["model"].items()}

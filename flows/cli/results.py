@@ -1,4 +1,4 @@
-"""``triforce evaluate``, ``evaluate-pictures``, ``sweep`` and ``report``: what a release can do, in figures."""
+"""``triforce evaluate``, ``evaluate-pictures``, ``sweep``, ``listen`` and ``report``: what a release can do."""
 
 from __future__ import annotations
 
@@ -69,6 +69,23 @@ def sweep(
     from triforce.train.evaluate.sweep import sweep as run_sweep
 
     typer.echo(run_sweep(release, heldout, out, SweepConfig.model_validate(merged({}, settings))))
+
+
+@app.command(rich_help_panel=Panel.RESULTS, epilog=example("listen evaluation --systems vocoder,griffin_lim"))
+def listen(
+    folders: Annotated[
+        list[str], typer.Argument(help="Evaluations, or a folder of sounds for each system, named as the sentences.")
+    ],
+    out: Annotated[str, typer.Option("--out", "-o", help="The page.")] = "listen.html",
+    systems: Annotated[str, typer.Option(help="The systems to compare, by commas; by default all.")] = "",
+    trials: Annotated[int, typer.Option(min=1, help="Pairs to judge, at most; a minute takes some five.")] = 24,
+    seed: Annotated[int, typer.Option(help="Which pairs, and in which order.")] = 0,
+) -> None:
+    """Write a page to compare systems by ear, blind and by the keyboard alone; it saves the judgements as JSON."""
+    from triforce.flows.report.listening import write_listening_page
+
+    chosen = [name.strip() for name in systems.split(",") if name.strip()]
+    typer.echo(write_listening_page(folders, out, systems=chosen, trials=trials, seed=seed))
 
 
 @app.command(rich_help_panel=Panel.RESULTS, epilog=example("report demo-run -o report.html"))

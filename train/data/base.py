@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
@@ -11,6 +11,37 @@ from triforce.train.data.clips import ClipStore
 from triforce.train.data.config import ClipDataConfig
 from triforce.train.data.crop_stream import StreamedCrops
 from triforce.train.data.order import Place, ShuffledOrder, is_validation
+
+
+class SoundBatch(NamedTuple):
+    """Crops of sound and their mels."""
+
+    waveform: torch.Tensor
+    """Samples ``(B, (T - 1) * hop_length)`` float32 in -1 to 1; the first and the last are at the centres of the mels'
+    first and last frames."""
+    mel: torch.Tensor
+    """Mels ``(B, num_mels, T)``."""
+    decoded: torch.Tensor | None
+    """The same frames as the release's dVAE decodes them from the clips' codes; None: not known here."""
+
+
+class SoundCrops(Protocol):
+    """What the vocoder is trained on: `ClipCrops`, or others that have these methods."""
+
+    streamed: StreamedCrops | None
+    """These crops, where Ray Data can read them ahead."""
+
+    def sounds(self, place: Place, count: int) -> SoundBatch:
+        """The next crops, on the device; always of the same shapes."""
+        ...
+
+    def evaluation(self) -> list[torch.Tensor]:
+        """Mels ``(num_mels, T)`` of sounds that training never sees."""
+        ...
+
+    def card(self) -> dict[str, Any]:
+        """What a release must know of the crops: ``mel``, the settings of the front-end."""
+        ...
 
 
 class Crops(ABC):

@@ -98,6 +98,20 @@ class TokenDataConfig(DataConfig):
         default_factory=lambda: {"text": 0.1},
         description="Weight of a modality's tokens in the loss; 1 where it is not named.",
     )
+    spelled_share: float = Field(
+        0.12,
+        ge=0,
+        le=1,
+        description="Share of the known words that are given in letters in training, so that unknown ones are learnt: "
+        "for the text front end `phonemes`.",
+    )
+    text_dropout: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Share of the training documents whose text is hidden, for `guidance` when sampling; in a reading "
+        "each word is then its boundary alone. Layouts that end in text keep it.",
+    )
     prefetch: int = Field(2, ge=0, le=64, description="Batches read ahead beside the training step.")
 
     @model_validator(mode="after")

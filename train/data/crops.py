@@ -13,7 +13,7 @@ import torch
 
 from triforce.ingest.media.samples import FULL_SCALE
 from triforce.models.audio.mel import MelConfig, log_mel
-from triforce.train.data.base import Crops, StoredCrops
+from triforce.train.data.base import Crops, SoundBatch, StoredCrops
 from triforce.train.data.config import CROP_AXES, CropConfig, SoundCropConfig
 from triforce.train.data.crop_stream import Crop, CropStream, StreamedCrops
 from triforce.train.data.order import Place
@@ -87,9 +87,16 @@ class ClipCrops(StoredCrops):
     def batch(self, place: Place, count: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Mels ``(count, num_mels, crop_frames)`` and their true frames ``(count, 1)``."""
         crops = self.take(place, count)
-        waveforms = torch.from_numpy(np.stack([samples for samples, _ in crops])).to(self.device).float() / FULL_SCALE
         sizes = torch.tensor([[int(frames)] for _, frames in crops], device=self.device)
-        return log_mel(waveforms, self.mel_config), sizes
+        return log_mel(self._waveforms(crops), self.mel_config), sizes
+
+    def sounds(self, place: Place, count: int) -> SoundBatch:
+        """The next crops' samples and mels; short clips are padded with silence, a sound like any other."""
+        waveforms = self._waveforms(self.take(place, count))
+        return SoundBatch(waveforms, log_mel(waveforms, self.mel_config), None)
+
+    def _waveforms(self, crops: list[Crop]) -> torch.Tensor:
+        return torch.from_numpy(np.stack([samples for samples, _ in crops])).to(self.device).float() / FULL_SCALE
 
     def evaluation(self) -> list[torch.Tensor]:
         """Mels ``(num_mels, T)`` of the validation clips, or where there are none of training clips, at most 8 s

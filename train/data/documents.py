@@ -2,7 +2,8 @@
 
 A layout names segments and their order, as in ``text>speech``, ``speech>text`` or ``voice+text>image``; what stands
 behind ``>`` is what sampling will be asked for. A ``voice`` segment is another clip of the same speaker. Media that lie
-in shard sets of their own meet by `TokenDataConfig.join_on`.
+in shard sets of their own meet by `TokenDataConfig.join_on`. A ``reading`` segment is speech with the pieces of each
+word before the codes that say it, for clips whose words have times.
 """
 
 from __future__ import annotations
@@ -12,7 +13,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from triforce.models.text import TextTokenizer, clean_text
+from triforce.models.reading.front_end import FrontEnd, keeps_words, require_phonemes
+from triforce.models.reading.interleave import codes_before, interleave, reading_weights, time_words
+from triforce.models.reading.phonemes import BOUNDARY, PhonemeTokenizer, WordPieces
+from triforce.models.text import clean_text
 from triforce.models.vocabulary import Segment, Vocabulary
 from triforce.tokenize.token_sample import TokenSample
 from triforce.train.data.config import TokenDataConfig
@@ -31,28 +35,38 @@ def parse_layout(layout: str) -> tuple[str, ...]:
 class Documents:
     """Draws a document for each position of the order; what is drawn depends on the seed and the position alone.
 
-    ``keep`` says by a clip's id whether it belongs here, training or validation; neither borrows from the other.
+    ``keep`` says by a clip's id whether it belongs here, training or validation; neither borrows from the other. With
+    ``as_it_is`` no word is spelt and no text hidden.
     """
 
     def __init__(
         self,
         store: TokenStore,
         vocabulary: Vocabulary,
-        tokenizer: TextTokenizer,
+        tokenizer: FrontEnd,
         config: TokenDataConfig,
         keep: Callable[[str], bool],
+        *,
+        as_it_is: bool = False,
     ) -> None:
         self.store, self.vocabulary, self.config, self.keep = store, vocabulary, config, keep
+        self.num_untimed = 0
+        """Documents that could not be a reading, because the times of their words are not known or do not fit."""
+        self._spelled_share = config.spelled_share if keeps_words(tokenizer) and not as_it_is else 0.0
+        self._text_dropout = 0.0 if as_it_is else config.text_dropout
         self._tokenizer = tokenizer
         self.order = ShuffledOrder(store.group_sizes, config.seed)
         self._layouts = [(parse_layout(layout), weight) for layout, weight in config.layouts.items() if weight]
-        known = {"text", *store.modalities, *(["voice"] if "speech" in store.modalities else [])}
+        known = {"text", *store.modalities, *(["voice", "reading"] if "speech" in store.modalities else [])}
         for layout, _ in self._layouts:
             for name in layout:
                 if name not in known:
                     raise ValueError(
                         f"layout {'+'.join(layout)}: no shard set holds {name}; there are {', '.join(sorted(known))}"
                     )
+        self._reader = None
+        if any("reading" in layout for layout, _ in self._layouts):
+            self._reader = require_phonemes(tokenizer)
         self._partners = store.by_field(config.join_on, keep) if len(store.modalities) > 1 else {}
 
     def segments(self, position: int) -> list[Segment] | None:
@@ -62,16 +76,68 @@ class Documents:
         if not self.keep(sample.clip_id):
             return None
         generator = np.random.default_rng([self.config.seed, position])
-        layout = self._layout(where, sample, generator)
+        timed = self._timed_words(where, sample)
+        layout = self._layout(where, sample, generator, reads=timed is not None)
         if layout is None:
             return None
-        found = [(name, self._codes(name, where, sample, generator)) for name in layout]
-        return [Segment(name, codes) for name, codes in found if codes is not None]
+        hidden = layout[-1] != "text" and self._text_dropout > 0 and generator.random() < self._text_dropout
+        pieces = self._word_pieces(sample, timed, generator)
+        segments = []
+        for name in layout:
+            codes: np.ndarray | None
+            if name == "reading":
+                words = [word[:1] for word in pieces] if hidden else pieces
+                codes = interleave(sample.codes, words, timed[1], self._num_speech_codes)
+            elif name == "text" and pieces is not None:
+                codes = np.concatenate([np.zeros(0, np.int64), *pieces])
+            else:
+                codes = self._codes(name, where, sample, generator)
+            if codes is not None and not (name == "text" and hidden):
+                segments.append(Segment(name, codes))
+        return segments
 
-    def _layout(self, where: Where, sample: TokenSample, generator: np.random.Generator) -> tuple[str, ...] | None:
+    @property
+    def _num_speech_codes(self) -> int:
+        return self.vocabulary.modality("speech").num_codes
+
+    def _timed_words(self, where: Where, sample: TokenSample) -> tuple[list[WordPieces], np.ndarray] | None:
+        """The words of a sample of speech and the codes before each; None where times are not known or do not fit."""
+        if self._reader is None or self.store.modality(where) != "speech":
+            return None
+        found = time_words(self._reader, self._text(sample), sample.metadata.get("words") or [])
+        if found is None:
+            self.num_untimed += 1
+            return None
+        (num_frames,), duration_s = sample.metadata["size"], sample.metadata["duration_s"]
+        # Frames are hops apart, the first at 0 s, and each code has as many frames.
+        frames_per_code = -(-num_frames // max(1, sample.codes.size))
+        rate = max(1, num_frames - 1) / duration_s / frames_per_code
+        return found[0], codes_before(found[1], sample.codes.size, rate)
+
+    def _word_pieces(
+        self,
+        sample: TokenSample,
+        timed: tuple[list[WordPieces], np.ndarray] | None,
+        generator: np.random.Generator,
+    ) -> list[np.ndarray] | None:
+        """The pieces of each word, a share of them spelt; None where the front end keeps no words."""
+        if timed is not None:
+            words = timed[0]
+        elif self._spelled_share and isinstance(self._tokenizer, PhonemeTokenizer):
+            words = self._tokenizer.words(self._text(sample))
+        else:
+            return None
+        spelt = generator.random(len(words)) < self._spelled_share
+        return [word.spelt if letters else word.read for word, letters in zip(words, spelt, strict=True)]
+
+    def _layout(
+        self, where: Where, sample: TokenSample, generator: np.random.Generator, *, reads: bool
+    ) -> tuple[str, ...] | None:
         """One of the layouts whose media this sample has, itself or by the join; each is as likely as its weight."""
         value = join_value(sample, self.config.join_on)
-        there = {"text", "voice", self.store.modality(where)} | {m for m, by in self._partners.items() if by.get(value)}
+        there = {"text", "voice", self.store.modality(where), *(["reading"] if reads else [])} | {
+            m for m, by in self._partners.items() if by.get(value)
+        }
         possible = [(layout, weight) for layout, weight in self._layouts if there.issuperset(layout)]
         if not possible:
             return None
@@ -122,7 +188,12 @@ class Documents:
         ids = self.vocabulary.document_ids(segments)
         lengths = [len(segment.codes) + 2 for segment in segments]
         values = [self.config.loss_weights.get(segment.modality, 1.0) for segment in segments]
-        return ids, np.concatenate([np.repeat(values, lengths), [1.0]]).astype(np.float32)
+        weights = [np.full(length, value) for length, value in zip(lengths, values, strict=True)]
+        for number, segment in enumerate(segments):
+            if segment.modality == "reading":
+                weights[number] = values[number] * reading_weights(segment.codes, self._num_speech_codes, BOUNDARY)
+        last = 0.0 if segments and segments[-1].modality == "reading" else 1.0
+        return ids, np.concatenate([*weights, [last]]).astype(np.float32)
 
 
 def overlap(one: TokenSample, other: TokenSample, sample_rate_hz: int = 24_000) -> bool:

@@ -74,11 +74,11 @@ class ReadingTexts:
         read, spelt, counts, starts, timed = [], [], [], [], []
         for text, words in texts:
             found = time_words(reader, text, words) if words else None
-            pieces = reader.words(text) if found is None else found[0]
-            read += [word.read for word in pieces]
-            spelt += [word.spelt for word in pieces]
-            counts.append(len(pieces))
-            starts.append(np.zeros(len(pieces)) if found is None else found[1])
+            both = reader.words(text) if found is None else found[0]
+            read += [word.read for word in both]
+            spelt += [word.spelt for word in both]
+            counts.append(len(both))
+            starts.append(np.zeros(len(both)) if found is None else found[1])
             timed.append(found is not None)
         pieces = np.concatenate([*read, *spelt, np.zeros(0, np.int64)]).astype(np.int16)
         bounds = np.cumsum([0, *map(len, read), *map(len, spelt)])

@@ -18,6 +18,8 @@ import torch
 from triforce.models.blocks.packed_attention import Bounds
 from triforce.models.vocabulary import PAD
 
+SHORT = 16
+"""Tokens of a document, on average over a batch, from which on its rows can be told by where documents start."""
 OPEN_ROWS = 32
 """Rows that are filled side by side: a document goes into the fullest that has room."""
 
@@ -39,11 +41,11 @@ class PackedBatch(NamedTuple):
 
     def to(self, device: torch.device) -> PackedBatch:
         """Copy to a device, from pinned memory without waiting."""
-        return PackedBatch(*(None if t is None else t.to(device, non_blocking=True) for t in self))
+        return PackedBatch._make(None if t is None else t.to(device, non_blocking=True) for t in self)
 
     def pinned(self) -> PackedBatch:
         """Copy to memory that a GPU reads by itself."""
-        return PackedBatch(*(None if t is None else t.pin_memory() for t in self))
+        return PackedBatch._make(None if t is None else t.pin_memory() for t in self)
 
     @property
     def bounds(self) -> Bounds | None:
@@ -52,7 +54,10 @@ class PackedBatch(NamedTuple):
 
 
 def stack(rows: list[list[tuple[np.ndarray, Any]]], context: int) -> PackedBatch:
-    """Rows of documents, each ``(ids, weights)``, as tensors padded to ``context``."""
+    """Rows of documents, each ``(ids, weights)``, as tensors padded to ``context``.
+
+    ``starts`` has room for documents of `SHORT` tokens on average; where they are shorter, it is left out.
+    """
     shape = (len(rows), context)
     ids, targets = np.full(shape, PAD, np.int64), np.full(shape, PAD, np.int64)
     positions, numbers, weights = np.zeros(shape, np.int64), np.zeros(shape, np.int64), np.zeros(shape, np.float32)
@@ -66,7 +71,12 @@ def stack(rows: list[list[tuple[np.ndarray, Any]]], context: int) -> PackedBatch
             positions[r, start:stop] = np.arange(len(document))
             numbers[r, start:stop] = number
             start = stop
-    return PackedBatch(*(torch.from_numpy(array) for array in (ids, targets, weights, positions, numbers)))
+    begins = np.flatnonzero(np.diff(numbers, axis=1, prepend=-1).reshape(-1))
+    room = len(rows) * (context // SHORT + 2)
+    starts = np.full(room + 1, ids.size, np.int32)
+    starts[: min(len(begins), room + 1)] = begins[: room + 1]
+    tensors = (torch.from_numpy(array) for array in (ids, targets, weights, positions, numbers))
+    return PackedBatch._make([*tensors, torch.from_numpy(starts) if len(begins) <= room else None])
 
 
 class FlatDocuments(NamedTuple):
@@ -139,7 +149,7 @@ def gather_rows(documents: FlatDocuments, rows: list[list[int]], context: int, n
     starts[: len(bounds)] = bounds
     arrays = (ids[:-1], targets, weights, positions[:-1], numbers[:-1])
     shaped = (torch.from_numpy(array.reshape(len(rows), context)) for array in arrays)
-    return PackedBatch(*shaped, torch.from_numpy(starts))
+    return PackedBatch._make([*shaped, torch.from_numpy(starts)])
 
 
 class RowStream:
@@ -228,4 +238,4 @@ def join_batches(parts: list[PackedBatch]) -> PackedBatch:
     bounds = torch.cat(starts).unique()
     filled = torch.full((room + 1,), size, dtype=torch.int32)
     filled[: min(len(bounds), room + 1)] = bounds[: room + 1].int()
-    return PackedBatch(*tensors, filled)
+    return PackedBatch._make([*tensors, filled])

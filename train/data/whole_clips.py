@@ -16,7 +16,8 @@ from triforce.ingest.media.samples import FULL_SCALE
 from triforce.models.audio.mel import log_mel
 from triforce.models.dvae import DVAE
 from triforce.models.gpt import GPT, gpt_latents
-from triforce.models.text import TextTokenizer, clean_text
+from triforce.models.reading.front_end import FrontEnd
+from triforce.models.text import clean_text
 from triforce.models.vocabulary import Segment
 from triforce.train.data.clips import ClipStore
 from triforce.train.data.crops import ClipCrops
@@ -37,7 +38,7 @@ class WholeClip(NamedTuple):
 class WholeClips:
     """Training crops and whole validation clips; results are kept in memory up to the config's ``cache_bytes``."""
 
-    def __init__(self, crops: ClipCrops, dvae: DVAE, gpt: tuple[GPT, TextTokenizer] | None = None) -> None:
+    def __init__(self, crops: ClipCrops, dvae: DVAE, gpt: tuple[GPT, FrontEnd] | None = None) -> None:
         self.crops, self.dvae, self.gpt = crops, dvae, gpt
         self._starts = np.cumsum([0, *crops.store.group_sizes])
         self._computed: GroupCache[WholeClip] = GroupCache(self._compute_training, crops.config.cache_bytes)

@@ -24,16 +24,29 @@ FILE_NAME = "evaluation.json"
 
 LABELS = {
     "original": "Original",
+    "griffin_lim": "Griffin-Lim only",
     "vocoder": "Vocoder only",
+    "dvae_griffin_lim": "dVAE, Griffin-Lim",
     "dvae": "dVAE decode",
+    "diffusion_griffin_lim": "+ diffusion, Gr.-L.",
     "diffusion": "dVAE + diffusion",
     "tts_unseen": "TTS, unseen text",
     "tts_train": "TTS, training text",
 }
 """Systems in the order of tables: each adds a loss, or should win some back, over the one before."""
 
-COMPARED = (("vocoder", "original"), ("dvae", "vocoder"), ("diffusion", "dvae"), ("diffusion", "vocoder"))
-"""Pairs that are compared clip by clip: the loss of each step, what diffusion wins back, and what is left to win."""
+COMPARED = (
+    ("vocoder", "original"),
+    ("dvae", "vocoder"),
+    ("diffusion", "dvae"),
+    ("diffusion", "vocoder"),
+    ("vocoder", "griffin_lim"),
+    ("dvae", "dvae_griffin_lim"),
+    ("diffusion", "diffusion_griffin_lim"),
+)
+"""Pairs that are compared clip by clip: the loss of each step, what diffusion wins back, what is left to win, and the
+release's vocoder against Griffin-Lim on the same mels.
+"""
 
 MEANS = ("log_mel_l1", "mcd_db", "sharpness", "dnsmos", "similarity")
 """Figures that are means over clips."""
@@ -66,17 +79,22 @@ class System:
 
 @dataclass(frozen=True)
 class Comparison:
-    """How much higher the word error rate of ``system`` is than that of ``reference``, clip by clip."""
+    """How much higher the figures of ``system`` are than those of ``reference``, clip by clip."""
 
     system: str
     reference: str
     wer_difference: Interval
+    dnsmos_difference: Interval | None = None
+    """Only where `EvaluateConfig.quality` asks for it."""
 
     def line(self) -> str:
         """Return the comparison as text; an interval without 0 inside is a difference that the clips prove."""
         value, low, high = (100 * figure for figure in self.wer_difference)
         labels = LABELS.get(self.system, self.system), LABELS.get(self.reference, self.reference)
-        return f"{labels[0]} against {labels[1]}: {value:+.1f} % WER ({low:+.1f} to {high:+.1f})"
+        quality = ""
+        if self.dnsmos_difference is not None:
+            quality = "; {:+.2f} DNSMOS ({:+.2f} to {:+.2f})".format(*self.dnsmos_difference)
+        return f"{labels[0]} against {labels[1]}: {value:+.1f} % WER ({low:+.1f} to {high:+.1f}){quality}"
 
 
 @dataclass(frozen=True)
@@ -118,7 +136,10 @@ class Evaluation:
             for row in fields["systems"]
         ]
         fields["comparisons"] = [
-            Comparison(**row | {"wer_difference": Interval(*row["wer_difference"])}) for row in fields["comparisons"]
+            Comparison(
+                **row | {name: Interval(*row[name]) for name in row if name.endswith("_difference") and row[name]}
+            )
+            for row in fields["comparisons"]
         ]
         return cls(**fields)
 
@@ -167,10 +188,19 @@ def compare_systems(rows: Sequence[dict], num_resamples: int, seed: int) -> list
     """Compare the pairs of `COMPARED` of which both were run."""
     comparisons = []
     for system, reference in COMPARED:
-        first, second = _errors(_rows_of(rows, system), "words"), _errors(_rows_of(rows, reference), "words")
-        if first and second:
-            draws = resample_clips(len(first), num_resamples, seed)
-            comparisons.append(Comparison(system, reference, error_rate_difference(first, second, draws)))
+        pairs = [
+            (row["systems"][system], row["systems"][reference])
+            for row in rows
+            if {system, reference} <= set(row["systems"])
+        ]
+        if pairs:
+            draws = resample_clips(len(pairs), num_resamples, seed)
+            first, second = (_errors(side, "words") for side in zip(*pairs, strict=True))
+            wer = error_rate_difference(first, second, draws)
+            rated = [pair for pair in pairs if all(len(_finite([row], "dnsmos")) for row in pair)]
+            differences = [a["dnsmos"] - b["dnsmos"] for a, b in rated]
+            dnsmos = mean_interval(differences, num_resamples, seed) if differences else None
+            comparisons.append(Comparison(system, reference, wer, dnsmos))
     return comparisons
 
 

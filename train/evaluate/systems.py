@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from triforce.ingest.corpus.records import SAMPLE_RATE_HZ, Clip
+from triforce.models.audio.vocoder import GriffinLim, Vocoder
 from triforce.models.flow_samplers import SamplerConfig
 from triforce.models.gpt_sampling import SamplingConfig
 from triforce.models.release import Release
@@ -41,8 +42,9 @@ def run_systems(
     sampling: SamplingConfig,
     sampler: SamplerConfig,
     min_chars_per_s: float,
+    griffin_lim: bool = False,
 ) -> tuple[dict[str, Output], np.ndarray | None]:
-    """Return a clip by the systems of its ``split``, and its codes.
+    """Return a clip by the systems of its ``split``, and its codes; ``griffin_lim`` as in `resynthesize`.
 
     A clip of ``heldout`` is resynthesized, and read aloud as ``tts_unseen``; one of ``training`` is read aloud as
     ``tts_train`` and has no codes. The noise depends on ``seed`` and the clip alone.
@@ -52,7 +54,9 @@ def run_systems(
     codes = None
     if split == "heldout":
         waveform = decode_flac(clip.media, SAMPLE_RATE_HZ)
-        outputs, codes = resynthesize(release, waveform, clip.text, seed=own_seed, sampler=sampler)
+        outputs, codes = resynthesize(
+            release, waveform, clip.text, seed=own_seed, sampler=sampler, griffin_lim=griffin_lim
+        )
     if reads_aloud:
         name = "tts_unseen" if split == "heldout" else "tts_train"
         outputs[name] = read_aloud(
@@ -63,34 +67,49 @@ def run_systems(
 
 @torch.inference_mode()
 def resynthesize(
-    release: Release, waveform: np.ndarray, text: str | None = None, *, seed: int, sampler: SamplerConfig
+    release: Release,
+    waveform: np.ndarray,
+    text: str | None = None,
+    *,
+    seed: int,
+    sampler: SamplerConfig,
+    griffin_lim: bool = False,
 ) -> tuple[dict[str, Output], np.ndarray]:
     """Return a clip by the systems ``original``, ``vocoder``, ``dvae`` and, if trained, ``diffusion``; and its codes.
 
     The mel of ``vocoder`` is computed again from its sound, since it was given the original's. A diffusion network that
     conditions on the GPT's latents gets those of the ``text`` and the codes, as it does when a text is read aloud.
+    ``griffin_lim`` adds the same mels through Griffin-Lim, as ``griffin_lim``, ``dvae_griffin_lim`` and so on.
     """
+    vocoders: list[tuple[str, Vocoder]] = [("", release.vocoder)]
+    if griffin_lim:
+        vocoders.append(("_griffin_lim", GriffinLim(release.mel_config)))
+    outputs: dict[str, Output] = {}
+
+    def vocode(name: str, mel: torch.Tensor, before_s: float) -> None:
+        for suffix, vocoder in vocoders:
+            started = time.perf_counter()
+            rebuilt = _array(vocoder(mel, seed=seed))
+            seconds = before_s + time.perf_counter() - started
+            shown = release.log_mel(rebuilt) if name == "vocoder" else mel
+            label = "griffin_lim" if name + suffix == "vocoder_griffin_lim" else name + suffix
+            outputs[label] = Output(rebuilt, _array(shown), seconds)
+
     started = time.perf_counter()
     mel = release.log_mel(waveform)
-    mel_s = time.perf_counter() - started
-    outputs = {"original": Output(waveform, _array(mel), 0.0)}
-
-    rebuilt, vocoder_s = _vocode(release, mel, seed)
-    outputs["vocoder"] = Output(rebuilt, _array(release.log_mel(rebuilt)), mel_s + vocoder_s)
+    outputs["original"] = Output(waveform, _array(mel), 0.0)
+    vocode("vocoder", mel, time.perf_counter() - started)
 
     started = time.perf_counter()
     codes = release.encode(waveform)
     prior = release.decode(codes, mel.shape[-1])
     dvae_s = time.perf_counter() - started
-    rebuilt, vocoder_s = _vocode(release, prior, seed)
-    outputs["dvae"] = Output(rebuilt, _array(prior), dvae_s + vocoder_s)
+    vocode("dvae", prior, dvae_s)
 
     if release.diffusion is not None:
         started = time.perf_counter()
         restored = release.restore(prior, seed=seed, config=sampler, latents=release.latents(text, codes))
-        diffusion_s = time.perf_counter() - started
-        rebuilt, vocoder_s = _vocode(release, restored, seed)
-        outputs["diffusion"] = Output(rebuilt, _array(restored), dvae_s + diffusion_s + vocoder_s)
+        vocode("diffusion", restored, dvae_s + time.perf_counter() - started)
     return outputs, codes
 
 
@@ -115,11 +134,5 @@ def read_aloud(
     return Output(speech.waveform, speech.mel, time.perf_counter() - started, speech.reached_end)
 
 
-def _vocode(release: Release, mel: torch.Tensor, seed: int) -> tuple[np.ndarray, float]:
-    started = time.perf_counter()
-    waveform = release.vocode(mel, seed=seed)
-    return waveform, time.perf_counter() - started
-
-
-def _array(mel: torch.Tensor) -> np.ndarray:
-    return mel.float().cpu().numpy()
+def _array(tensor: torch.Tensor) -> np.ndarray:
+    return tensor.float().cpu().numpy()

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from triforce.models.text import TextTokenizer
+from triforce.models.reading.front_end import FrontEnd
 from triforce.train.data.order import Place
 
 
@@ -20,7 +20,7 @@ class Task(ABC):
     """What is trained; its averaged copy is given to `evaluate` and `released`."""
     place: Place
     """Where this worker is in the order of samples."""
-    tokenizer: TextTokenizer | None = None
+    tokenizer: FrontEnd | None = None
     """Text tokenizer that the release needs beside the network."""
 
     @classmethod

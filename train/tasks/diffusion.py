@@ -13,8 +13,8 @@ from triforce.models.diffusion import Diffusion, DiffusionConfig
 from triforce.models.dvae import DVAE
 from triforce.models.flow_samplers import SamplerConfig
 from triforce.models.gpt import GPT
+from triforce.models.reading.front_end import FrontEnd
 from triforce.models.release_files import load_stage, load_tokenizer_of, require_dvae
-from triforce.models.text import TextTokenizer
 from triforce.train.config import DiffusionTrainConfig
 from triforce.train.data.crops import ClipCrops, make_crops
 from triforce.train.data.order import Place
@@ -36,7 +36,7 @@ class DiffusionTask(CropTask):
         device: torch.device,
         dvae: DVAE,
         mel_config: MelConfig | None = None,
-        gpt: tuple[GPT, TextTokenizer] | None = None,
+        gpt: tuple[GPT, FrontEnd] | None = None,
     ) -> None:
         """``mel_config`` is the dVAE's, None for pixels; ``gpt`` is whose latents to condition on, None: no latents."""
         self.config, self.place, self.dvae = config, place, dvae

@@ -13,19 +13,20 @@ import torch
 from torch import nn
 
 from triforce.ingest import storage
+from triforce.models.blocks.packed_attention import has_varlen
 from triforce.models.footprint import footprint
 from triforce.models.gpt import GPT, GPTConfig
+from triforce.models.reading.front_end import FrontEnd, keeps_words
 from triforce.models.release_files import load_stage, load_tokenizer_of, require_dvae
-from triforce.models.text import TextTokenizer
 from triforce.models.vocabulary import Vocabulary
 from triforce.tokenize.shards import load_tokenizer
 from triforce.train.config import GPTTrainConfig
-from triforce.train.data.documents import Documents, Packer
+from triforce.train.data.documents import Documents, Packer, parse_layout
 from triforce.train.data.order import Place, is_validation
 from triforce.train.data.rows import PackedBatch, stack
 from triforce.train.data.token_store import TokenStore
 from triforce.train.tasks.base import Task
-from triforce.train.tasks.gpt_loss import media_vocabulary, token_losses, with_random_codes
+from triforce.train.tasks.gpt_loss import media_vocabulary, packed_loss, token_losses, with_random_codes
 from triforce.train.tasks.inputs import require_gpt_card
 from triforce.train.trainer.prefetch import Prefetcher
 
@@ -38,7 +39,7 @@ SEARCH_PER_DOCUMENT = 2000
 class GPTTask(Task):
     """Learns to continue packed documents of text and codes."""
 
-    tokenizer: TextTokenizer
+    tokenizer: FrontEnd
     model: GPT
 
     def __init__(self, config: GPTTrainConfig, place: Place, device: torch.device) -> None:
@@ -52,7 +53,10 @@ class GPTTask(Task):
         self.packer = Packer(self.documents, config.context)
         self._reader: Place | None = None
         self._batches = Prefetcher(self._read, config.prefetch)
-        self.evaluation = self._evaluation_batches(self._documents(lambda clip_id: is_validation(clip_id, share)))
+        self.varlen = has_varlen(device, self.model.config.head_dim)
+        """Whether rows are attended to by the kernel for variable lengths."""
+        unseen = self._documents(lambda clip_id: is_validation(clip_id, share), as_it_is=True)
+        self.evaluation = self._evaluation_batches(unseen)
         self.evaluation = self.evaluation or self._evaluation_batches(self.documents)
 
     @classmethod
@@ -84,7 +88,7 @@ class GPTTask(Task):
         """Parameters, memory and work of a run."""
         store = TokenStore(config.shard_sets, config.cache_bytes)
         sizes = {name: (meta["num_codes"], None) for name, meta in zip(store.modalities, store.metas, strict=True)}
-        vocabulary = media_vocabulary(load_tokenizer(config.tokens).size, sizes)
+        vocabulary = media_vocabulary(load_tokenizer(config.tokens).size, sizes, reading=_reads(config))
         shape = GPTConfig.model_validate(_decided_by_data(config, vocabulary) | config.model_settings)
         shards = config.num_workers if config.sharding == "fsdp" else 1
         recompute = config.checkpoint_activations
@@ -96,9 +100,11 @@ class GPTTask(Task):
         """
         hashes = {name: meta["dvae_hash"] for name, meta in zip(self.store.modalities, self.store.metas, strict=True)}
         several = {"dvae_hashes": hashes} if len(hashes) > 1 else {}
-        return {"dvae_hash": inputs["dvae"]} | several | {"characters": self.store.characters()}
+        # Front ends with words of their own read any letter.
+        known = {} if keeps_words(self.tokenizer) else {"characters": self.store.characters()}
+        return {"dvae_hash": inputs["dvae"]} | several | known | {"layouts": sorted(self.config.layouts)}
 
-    def _tokenizer(self) -> TextTokenizer:
+    def _tokenizer(self) -> FrontEnd:
         tokenizer = load_tokenizer(self.config.tokens)
         if self.config.init_from is None:
             return tokenizer
@@ -116,7 +122,7 @@ class GPTTask(Task):
             name: (meta["num_codes"], store.grid(name))
             for name, meta in zip(store.modalities, store.metas, strict=True)
         }
-        vocabulary = media_vocabulary(self.tokenizer.size, sizes)
+        vocabulary = media_vocabulary(self.tokenizer.size, sizes, reading=_reads(config))
         if config.init_from is None:
             settings = _decided_by_data(config, vocabulary) | config.model_settings
             if config.side_by_side:
@@ -136,8 +142,9 @@ class GPTTask(Task):
         torch.manual_seed(config.seed)
         return model.extended(*(m for m in vocabulary.modalities if m.name not in known))
 
-    def _documents(self, keep: Any) -> Documents:
-        return Documents(self.store, self.model.config.vocabulary, self.tokenizer, self.config, keep)
+    def _documents(self, keep: Any, *, as_it_is: bool = False) -> Documents:
+        vocabulary = self.model.config.vocabulary
+        return Documents(self.store, vocabulary, self.tokenizer, self.config, keep, as_it_is=as_it_is)
 
     def _evaluation_batches(self, documents: Documents) -> list[PackedBatch]:
         """One document a row, the same ones each time; none where there is nothing to keep."""
@@ -151,19 +158,22 @@ class GPTTask(Task):
             if len(rows) == config.eval_clips:
                 break
         longest = max((len(row[0][0]) for row in rows), default=0)
-        return [stack(rows[i : i + 8], longest).to(self.device) for i in range(0, len(rows), 8)]
+        return [self._moved(stack(rows[i : i + 8], longest)) for i in range(0, len(rows), 8)]
+
+    def _moved(self, batch: PackedBatch) -> PackedBatch:
+        return (batch if self.varlen else batch._replace(starts=None)).to(self.device)
 
     def _read(self) -> tuple[PackedBatch, int]:
         """Return the next batch and the place behind it; runs in the prefetching thread."""
         if self._reader is None:
             self._reader = copy.copy(self.place)
         batch = self.packer.batch(self._reader, self.config.part_size)
-        return batch, self._reader.taken
+        return batch.pinned() if self.device.type == "cuda" else batch, self._reader.taken
 
     def next_batch(self) -> Any:
         batch, taken = self._batches.next()
         self.place.taken = taken
-        return batch.to(self.device)
+        return self._moved(batch)
 
     def close(self) -> None:
         """End the prefetching thread, and log how many documents were too long."""
@@ -175,13 +185,22 @@ class GPTTask(Task):
                 self.packer.num_read,
                 self.config.context,
             )
+        if self.documents.num_untimed:
+            log.warning(
+                "train gpt: %d times a clip could be no reading: the times of its words are not known, or do not fit "
+                "its text",
+                self.documents.num_untimed,
+            )
 
     def loss(self, batch: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         if self.config.code_noise:
             vocabulary = self.model.config.vocabulary
             batch = batch._replace(ids=with_random_codes(batch.ids, vocabulary, self.config.code_noise))
-        losses, weights = token_losses(self.model, batch)
-        loss = (losses * weights).sum() / weights.sum().clamp_min(1e-6)
+        if self.device.type == "cuda":
+            loss = packed_loss(self.model, batch)
+        else:
+            losses, weights = token_losses(self.model, batch)
+            loss = (losses * weights).sum() / weights.sum().clamp_min(1e-6)
         return loss, {"tokens": (batch.documents > 0).sum().float()}
 
     @torch.no_grad()  # not inference_mode: sharded weights are gathered in the forward pass
@@ -193,12 +212,14 @@ class GPTTask(Task):
         for batch in self.evaluation:
             losses, weights = token_losses(model, batch)
             targets = batch.targets[batch.targets > 0]
+            counted = weights > 0 if _reads(self.config) else targets > 0  # pieces that are given say nothing
             total = [total[0] + float((losses * weights).sum()), total[1] + float(weights.sum())]
             for name in ("text", *self.store.modalities):
                 first = vocabulary.offset(name)
                 inside = (targets >= first) & (targets < first + vocabulary.modality(name).num_codes) | (
                     targets == vocabulary.end(name)
                 )
+                inside &= counted
                 entry = sums.setdefault(name, [0.0, 0])
                 entry[0] += float(losses[inside].sum())
                 entry[1] += int(inside.sum())
@@ -208,4 +229,10 @@ class GPTTask(Task):
 
 def _decided_by_data(config: GPTTrainConfig, vocabulary: Vocabulary) -> dict[str, Any]:
     """Fields of the network's config that hold unless the run's config sets them."""
-    return {"vocabulary": vocabulary, "max_positions": config.context}
+    pointer = {"pointer": True} if _reads(config) and not config.model.paces and not config.side_by_side else {}
+    return {"vocabulary": vocabulary, "max_positions": config.context} | pointer
+
+
+def _reads(config: GPTTrainConfig) -> bool:
+    """Whether a layout has readings."""
+    return any("reading" in parse_layout(layout) for layout, weight in config.layouts.items() if weight)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -24,23 +25,30 @@ def make_pack(
     minutes: float | None = None,
     device: str = "cpu",
     samples: bool = False,
-    config: SynthesisConfig = SynthesisConfig(),
+    config: SynthesisConfig | None = None,
 ) -> dict[str, float]:
     """Speak the sentences ``name`` of a prepared folder into a pack, and return what was made and how fast.
 
     Stops at ``hours`` of speech or after ``minutes`` of work, whichever comes first; none: all sentences.
     """
+    config = config or SynthesisConfig()
     began = time.perf_counter()
     network, marks = load_voice(prepared, device)
     texts = load_texts(prepared, name)
     loaded = time.perf_counter()
-    with PackWriter(folder, config, samples) as writer:
+    # A thread fetches and writes a batch while the next is launched.
+    with PackWriter(folder, config, samples) as writer, ThreadPoolExecutor(1) as pool:
+        written: Future[None] | None = None
         for batch in Synthesiser(network, marks, config)(texts):
-            writer.write(batch)
+            if written is not None:
+                written.result()
+            written = pool.submit(writer.write, batch)
             if hours is not None and writer.seconds >= hours * 3600:
                 break
             if minutes is not None and time.perf_counter() - began >= minutes * 60:
                 break
+        if written is not None:
+            written.result()
     took = time.perf_counter() - loaded
     return {
         "clips": len(writer.num_frames),

@@ -25,91 +25,15 @@ CATEGORIES = {
 }
 """WordNet's lexicographer files that fill a slot."""
 
-NAMES = [
-    "Anna",
-    "Ben",
-    "Carla",
-    "David",
-    "Emily",
-    "Frank",
-    "Grace",
-    "Henry",
-    "Isabel",
-    "Jack",
-    "Karen",
-    "Liam",
-    "Maria",
-    "Nathan",
-    "Olivia",
-    "Peter",
-    "Quentin",
-    "Rachel",
-    "Samuel",
-    "Teresa",
-    "Ursula",
-    "Victor",
-    "Wendy",
-    "Xavier",
-    "Yvonne",
-    "Zachary",
-    "Amir",
-    "Bianca",
-    "Chen",
-    "Diego",
-    "Elena",
-    "Farid",
-    "Gita",
-    "Hiroshi",
-    "Ingrid",
-    "Jamal",
-    "Kofi",
-    "Leila",
-    "Mateo",
-    "Nadia",
-    "Omar",
-    "Priya",
-    "Rosa",
-    "Sanjay",
-    "Tomas",
-    "Uma",
-    "Vera",
-    "Wei",
-    "Yusuf",
-    "Zoe",
-]
-DAYS = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"]
-MONTHS = [
-    "January",
-    "February",
-    "March",
-    "April",
-    "May",
-    "June",
-    "July",
-    "August",
-    "September",
-    "October",
-    "November",
-    "December",
-]
-HOURS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
-UNITS = [
-    "miles",
-    "pounds",
-    "dollars",
-    "people",
-    "tickets",
-    "gallons",
-    "degrees",
-    "pages",
-    "seats",
-    "boxes",
-    "tons",
-    "acres",
-    "inches",
-    "votes",
-    "students",
-]
+NAMES = (  # noqa: SIM905
+    "Anna Ben Carla David Emily Frank Grace Henry Isabel Jack Karen Liam Maria Nathan Olivia Peter Quentin Rachel "
+    "Samuel Teresa Ursula Victor Wendy Xavier Yvonne Zachary Amir Bianca Chen Diego Elena Farid Gita Hiroshi Ingrid "
+    "Jamal Kofi Leila Mateo Nadia Omar Priya Rosa Sanjay Tomas Uma Vera Wei Yusuf Zoe"
+).split()
+DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()  # noqa: SIM905
+MONTHS = "January February March April May June July August September October November December".split()  # noqa: SIM905
+HOURS = "one two three four five six seven eight nine ten eleven twelve".split()  # noqa: SIM905
+UNITS = "miles pounds dollars people tickets gallons degrees pages seats boxes tons acres inches votes".split()  # noqa: SIM905
 
 PATTERNS = """
 {Word}, {word}, {word} and {word}.
@@ -198,9 +122,8 @@ class Lexicon:
             self._read(root / "usr/share/wordnet" / f"data.{part}", part, pronounced)
         known = {word for words in self.words.values() for word in words}
         rest = pronounced - {word.lower() for word in known}
-        forms = {
-            word for word in rest if re.sub(r"(?:s|es|d|ed|ing|er|est|ly)$", "", word) in known or word[:-3] in known
-        }
+        stem = re.compile(r"(?:s|es|d|ed|ing|er|est|ly)$")
+        forms = {word for word in rest if stem.sub("", word) in known or word[:-3] in known}
         self.words["surname"] = sorted(word.capitalize() for word in rest - forms if 4 <= len(word) <= 11)
         self.words["word"] = sorted(forms | {word for word in known if word.islower()})
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
+import numpy as np
 from rapidfuzz.distance.Levenshtein import distance
 
-from triforce.flows.examples.piper.prepared import NO_WORD
+from triforce.flows.examples.piper.prepared import NO_WORD, SpokenText
 from triforce.flows.examples.voice import load_voice
 
 SPACE = " "
@@ -26,14 +27,6 @@ MAX_COST = 0.6
 """Share of a sentence's sounds that may differ from its words' alone; beyond it the alignment is not believed."""
 
 
-class Phonemes(NamedTuple):
-    """What the network is given for a sentence, without its begin and end marks and pads."""
-
-    symbols: tuple[str, ...]
-    words: tuple[int, ...]
-    """For each symbol the index of its word in the text's words, or ``NO_WORD``."""
-
-
 class Phonemizer:
     """Texts to phonemes, by piper's espeak-ng."""
 
@@ -41,15 +34,10 @@ class Phonemizer:
         self.voice = voice if voice is not None else load_voice(num_threads=1)
         self._alone = functools.lru_cache(maxsize=200_000)(self._phonemise_alone)
 
-    def ids(self, symbols: Iterable[str]) -> list[int]:
-        """Return the ids of symbols, without marks and pads; symbols that the voice has no id for are left out."""
-        table = self.voice.config.phoneme_id_map
-        return [number for symbol in symbols for number in table.get(symbol, ())]
+    def spoken_text(self, text: str, name: str = "", source: str = "", licence: str = "") -> SpokenText | None:
+        """Return one sentence as phonemes with their words, or None where they cannot be told apart.
 
-    def __call__(self, text: str) -> Phonemes | None:
-        """Return the phonemes of one sentence with their words, or None where they cannot be told apart.
-
-        Words are ``text.split()``.
+        Words are ``text.split()``. Symbols that the voice has no id for are left out, as piper leaves them out.
         """
         parts = self.voice.phonemize(text)
         words = text.split()
@@ -57,11 +45,31 @@ class Phonemizer:
             return None
         table = self.voice.config.phoneme_id_map
         symbols = [symbol for symbol in parts[0] if len(table.get(symbol, ())) == 1]
-        found = align(symbols, [self._alone(word.strip(".,:;!?").lower()) for word in words])
-        return None if found is None else Phonemes(tuple(symbols), tuple(found))
+        owners = align(symbols, [self._alone(word.strip(".,:;!?").lower()) for word in words])
+        if owners is None:
+            return None
+        ids = np.array([table[symbol][0] for symbol in symbols], np.uint8)
+        return SpokenText(name, text, ids, np.array(owners, np.uint8), source, licence)
 
     def _phonemise_alone(self, word: str) -> str:
         return sounds(symbol for part in self.voice.phonemize(word) for symbol in part)
+
+
+def speak_with_words(
+    phonemizer: Phonemizer, text: str, manner: Any = None
+) -> tuple[np.ndarray, int, list[tuple[str, float, float]] | None]:
+    """Speak a text by piper's own network; return ``(N,)`` float32, its rate in Hz, and its words with their times.
+
+    The phonemizer's voice is one that tells durations. There are no words where the text is several sentences to
+    espeak-ng, or where `Phonemizer` finds none.
+    """
+    chunks = list(phonemizer.voice.synthesize(text, manner, include_alignments=True))
+    waveform, rate = np.concatenate([chunk.audio_float_array for chunk in chunks]), chunks[0].sample_rate
+    spoken = phonemizer.spoken_text(text)
+    durations = chunks[0].phoneme_id_samples
+    if len(chunks) != 1 or spoken is None or durations is None or len(durations) != spoken.num_ids:
+        return waveform, rate, None
+    return waveform, rate, spoken.word_times(durations / rate)
 
 
 def sounds(symbols: Iterable[str]) -> str:

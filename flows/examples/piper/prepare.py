@@ -90,13 +90,8 @@ def phonemise(texts: Sequence[Sentence], processes: int = 1) -> Iterator[SpokenT
 
 def spoken_texts(texts: Sequence[Sentence]) -> list[SpokenText]:
     """Return sentences with their phonemes; those that cannot be told apart by word are left out."""
-    phonemizer, spoken = _phonemizer(), []
-    for number, (text, source, licence) in enumerate(texts):
-        if (found := phonemizer(text)) is not None:
-            symbols = np.array(phonemizer.ids(found.symbols), np.uint8)
-            words = np.array(found.words, np.uint8)
-            spoken.append(SpokenText(f"text-{number:06d}", text, symbols, words, source, licence))
-    return spoken
+    found = [_phonemizer().spoken_text(*each[:1], "", *each[1:]) for each in texts]
+    return [each for each in found if each is not None]
 
 
 @cache

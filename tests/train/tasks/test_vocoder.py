@@ -12,14 +12,17 @@ from corpora import add_recording, sweep
 from triforce.ingest.corpus.store import Corpus
 from triforce.models.audio.mel import MelConfig, log_mel
 from triforce.models.audio.vocoder import GriffinLim, make_vocoder
-from triforce.models.audio.vocos import NeuralVocoder, Vocos, VocosConfig
+from triforce.models.audio.vocos import NeuralVocoder, Vocos, VocosConfig, inverse_stft
 from triforce.models.release import Release
 from triforce.models.release_files import load_stage
 from triforce.train.config import train_config
+from triforce.train.data.base import SoundBatch
+from triforce.train.data.crops import ClipCrops
 from triforce.train.data.order import Place
 from triforce.train.launch.worker import write_release
 from triforce.train.tasks.registry import input_hashes, make_task
-from triforce.train.tasks.vocoder import adversarial_losses
+from triforce.train.tasks.vocoder import VocoderTask
+from triforce.train.tasks.vocoder_losses import adversarial_losses
 from triforce.train.trainer.loop import Trainer
 
 
@@ -69,22 +72,85 @@ def test_it_learns_the_corpus_and_the_release_speaks_with_it(folder):
 
 
 def test_discriminators_and_vocoder_pull_apart_in_one_step(folder):
-    trainer = make_trainer(folder, loss_weights={"adversarial": 1.0})
+    trainer = make_trainer(folder, loss_weights={"adversarial": 1.0}, periods=[2, 3])
     networks = trainer.task.model
     made = torch.randn(2, 4096).mul(0.1).requires_grad_()
     losses = adversarial_losses(
         networks.discriminators, made, torch.from_numpy(sweep(0.5, 3))[None, :4096].repeat(2, 1)
     )
-    weights = networks.discriminators[0].out.weight
+    assert len(networks.discriminators) == 5
+    before = {}
+    for name, weight in networks.discriminators.named_parameters():
+        for loss in ("adversarial", "features"):
+            assert torch.autograd.grad(losses[loss], weight, retain_graph=True, allow_unused=True) == (None,), name
+        assert torch.autograd.grad(losses["discriminator"], weight, retain_graph=True)[0].abs().sum() > 0, name
+        before[name] = weight.detach().clone()
     assert torch.autograd.grad(losses["discriminator"], made, retain_graph=True, allow_unused=True) == (None,)
-    assert torch.autograd.grad(losses["adversarial"], weights, retain_graph=True, allow_unused=True) == (None,)
-    assert torch.autograd.grad(losses["adversarial"], made, retain_graph=True)[0].abs().sum() > 0
-    assert torch.autograd.grad(losses["discriminator"], weights)[0].abs().sum() > 0
-    before = weights.detach().clone()
+    for loss in ("adversarial", "features"):
+        assert torch.autograd.grad(losses[loss], made, retain_graph=True)[0].abs().sum() > 0
     first = trainer.step(0.0)
     assert {"train/mel", "train/stft", "train/adversarial", "train/discriminator", "train/features"} <= set(first)
-    assert not torch.equal(before, networks.discriminators[0].out.weight)
+    assert not any(torch.equal(before[name], now) for name, now in networks.discriminators.named_parameters())
     assert trainer.task.released(trainer.ema) is trainer.ema.vocoder
+
+
+def test_losses_fall_with_the_discriminators_on(folder):
+    rates = {"learning_rate": 2e-3, "warmup_steps": 1, "decay_share": 0}
+    settings = {"loss_weights": {"adversarial": 0.1}, "periods": [3], "batch_size": 2, "crop_frames": 17}
+    trainer = make_trainer(folder, optimizer=rates, **settings)
+    waveform, mel = trainer.task.next_batch()
+    trainer.task.next_batch = lambda: (waveform, mel)
+    steps = [trainer.step(0.0) for _ in range(10)]
+    for name in ("mel", "stft", "discriminator"):
+        assert steps[-1][f"train/{name}"] < 0.9 * steps[0][f"train/{name}"], name
+
+
+def test_a_share_of_the_mels_is_decoded_by_the_frozen_dvae(folder):
+    trainer = make_trainer(folder, decoded_share=0.5)
+    task = trainer.task
+    mels = task.crops.sounds(Place(0, 1), 4).mel
+    waveform, shown = task.next_batch()
+    sizes = torch.tensor([[33]] * 4)
+    decoded = task.dvae.decode(task.dvae.encode(mels, sizes), sizes)
+    torch.testing.assert_close(shown[:2], decoded[:2])
+    torch.testing.assert_close(shown[2:], mels[2:])
+    assert not torch.allclose(decoded[:2], mels[:2], atol=0.1)
+    torch.testing.assert_close(log_mel(waveform, MelConfig()), mels)  # the sound to reach stays the true one
+    assert not any(parameter.requires_grad for parameter in task.dvae.parameters())
+    assert {"l1_nats", "l1_decoded_nats"} == set(task.evaluate(trainer.ema))
+    assert set(input_hashes(trainer.config)) == {"corpus", "dvae"}
+
+
+def test_crops_that_know_their_decodes_need_no_dvae(folder):
+    class Known(ClipCrops):
+        def sounds(self, place: Place, count: int) -> SoundBatch:
+            found = super().sounds(place, count)
+            return found._replace(decoded=found.mel + 1)
+
+    config = make_trainer(folder, decoded_share=1).config
+    crops = Known(config, MelConfig(), torch.device("cpu"))
+    task = VocoderTask(config, Place(0, 1), torch.device("cpu"), crops=crops)
+    waveform, mel = task.next_batch()
+    torch.testing.assert_close(mel, log_mel(waveform, MelConfig()) + 1)
+
+
+@pytest.mark.parametrize(("n_fft", "hop_length"), [(1024, 256), (512, 150)])
+def test_the_inverse_stft_is_that_of_torch(n_fft, hop_length):
+    window = torch.hann_window(n_fft)
+    spectrum = torch.randn(2, n_fft // 2 + 1, 9, dtype=torch.complex64)
+    expected = torch.istft(spectrum, n_fft, hop_length, window=window, length=8 * hop_length)
+    torch.testing.assert_close(inverse_stft(spectrum.transpose(1, 2), window, hop_length), expected)
+
+
+def test_a_step_is_one_graph(folder):
+    """What torch.compile takes whole has no read-back from the device and no branch on a value."""
+    trainer = make_trainer(folder, loss_weights={"adversarial": 0.1}, periods=[3], batch_size=2, crop_frames=17)
+    del trainer.task.model.discriminators[1:3]  # of each kind one
+    batch = trainer.task.next_batch()
+    compiled = torch.compile(trainer.module, fullgraph=True, backend="aot_eager")
+    loss = compiled(batch)[0]
+    torch.testing.assert_close(loss, trainer.task.loss(batch)[0], rtol=1e-4, atol=1e-4)
+    loss.backward()
 
 
 def test_published_weights_load_and_what_does_not_fit_is_refused(tmp_path):

@@ -15,7 +15,7 @@ from triforce.models.gpt import GPT, GPTConfig
 from triforce.train.config import TrainConfig, train_config
 from triforce.train.data.order import Place
 from triforce.train.tasks.base import Task
-from triforce.train.tasks.gpt import speech_vocabulary, token_losses
+from triforce.train.tasks.gpt_loss import speech_vocabulary, token_losses
 from triforce.train.trainer.loop import Trainer
 
 VOCABULARY = speech_vocabulary(30, 40)

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from triforce.ingest.media.samples import FULL_SCALE
 from triforce.models.audio.mel import MelConfig
 from triforce.train.data.base import Crops
 from triforce.train.data.config import SoundCropConfig
@@ -66,7 +65,7 @@ class PackedCrops(Crops):
         if self._mels is None:
             mapped = self.pack.mels
             copied = self.device.type != "cpu"
-            self._mels = torch.from_numpy(np.array(mapped) if copied else _writable(mapped)).to(self.device)
+            self._mels = torch.from_numpy(np.array(mapped) if copied else writable(mapped)).to(self.device)
         return self._mels
 
     def card(self) -> dict[str, Any]:
@@ -86,15 +85,16 @@ class PackedCrops(Crops):
         sizes = self.to_device(where.sizes)[:, None]
         return self.cut(self.to_device(self.pack.bounds[where.clips] + where.offsets), sizes), sizes
 
-    def cut(self, starts: torch.Tensor, sizes: torch.Tensor) -> torch.Tensor:
+    def cut(self, starts: torch.Tensor, sizes: torch.Tensor, values: torch.Tensor | None = None) -> torch.Tensor:
         """Mels ``(B, num_mels, crop_frames)`` from frames ``starts`` ``(B,)`` on, ``sizes`` ``(B, 1)`` of them and then
-        the floor.
+        the floor; of other bytes than the mels' where ``values`` are given.
         """
         along = torch.arange(self.config.crop_frames, device=self.device)
         inside = along < sizes
         rows = starts[:, None] + torch.where(inside, along, 0)
-        values = self.pack.scale.from_bytes(self.mels[rows.flatten()].view(*rows.shape, -1))
-        return torch.where(inside[..., None], values, self.mel_config.log_floor).transpose(1, 2)
+        values = self.mels if values is None else values
+        mel = self.pack.scale.from_bytes(values[rows.flatten()].view(*rows.shape, -1))
+        return torch.where(inside[..., None], mel, self.mel_config.log_floor).transpose(1, 2)
 
     def to_device(self, values: np.ndarray) -> torch.Tensor:
         """A small array on the device, without waiting for it."""
@@ -119,30 +119,6 @@ class PackedCrops(Crops):
         return speech_weight(x, mask, self.mel_config)
 
 
-class PackedSound:
-    """The sound of a pack's crops, on the device."""
-
-    def __init__(self, crops: PackedCrops) -> None:
-        if not crops.pack.has_samples:
-            raise ValueError(f"{crops.pack.folder}: this pack holds mels alone, and a vocoder learns from sound")
-        self.crops = crops
-        samples = crops.pack.samples
-        copied = crops.device.type != "cpu"
-        self.samples = torch.from_numpy(np.array(samples) if copied else _writable(samples)).to(crops.device)
-
-    def cut(self, where: CropPlaces) -> torch.Tensor:
-        """Samples ``(B, (crop_frames - 1) * hop_length)`` float32 in -1 to 1 of the crops; zeros past a clip's end."""
-        crops, hop = self.crops, self.crops.mel_config.hop_length
-        bounds = crops.pack.sample_bounds
-        starts = bounds[where.clips] + where.offsets * hop
-        wanted = (crops.config.crop_frames - 1) * hop
-        sizes = crops.to_device(np.minimum(wanted, bounds[where.clips + 1] - starts))
-        along = torch.arange(wanted, device=crops.device)
-        inside = along < sizes[:, None]
-        rows = crops.to_device(starts)[:, None] + torch.where(inside, along, 0)
-        return torch.where(inside, self.samples[rows.flatten()].view(rows.shape).float() / FULL_SCALE, 0.0)
-
-
-def _writable(mapped: np.ndarray) -> np.ndarray:
+def writable(mapped: np.ndarray) -> np.ndarray:
     """A mapped array as torch takes it without a warning; nobody writes to it."""
     return np.lib.format.open_memmap(mapped.filename, mode="c") if isinstance(mapped, np.memmap) else mapped

@@ -1,0 +1,52 @@
+"""The codes of a pack's clips, by a release's dVAE."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from triforce.models.release_files import require_dvae
+from triforce.train.data.packed.pack import Pack
+
+BATCH_FRAMES = 1 << 17
+"""Frames of a batch, padding included: 23 minutes of speech."""
+
+
+@torch.inference_mode()
+def write_codes(pack: Pack, release: str, path: Path, device: torch.device) -> dict[str, float]:
+    """Encode every clip of ``pack`` and write ``codes`` and ``bounds`` into ``path``, an ``.npz``; return how many codes
+    there are, how many of the codebook occur, and the perplexity of their use. Encoding is in float32, TF32 off.
+    """
+    dvae = require_dvae(release, device).model
+    lengths = np.diff(pack.bounds)
+    grids = -(-lengths // dvae.config.compression[0])
+    starts = np.concatenate([[0], np.cumsum(grids)])
+    codes = np.zeros(starts[-1], np.uint16)
+    mels = torch.from_numpy(np.array(pack.mels)).to(device)
+    order, first = np.argsort(-lengths, kind="stable"), 0
+    with torch.backends.cudnn.flags(allow_tf32=False, benchmark=False):
+        while first < len(order):
+            longest = int(lengths[order[first]])
+            chosen = order[first : first + max(1, BATCH_FRAMES // longest)]
+            first += len(chosen)
+            sizes = torch.from_numpy(lengths[chosen]).to(device)[:, None]
+            along = torch.arange(longest, device=device)
+            inside = along < sizes
+            rows = torch.from_numpy(pack.bounds[chosen]).to(device)[:, None] + torch.where(inside, along, 0)
+            mel = pack.scale.from_bytes(mels[rows.flatten()].view(*rows.shape, -1)).transpose(1, 2)
+            found = dvae.encode(mel, sizes).cpu().numpy()
+            for row, clip in enumerate(chosen):
+                codes[starts[clip] : starts[clip + 1]] = found[row, : grids[clip]]
+    np.savez(path, codes=codes, bounds=starts)
+    counts = np.bincount(codes, minlength=dvae.config.num_codes)
+    shares = counts[counts > 0] / counts.sum()
+    perplexity = float(np.exp(-(shares * np.log(shares)).sum()))
+    return {"num_codes": float(len(codes)), "used": float((counts > 0).sum()), "perplexity": perplexity}
+
+
+def read_codes(path: Path) -> list[np.ndarray]:
+    """The codes ``(K,)`` of each clip."""
+    with np.load(path) as arrays:
+        return np.split(arrays["codes"], arrays["bounds"][1:-1])

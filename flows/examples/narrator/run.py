@@ -1,0 +1,79 @@
+"""Train the voice that comes along on one device: ``python -m triforce.flows.examples.narrator.run PREPARED WORK``.
+
+``PREPARED`` is what `piper.prepare` makes: a synthesiser's weights, and sentences as phonemes. Speech is made from it
+on the device, then the networks are trained, some beside each other. Needs torch, NumPy, safetensors, tokenizers and
+pydantic alone. A second call goes on after the last stage that was finished.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from triforce.flows.examples.narrator.config import NarratorConfig
+
+STEPS: tuple[tuple[str, ...], ...] = (
+    ("speech", "sound"),
+    ("dvae",),
+    ("gpt", "decoder,vocoder"),
+)
+"""What runs after what, and beside what."""
+
+
+def run(prepared: Path, folder: Path, config: NarratorConfig, until: str | None = None) -> None:
+    """Make speech and train all networks into ``folder / "release"``. Raises RuntimeError where a stage fails."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(config.model_dump_json(indent=1))
+    link = folder / "prepared"
+    if not link.exists():
+        link.symlink_to(prepared.absolute())
+    for step in STEPS:
+        started, running = time.monotonic(), []
+        for names in step:
+            if all((folder / f"{name}.json").exists() for name in names.split(",")):
+                continue
+            running.append((names, _start(names, folder)))
+        failed = [names for names, process in running if process.wait()]
+        print(json.dumps({"stages": step, "wall_s": round(time.monotonic() - started, 1)}), flush=True)
+        if failed:
+            raise RuntimeError(f"{', '.join(failed)} failed; its log is in {folder}")
+        if until in ",".join(step).split(","):
+            return
+
+
+def _start(names: str, folder: Path) -> subprocess.Popen[bytes]:
+    log = (folder / f"{names.replace(',', '-')}.log").open("ab")
+    command = [sys.executable, "-m", "triforce.flows.examples.narrator.stages", names, str(folder)]
+    return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=os.environ | {"PYTHONUNBUFFERED": "1"})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("prepared", type=Path)
+    parser.add_argument("work", type=Path)
+    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="fields of NarratorConfig, as JSON")
+    parser.add_argument("--until", help="the stage to stop after")
+    options = parser.parse_args()
+    fields = dict(entry.split("=", 1) for entry in options.set)
+    run(
+        options.prepared,
+        options.work,
+        NarratorConfig.model_validate({k: _value(v) for k, v in fields.items()}),
+        options.until,
+    )
+
+
+def _value(text: str) -> object:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+if __name__ == "__main__":
+    main()

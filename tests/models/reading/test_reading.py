@@ -1,0 +1,239 @@
+"""Readings: where the pieces of words stand between codes, pointers into the text, and drawing word by word."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from triforce.models.blocks.kv_cache import KVCache
+from triforce.models.blocks.packed_attention import Bounds
+from triforce.models.blocks.positions import text_pointers
+from triforce.models.gpt import GPT, GPTConfig
+from triforce.models.gpt_sampling import SamplingConfig
+from triforce.models.reading import sampling
+from triforce.models.reading.interleave import codes_before, interleave, reading_weights, time_words
+from triforce.models.reading.phonemes import BOUNDARY, PhonemeTokenizer
+from triforce.models.reading.sampling import draw_codes, read_aloud
+from triforce.models.vocabulary import Modality, Segment, Vocabulary
+
+NUM_CODES = 40
+READER = PhonemeTokenizer()
+TEXTS = ("Hello, dear world.", "In 1984 we met Xyzzy.", "A")
+VOCABULARY = Vocabulary(
+    modalities=(
+        Modality(name="text", num_codes=READER.size),
+        Modality(name="speech", num_codes=NUM_CODES),
+        Modality(name="reading", num_codes=NUM_CODES, shares="speech", interleaves="text"),
+    )
+)
+
+
+def make_gpt(**settings) -> GPT:
+    torch.manual_seed(0)
+    shape = {"vocabulary": VOCABULARY, "num_layers": 2, "width": 64, "num_heads": 4, "max_positions": 512}
+    model = GPT(GPTConfig(**(shape | settings))).eval().requires_grad_(False)
+    for parameter in model.parameters():  # far from the start, where every position would look alike
+        torch.nn.init.normal_(parameter, std=0.2) if parameter.ndim > 1 else torch.nn.init.uniform_(parameter, 0.5, 1.5)
+    return model
+
+
+def words_of(text: str) -> list[np.ndarray]:
+    return READER.split(READER.encode(text))
+
+
+def test_pieces_stand_before_the_codes_that_say_them():
+    # Ten codes a second: code k has its centre at k + 0.5 tenths.
+    timed = [("Dear", 0.25, 0.5), ("world.", 0.5, 0.9)]
+    words, starts = time_words(READER, "Dear world.", timed)
+    before = codes_before(starts, 10, 10.0)
+    assert before.tolist() == [2, 5]  # the centre of code 2 is at 0.25
+    dear, world = (word.read for word in words)
+    codes = np.arange(10)
+    segment = Segment("reading", interleave(codes, [dear, world], before, NUM_CODES))
+    ids = VOCABULARY.segment_ids(segment)
+    first, text = VOCABULARY.offset("speech"), VOCABULARY.offset("text")
+    begin, end = VOCABULARY.begin("reading"), VOCABULARY.end("reading")
+    expected = [begin, *(first + codes[:2]), *(text + dear), *(first + codes[2:5]), *(text + world)]
+    assert ids.tolist() == [*expected, *(first + codes[5:]), end]
+    again = VOCABULARY.split(ids)[0]
+    assert again.modality == "reading"
+    np.testing.assert_array_equal(again.codes, segment.codes)
+    weights = reading_weights(segment.codes, NUM_CODES, BOUNDARY)
+    given = [*dear[1:], *world[1:]]
+    assert weights.sum() == 10 + 2 + 1
+    assert ids[weights == 0].tolist() == [begin, *(text + np.array(given))]
+
+
+def test_times_of_words_that_do_not_fit_are_refused():
+    year = [("In", 0, 0.2), ("1984", 0.2, 0.8), ("rain", 0.8, 1.0)]
+    words, starts = time_words(READER, "In 1984 rain", year)
+    assert len(words) == 5
+    np.testing.assert_allclose(starts, [0, 0.2, 0.4, 0.6, 0.8])
+    assert time_words(READER, "In 1984 rain fell", year) is None
+    assert time_words(READER, "one two", [("one", 0.5, 0.6), ("two", 0.2, 0.3)]) is None
+    assert time_words(READER, "", []) is None
+    assert codes_before(np.array([-0.1, 0.3, 9.0]), 5, 10.0).tolist() == [0, 3, 5]
+
+
+def test_pointers_by_hand():
+    begin, end, t, c = VOCABULARY.begin("text"), VOCABULARY.end("text"), VOCABULARY.offset("text"), 120
+    reading = VOCABULARY.begin("reading")
+    model = make_gpt(pointer=True)
+    row = [begin, t, t + 1, t + 2, t, end, reading, c, t, t + 1, t + 2, c, c, t, c, VOCABULARY.end("reading"), 1]
+    row += [begin, t + 5, end]  # the next document of a packed row
+    expected = [0, 1, 2, 3, 4, 4, 0, 0, 1, 2, 3, 3, 3, 4, 4, 4, 4, 0, 1, 1]
+    found = text_pointers(torch.tensor([row]), model.reads, model.begins, None)
+    assert found[0].tolist() == expected
+    for cut in (3, 9, 14):
+        first = text_pointers(torch.tensor([row[:cut]]), model.reads, model.begins, None)
+        rest = text_pointers(torch.tensor([row[cut:]]), model.reads, model.begins, first[:, -1:])
+        assert rest[0].tolist() == expected[cut:]
+
+
+def test_a_pointer_turns_every_other_pair():
+    model = make_gpt(pointer=True)
+    ids = torch.tensor([[VOCABULARY.begin("text"), 2 + 2, 2 + 3, VOCABULARY.begin("reading"), 120]])
+    cos, _ = model._angles(ids, torch.arange(5)[None], None, None)
+    places = torch.stack([torch.arange(5), torch.tensor([0, 1, 2, 0, 0])], 1).repeat(1, 4)
+    torch.testing.assert_close(cos, torch.stack([model.cos[places[:, i], i] for i in range(8)], 1))
+
+
+@pytest.mark.parametrize("pieces", [[1] * 12, [5, 7], [5, 1, 1, 5]])
+def test_cached_is_uncached(pieces):
+    model = make_gpt(pointer=True)
+    ids = torch.randint(0, VOCABULARY.size, (2, 12), generator=torch.Generator().manual_seed(1))
+    ids[0, 4] = VOCABULARY.begin("reading")
+    whole = model(ids)
+    cache = KVCache.empty(model.config, 2, 12, model.embedding.weight)
+    parts = [model(part, cache=cache) for part in ids.split(pieces, dim=1)]
+    torch.testing.assert_close(torch.cat(parts, 1), whole, atol=2e-5, rtol=1e-4)
+
+
+def test_rows_by_the_kernel_for_all_lengths_are_the_documents(monkeypatch):
+    """The kernel itself needs a GPU: here plain attention takes its place, with the same arguments."""
+    from torch.nn.attention import varlen
+
+    def plain(q, k, v, starts, starts_2, longest, longest_2, *, window_size):
+        assert window_size == (-1, 0)
+        parts = [slice(a, b) for a, b in itertools.pairwise(starts.tolist()) if b > a]
+        assert max(part.stop - part.start for part in parts) <= longest
+        return torch.cat(
+            [
+                torch.nn.functional.scaled_dot_product_attention(
+                    *(x[part].transpose(0, 1)[None] for x in (q, k, v)), is_causal=True
+                )[0].transpose(0, 1)
+                for part in parts
+            ]
+        )
+
+    monkeypatch.setattr(varlen, "varlen_attn", plain)
+    model = make_gpt(pointer=True)
+    ids = torch.randint(0, VOCABULARY.size, (2, 9), generator=torch.Generator().manual_seed(1))
+    documents = torch.tensor([[1, 1, 1, 2, 2, 2, 2, 0, 0], [1] * 9])
+    positions = torch.tensor([[0, 1, 2, 0, 1, 2, 3, 0, 0], list(range(9))])
+    ids[:, 0] = ids[0, 3] = VOCABULARY.begin("reading")
+    bounds = Bounds(torch.tensor([0, 3, 7, 9, 18, 18, 18], dtype=torch.int32), 9)
+    found = model(ids, positions=positions, bounds=bounds)
+    torch.testing.assert_close(found, model(ids, positions=positions, documents=documents), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(found[0, 3:7], model(ids[:1, 3:7])[0], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("settings", [{"pointer": True}, {"pointer": False}])
+@pytest.mark.parametrize("guidance", [1.0, 1.8])
+def test_a_reading_has_each_word_once_and_the_scores_of_the_whole(settings, guidance):
+    """A network that knows nothing reads every word in its order and then ends; scores are those of a forward pass."""
+    model, texts = make_gpt(**settings), [words_of(text) for text in TEXTS]
+    config = SamplingConfig(
+        num_candidates=2, guidance=guidance, top_p=0.9, min_codes_per_word=2, max_codes_per_word=12, max_codes=300
+    )
+    drawn = read_aloud(model, texts, config, seeds=[5, 6, 7])
+    for number, (words, candidates) in enumerate(zip(texts, drawn, strict=True)):
+        assert [len(candidate.words) for candidate in candidates] == [len(words)] * 2
+        assert all(candidate.reached_end for candidate in candidates)
+        for candidate in candidates:
+            spans = np.diff([*candidate.words, len(candidate.codes)])
+            assert candidate.words[0] <= 12
+            assert ((spans >= 2) & (spans <= 12)).all()
+            assert candidate.log_probability == pytest.approx(uncached(model, words, candidate, guidance), abs=1e-4)
+        alone = read_aloud(model, [words], config, seeds=[5 + number])[0]
+        for one, other in zip(alone, candidates, strict=True):
+            np.testing.assert_array_equal(one.codes, other.codes)
+            np.testing.assert_array_equal(one.words, other.words)
+    assert not np.array_equal(drawn[0][0].codes, drawn[0][1].codes)
+
+
+def uncached(model: GPT, words: list[np.ndarray], candidate, guidance: float) -> float:
+    """The mean log-probability of what was decided, by a forward pass over the whole document."""
+
+    def scores(shown: bool) -> tuple[torch.Tensor, list[int]]:
+        pieces = words if shown else [word[:1] for word in words]
+        reading = Segment("reading", interleave(candidate.codes, pieces, candidate.words, NUM_CODES))
+        segments = [Segment("text", np.concatenate(words)), reading] if shown else [reading]
+        ids = np.concatenate([VOCABULARY.segment_ids(segment) for segment in segments])
+        logits = model.logits(model(torch.from_numpy(ids)[None]))[0]
+        begin = int(np.flatnonzero(ids == VOCABULARY.begin("reading"))[0])
+        weights = reading_weights(reading.codes, NUM_CODES, BOUNDARY)
+        speech, onward = VOCABULARY.offset("speech"), VOCABULARY.offset("text") + BOUNDARY
+        rows, choices, begun = [], [], 0
+        for place in np.flatnonzero(weights) + begin:
+            target = ids[place]
+            ahead = onward if begun < len(words) else VOCABULARY.end("reading")
+            legal = [ahead, *range(speech, speech + NUM_CODES)]
+            rows.append(logits[place - 1, legal].log_softmax(-1))
+            choices.append(legal.index(target))
+            begun += target == onward
+        return torch.stack(rows), choices
+
+    rows, choices = scores(True)
+    if guidance != 1:
+        without = scores(False)[0]
+        rows = (without + guidance * (rows - without)).log_softmax(-1)
+    return float(rows[torch.arange(len(choices)), choices].mean())
+
+
+def test_a_reading_that_is_cut_off_says_so():
+    model = make_gpt(pointer=True)
+    config = SamplingConfig(min_codes_per_word=5, max_codes=12)
+    found = read_aloud(model, [words_of(TEXTS[1])], config)[0][0]
+    assert not found.reached_end
+    assert len(found.codes) == 12
+    with pytest.raises(ValueError, match="no room"):
+        read_aloud(make_gpt(max_positions=64), [words_of(TEXTS[1] * 9)], config)
+    with pytest.raises(ValueError, match="nothing to say"):
+        read_aloud(model, [[]], config)
+    assert read_aloud(model, [], config) == []
+
+
+def test_a_prompt_before_the_text_is_read():
+    model = make_gpt(pointer=True)
+    prefix = [Segment("speech", np.arange(9))]
+    config = SamplingConfig(max_codes_per_word=8)
+    with_prompt = read_aloud(model, [words_of(TEXTS[0])], config, prefix=prefix)[0][0]
+    assert with_prompt.reached_end
+    assert with_prompt.log_probability != read_aloud(model, [words_of(TEXTS[0])], config)[0][0].log_probability
+
+
+def test_codes_are_drawn_by_their_probability():
+    logits = torch.tensor([0.5, 0.3, 0.15, 0.05]).log().expand(20_000, 4)
+    noise = torch.from_numpy(np.random.default_rng(0).random(20_000, np.float32))
+
+    def shares(**settings) -> list[float]:
+        drawn = draw_codes(logits, SamplingConfig(**settings), noise)
+        return [round(share, 2) for share in (drawn.bincount(minlength=4) / len(drawn)).tolist()]
+
+    assert shares(temperature=1, top_p=1) == pytest.approx([0.5, 0.3, 0.15, 0.05], abs=0.011)
+    assert shares(temperature=1, top_p=0.9) == pytest.approx([0.53, 0.32, 0.16, 0], abs=0.011)
+    assert shares(temperature=1, top_p=1, top_k=2) == pytest.approx([0.625, 0.375, 0, 0], abs=0.011)
+    assert shares(temperature=0) == [1, 0, 0, 0]
+
+
+def test_steps_end_when_all_rows_have(monkeypatch):
+    """Not at the most codes that could be drawn."""
+    steps = []
+    model = make_gpt(pointer=True)
+    plain = sampling._Batch._step
+    monkeypatch.setattr(sampling._Batch, "_step", lambda self: (steps.append(1), plain(self))[1])
+    config = SamplingConfig(max_codes_per_word=3, max_codes=400)
+    read_aloud(model, [words_of(TEXTS[2])], config)
+    assert len(steps) <= 32
