@@ -77,7 +77,7 @@ class FSQQuantizer(Quantizer):
         self.fsq = nn.ModuleDict({way: nn.Identity() if same else nn.Linear(*sizes) for way, sizes in ways.items()})
 
     def _bounded(self, z_e: torch.Tensor) -> torch.Tensor:
-        """Return coordinates ``(B, L, D)`` float32 in the range whose whole numbers are the levels (Mentzer et al. 2023,
+        """Return coordinates ``(B, L, D)`` float32, in which the levels are whole numbers (Mentzer et al. 2023,
         appendix A.1).
         """
         with torch.autocast(z_e.device.type, enabled=False):
