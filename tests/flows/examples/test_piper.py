@@ -25,7 +25,11 @@ from triforce.flows.examples.piper.sources import Sentence, fold, split_sentence
 from triforce.flows.examples.piper.synthesise import MEL_HIGH, STEADY, SynthesisConfig, Synthesiser  # noqa: E402
 from triforce.flows.examples.piper.vits import HOP_LENGTH, SAMPLE_RATE_HZ  # noqa: E402
 
-TEXTS = ["The wind blew the door of the barn open.", "Who is it?", "Twenty-three birds, all of them blue, sat in a tree!"]
+TEXTS = [
+    "The wind blew the door of the barn open.",
+    "Who is it?",
+    "Twenty-three birds, all of them blue, sat in a tree!",
+]
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +150,20 @@ def test_a_pack_holds_what_was_spoken(prepared, tmp_path):
 
 
 def test_a_machine_with_torch_alone_can_speak(prepared, tmp_path):
-    absent = ["ray", "prefect", "pyarrow", "av", "soundfile", "soxr", "webdataset", "tensorboardX", "piper", "onnx", "onnxruntime", "rapidfuzz"]
+    absent = [
+        "ray",
+        "prefect",
+        "pyarrow",
+        "av",
+        "soundfile",
+        "soxr",
+        "webdataset",
+        "tensorboardX",
+        "piper",
+        "onnx",
+        "onnxruntime",
+        "rapidfuzz",
+    ]
     code = (
         f"import sys; sys.modules.update(dict.fromkeys({absent})); from pathlib import Path; "
         "from triforce.flows.examples.piper.make_pack import make_pack; "
