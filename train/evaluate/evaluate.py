@@ -30,7 +30,14 @@ from triforce.train.evaluate.clips import MAX_DURATION_S, MIN_DURATION_S, select
 from triforce.train.evaluate.figures import clip_figures, voice_similarities
 from triforce.train.evaluate.judge import Judge, JudgeConfig
 from triforce.train.evaluate.kept_samples import choose_samples, write_sample
-from triforce.train.evaluate.results import FILE_NAME, Evaluation, compare_systems, read_evaluation, summarize_systems
+from triforce.train.evaluate.results import (
+    EXCESS,
+    FILE_NAME,
+    Evaluation,
+    compare_systems,
+    read_evaluation,
+    summarize_systems,
+)
 from triforce.train.evaluate.systems import Output, run_systems
 
 logger = logging.getLogger(__name__)
@@ -63,6 +70,11 @@ class EvaluateConfig(BaseModel):
     sampling: SamplingConfig = SamplingConfig()
     sampler: SamplerConfig = SamplerConfig()
     judge: JudgeConfig = JudgeConfig()
+    more_judges: tuple[str, ...] = Field(
+        (),
+        description="Other Whisper models, by which the excess of decodes over originals is told too: tiny.en where it "
+        "was no teacher.",
+    )
 
 
 @dataclass
@@ -113,11 +125,14 @@ def evaluate(
         return done
     started = time.monotonic()
     judge = Judge(config.judge)
+    others = [Judge(config.judge.model_copy(update={"model": model})) for model in config.more_judges]
     run, samples_folder = _Run(), f"samples-{key[:12]}"
     jobs = [("heldout", block) for block in _blocks(heldout)] + [("training", block) for block in _blocks(training)]
     with tqdm(total=len(heldout) + len(training), desc="evaluate", unit="clip", dynamic_ncols=True) as bar:
         for split, block in jobs:
-            _evaluate_block(run, release, judge, config, block, split, storage.join(out_uri, samples_folder), bar)
+            _evaluate_block(
+                run, release, judge, others, config, block, split, storage.join(out_uri, samples_folder), bar
+            )
     evaluation = _summarize(run, release, judge, config, key, _describe_data(heldout_uri, heldout, training))
     evaluation.timings["wall_s"] = round(time.monotonic() - started, 1)
     storage.write_bytes(storage.join(out_uri, FILE_NAME), evaluation.to_json().encode())
@@ -140,7 +155,8 @@ def _blocks(clips: Sequence[Clip]) -> Iterator[Sequence[Clip]]:
 def _key(info: dict, heldout: Sequence[Clip], training: Sequence[Clip], config: EvaluateConfig) -> str:
     stages = {name: stage["hash"] for name, stage in info["stages"].items()} | {"vocoder": info["vocoder"]}
     clips = [[clip.clip_id, clip.text, hashlib.sha256(clip.media).hexdigest()] for clip in (*heldout, *training)]
-    fields = config.model_dump(mode="json", exclude=None if config.griffin_lim else {"griffin_lim"})  # added later
+    later = {name for name in ("griffin_lim", "more_judges") if not getattr(config, name)}  # fields that were added
+    fields = config.model_dump(mode="json", exclude=later)
     data = json.dumps([stages, clips, len(heldout), fields], sort_keys=True)
     return hashlib.sha256(data.encode()).hexdigest()
 
@@ -149,6 +165,7 @@ def _evaluate_block(
     run: _Run,
     release: Release,
     judge: Judge,
+    others: Sequence[Judge],
     config: EvaluateConfig,
     block: Sequence[Clip],
     split: str,
@@ -167,12 +184,15 @@ def _evaluate_block(
         language=config.judge.language,
         quality=config.quality,
     )
+    words_by = _words_by(others, release.sample_rate_hz, block, outputs) if split == "heldout" else {}
     similarities = voice_similarities(outputs, release.sample_rate_hz) if config.similarity else [{} for _ in block]
     for clip, output, found, similar in zip(block, outputs, hypotheses, similarities, strict=True):
         mel = output["original"].mel if "original" in output else None
         systems = {name: figures(one, clip.text, found[name], mel) for name, one in output.items()}
         for name, value in similar.items():
             systems[name]["similarity"] = value
+        for name in systems.keys() & words_by.keys():
+            systems[name]["words_by"] = {model: counts[clip.clip_id] for model, counts in words_by[name].items()}
         row = {"set": split, "clip_id": clip.clip_id, "text": clip.text, "source": clip.source, "title": clip.title}
         run.rows.append(row | {"duration_s": round(clip.duration_s, 3), "systems": systems})
     wanted = config.num_samples - sum(sample["set"] == split for sample in run.samples)
@@ -205,6 +225,23 @@ def _recognize(
             statistics.add(part)
     run.judge_s += time.monotonic() - started
     return hypotheses
+
+
+def _words_by(
+    judges: Sequence[Judge], sample_rate_hz: int, block: Sequence[Clip], outputs: list[dict[str, Output]]
+) -> dict[str, dict[str, dict[str, list[int]]]]:
+    """Return the errors and words of originals and of what `EXCESS` compares with them: by system, judge and clip."""
+    found: dict[str, dict[str, dict[str, list[int]]]] = {}
+    for name in ("original", *EXCESS):
+        there = [(clip, output[name]) for clip, output in zip(block, outputs, strict=True) if name in output]
+        for judge in judges if there else ():
+            references = [clip.text for clip, _ in there]
+            heard = judge([one.waveform for _, one in there], sample_rate_hz, references)
+            language = judge.config.language
+            words = [metrics.word_errors(*texts, language) for texts in zip(references, heard, strict=True)]
+            by_clip = {clip.clip_id: list(errors) for (clip, _), errors in zip(there, words, strict=True)}
+            found.setdefault(name, {})[judge.whisper.name] = by_clip
+    return found
 
 
 def _run_systems(

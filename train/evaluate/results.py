@@ -40,13 +40,18 @@ COMPARED = (
     ("dvae", "vocoder"),
     ("diffusion", "dvae"),
     ("diffusion", "vocoder"),
+    ("dvae", "original"),
+    ("dvae_griffin_lim", "original"),
+    ("diffusion", "original"),
     ("vocoder", "griffin_lim"),
     ("dvae", "dvae_griffin_lim"),
     ("diffusion", "diffusion_griffin_lim"),
 )
-"""Pairs that are compared clip by clip: the loss of each step, what diffusion wins back, what is left to win, and the
-release's vocoder against Griffin-Lim on the same mels.
+"""Pairs that are compared clip by clip: the loss of each step, what diffusion wins back, what is left to win, the
+excess over the originals, and the release's vocoder against Griffin-Lim on the same mels.
 """
+EXCESS = tuple(system for system, reference in COMPARED if reference == "original")
+"""Systems whose excess over the originals `EvaluateConfig.more_judges` tell too."""
 
 MEANS = ("log_mel_l1", "mcd_db", "sharpness", "dnsmos", "similarity")
 """Figures that are means over clips."""
@@ -86,6 +91,8 @@ class Comparison:
     wer_difference: Interval
     dnsmos_difference: Interval | None = None
     """Only where `EvaluateConfig.quality` asks for it."""
+    judge: str | None = None
+    """Whisper's name, of `EvaluateConfig.more_judges`; None: the judge of the whole evaluation."""
 
     def line(self) -> str:
         """Return the comparison as text; an interval without 0 inside is a difference that the clips prove."""
@@ -94,7 +101,8 @@ class Comparison:
         quality = ""
         if self.dnsmos_difference is not None:
             quality = "; {:+.2f} DNSMOS ({:+.2f} to {:+.2f})".format(*self.dnsmos_difference)
-        return f"{labels[0]} against {labels[1]}: {value:+.1f} % WER ({low:+.1f} to {high:+.1f}){quality}"
+        by = f" by {self.judge}" if self.judge else ""
+        return f"{labels[0]} against {labels[1]}: {value:+.1f} % WER{by} ({low:+.1f} to {high:+.1f}){quality}"
 
 
 @dataclass(frozen=True)
@@ -185,7 +193,7 @@ def summarize_systems(rows: Sequence[dict], num_resamples: int, seed: int) -> li
 
 
 def compare_systems(rows: Sequence[dict], num_resamples: int, seed: int) -> list[Comparison]:
-    """Compare the pairs of `COMPARED` of which both were run."""
+    """Compare the pairs of `COMPARED` of which both were run, and the originals with the rest by each other judge."""
     comparisons = []
     for system, reference in COMPARED:
         pairs = [
@@ -201,6 +209,18 @@ def compare_systems(rows: Sequence[dict], num_resamples: int, seed: int) -> list
             differences = [a["dnsmos"] - b["dnsmos"] for a, b in rated]
             dnsmos = mean_interval(differences, num_resamples, seed) if differences else None
             comparisons.append(Comparison(system, reference, wer, dnsmos))
+    for judge in sorted({name for row in rows for one in row["systems"].values() for name in one.get("words_by", {})}):
+        for system in EXCESS:
+            sides = [
+                [row["systems"][name]["words_by"][judge] for name in (system, "original")]
+                for row in rows
+                if all(judge in row["systems"].get(name, {}).get("words_by", {}) for name in (system, "original"))
+            ]
+            if sides:
+                first, second = ([Errors(*words) for words in side] for side in zip(*sides, strict=True))
+                draws = resample_clips(len(sides), num_resamples, seed)
+                wer = error_rate_difference(first, second, draws)
+                comparisons.append(Comparison(system, "original", wer, judge=judge))
     return comparisons
 
 

