@@ -131,7 +131,7 @@ def vocoder(work: Work) -> None:
         corpus=str(work.pack("sound")),
         batch_size=config.vocoder_batch,
         decoded_share=0.7,
-        optimizer={"learning_rate": 5e-4, "warmup_steps": 200, "ema_decay": 0.999, "decay_share": 0.7},
+        optimizer={"decay_share": 0.7},
     )
 
 
