@@ -54,14 +54,14 @@ class SynthesisConfig:
 
     manner: Manner = Manner()
     mel: MelConfig = field(default_factory=MelConfig)
-    batch_size: int = 64
+    batch_size: int = 128
     rows: int = 16
     """Rows that the sentences of a batch share."""
     half: bool = False
     """Whether the decoder works in float16: for GPUs."""
     compile: bool = False
     """Whether the decoder is compiled: a minute or two before the first batch."""
-    frames_multiple: int = 256
+    frames_multiple: int = 128
     """On a GPU, rows are rounded up to a multiple of frames, so that few shapes occur: cuDNN tries each once."""
     seed: int = 0
 
