@@ -22,6 +22,7 @@ from triforce.flows.examples.piper.prepared import load_texts, load_voice, write
 from triforce.flows.examples.piper.resample import resample  # noqa: E402
 from triforce.flows.examples.piper.synthesise import MEL_HIGH, STEADY, SynthesisConfig, Synthesiser  # noqa: E402
 from triforce.flows.examples.piper.vits import HOP_LENGTH, SAMPLE_RATE_HZ  # noqa: E402
+from triforce.flows.examples.reading import speech  # noqa: E402
 from triforce.flows.examples.reading.numbers import spell_figures  # noqa: E402
 from triforce.flows.examples.reading.sources import Sentence, fold, split_sentences  # noqa: E402
 
@@ -105,6 +106,16 @@ def test_words_lie_where_the_sound_is(steady):
         loud = (samples.unfold(0, 240, 240).square().mean(1).sqrt() > 0.02).nonzero() * 240 / config.mel.sample_rate_hz
         assert times[0] == pytest.approx(float(loud[0]), abs=0.05)
         assert times[-1] == pytest.approx(float(loud[-1]), abs=0.15)
+
+
+def test_readings_clips_have_words_with_times(phonemizer, monkeypatch):
+    monkeypatch.setattr(speech, "_phonemizer", lambda: phonemizer)
+    waveform, words = speech.speak("He went out of the city; do not wait for him.")
+    assert "".join(word.word for word in words).strip() == "He went out of the city; do not wait for him."
+    pause = slice(*(round(time * 24_000) for time in (words[5].end_s + 0.02, words[6].start_s - 0.02)))
+    assert pause.stop - pause.start > 2400
+    assert np.abs(waveform[pause]).max() < 0.1 * np.abs(waveform).max()
+    assert speech.speak("Stop. Go home.")[1] is None  # two sentences to espeak-ng
 
 
 def test_words_that_run_together_and_words_in_parts_are_told_apart(phonemizer):
