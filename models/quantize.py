@@ -5,7 +5,7 @@
 with dead codes restarted from the batch.
 ``sim-vq`` transforms a fixed random codebook by one learned matrix, so that all codes move at each step, used or not
 (Zhu et al. 2024, arXiv 2411.02038). Both pass gradients by the rotation trick (Fifty et al. 2024, arXiv 2410.06424).
-``fsq`` and ``sim-vq`` come from vector-quantize-pytorch. ``gumbel`` draws a relaxed one-hot code (Jang et al. 2016).
+``sim-vq`` comes from vector-quantize-pytorch. ``gumbel`` draws a relaxed one-hot code (Jang et al. 2016).
 
 Calling a quantizer gives quantized vectors, `lookup` the vectors ``(B, L, C)`` of codes, and `soft` what the decoder
 would get without rounding: the difference in error is the price of discrete codes.
@@ -55,32 +55,50 @@ class Quantizer(nn.Module):
 
 
 class FSQQuantizer(Quantizer):
-    """Finite scalar quantization: each coordinate is rounded to one of its ``levels``."""
+    """Finite scalar quantization: each coordinate is bounded and rounded to one of its ``levels``.
+
+    The coordinates are computed in float32, whatever autocast says, for a code is decided between two levels.
+    """
 
     levels: torch.Tensor
+    half_width: torch.Tensor
+    basis: torch.Tensor
 
     def __init__(self, channels: int, levels: tuple[int, ...]) -> None:
         super().__init__()
-        # Imported here because it takes a second, which processes that only read or write shards need not spend.
-        from vector_quantize_pytorch import FSQ
-
         self.codebook_size = math.prod(levels)
-        self.register_buffer("levels", torch.tensor(levels, dtype=torch.int32), persistent=False)
-        self.fsq = FSQ(levels=list(levels), dim=channels)
+        counts = torch.tensor(levels, dtype=torch.int32)
+        self.register_buffer("levels", counts, persistent=False)
+        self.register_buffer("half_width", counts // 2, persistent=False)
+        self.register_buffer("basis", torch.tensor([math.prod(levels[:i]) for i in range(len(levels))]), False)
+        # Releases name the tensors so, after the library that they were first trained with. It projects where it must.
+        same = channels == len(levels)
+        ways = {"project_in": (channels, len(levels)), "project_out": (len(levels), channels)}
+        self.fsq = nn.ModuleDict({way: nn.Identity() if same else nn.Linear(*sizes) for way, sizes in ways.items()})
+
+    def _bounded(self, z_e: torch.Tensor) -> torch.Tensor:
+        """Return coordinates ``(B, L, D)`` float32, in which the levels are whole numbers (Mentzer et al. 2023,
+        appendix A.1).
+        """
+        with torch.autocast(z_e.device.type, enabled=False):
+            half = (self.levels - 1) * (1 + 1e-3) / 2
+            offset = (self.levels % 2 == 0) * 0.5
+            return torch.tanh(self.fsq["project_in"](z_e.float()) + torch.atanh(offset / half)) * half - offset
 
     def forward(self, z_e: torch.Tensor, mask: torch.Tensor) -> Quantized:
-        z_q, codes = self.fsq(z_e)
-        return Quantized(z_q, codes.long(), z_e.new_zeros(()))
+        bounded = self._bounded(z_e)
+        rounded = bounded.detach().round()
+        codes = ((rounded.long() + self.half_width) * self.basis).sum(-1)
+        straight = bounded + (rounded - bounded.detach())
+        z_q = self.fsq["project_out"](straight / self.half_width)
+        return Quantized(z_q, codes, z_e.new_zeros(()))
 
     def soft(self, z_e: torch.Tensor) -> torch.Tensor:
-        """Return ``z_e`` bounded as the library bounds it (its ``FSQ.bound``), but without the rounding."""
-        half = (self.levels - 1) * (1 + 1e-3) / 2
-        offset = (self.levels % 2 == 0) * 0.5
-        bounded = torch.tanh(self.fsq.project_in(z_e) + torch.atanh(offset / half)) * half - offset
-        return self.fsq.project_out(bounded / (self.levels // 2))
+        return self.fsq["project_out"](self._bounded(z_e) / self.half_width)
 
     def lookup(self, codes: torch.Tensor) -> torch.Tensor:
-        return self.fsq.indices_to_codes(codes)
+        level = codes[..., None] // self.basis % self.levels
+        return self.fsq["project_out"]((level - self.half_width) / self.half_width)
 
 
 class EMAVQQuantizer(Quantizer):

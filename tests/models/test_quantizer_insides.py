@@ -1,10 +1,11 @@
 """What is used of vector-quantize-pytorch beyond its documentation: an upgrade that changes it fails here by name.
 
-`triforce.models.quantize` repeats the bound of FSQ without its rounding. Released weights name the library's tensors.
+Released weights name the library's tensors, and our own FSQ is what the library's is.
 """
 
 from __future__ import annotations
 
+import pytest
 import torch
 from vector_quantize_pytorch import FSQ, SimVQ
 
@@ -13,22 +14,41 @@ from triforce.models.quantize import EMAVQQuantizer, FSQQuantizer, GumbelQuantiz
 NUM_CODES, DIM = 8, 3
 
 
-def test_the_library_bounds_as_soft_does_and_then_rounds():
-    """``FSQ.bound`` rounds; `FSQQuantizer.soft` is the same without that."""
+@pytest.mark.parametrize(("channels", "levels"), [(16, (8, 8, 4, 4)), (3, (8, 5, 4))])
+def test_fsq_computes_what_the_library_computes(channels, levels):
+    """From the same seed and with the same names: runs and releases that began with the library go on."""
     torch.manual_seed(0)
-    levels = (8, 5, 4)
-    quantizer = FSQQuantizer(3, levels)  # as many channels as levels: nothing is projected
+    library = FSQ(levels=list(levels), dim=channels)
+    torch.manual_seed(0)
+    quantizer = FSQQuantizer(channels, levels)
+    for name, tensor in library.state_dict().items():
+        assert torch.equal(tensor, quantizer.state_dict()[f"fsq.{name}"])
+    mine = (3 * torch.randn(4, 50, channels)).requires_grad_()
+    theirs = mine.detach().clone().requires_grad_()
+    found = quantizer(mine, torch.ones(4, 50))
+    z_q, codes = library(theirs)
+    assert torch.equal(found.codes, codes.long())
+    assert len(codes.unique()) > 20
+    torch.testing.assert_close(found.z_q, z_q)
+    torch.testing.assert_close(quantizer.lookup(found.codes), z_q)
+    found.z_q.square().sum().backward()
+    z_q.square().sum().backward()
+    torch.testing.assert_close(mine.grad, theirs.grad)
+    every = torch.arange(quantizer.codebook_size)[None]
+    torch.testing.assert_close(quantizer.lookup(every), library.indices_to_codes(every))
+
+
+def test_fsq_decides_codes_in_float32_and_soft_is_what_is_rounded():
+    torch.manual_seed(0)
+    quantizer = FSQQuantizer(16, (8, 8, 4, 4))
+    z, mask = torch.randn(2, 400, 16) * 3, torch.ones(2, 400)
+    codes = quantizer(z, mask).codes
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(quantizer(z, mask).codes, codes)
+    plain = FSQQuantizer(3, (8, 5, 4))  # as many channels as levels: nothing is projected
     z = torch.randn(1, 50, 3) * 2
-    half_width = torch.tensor(levels) // 2
-    torch.testing.assert_close((quantizer.soft(z) * half_width).round() / half_width, quantizer.fsq.bound(z))
-    assert quantizer.fsq._levels.tolist() == quantizer.levels.tolist() == list(levels)
-    assert "levels" not in quantizer.state_dict()  # made from the config, never released
-
-
-def test_fsq_projects_by_public_layers_where_the_channels_differ():
-    fsq = FSQ(levels=[8, 5, 4], dim=16)
-    assert fsq.project_in.weight.shape == (3, 16)
-    assert fsq.project_out.weight.shape == (16, 3)
+    rounded = (plain.soft(z) * plain.half_width).round() / plain.half_width
+    torch.testing.assert_close(rounded, plain(z, mask).z_q)
 
 
 def test_sim_vq_weighs_the_two_halves_of_its_loss_as_ours_does():

@@ -12,7 +12,7 @@ from triforce.ingest.corpus.store import Corpus
 from triforce.ingest.local_files import ImportConfig, import_folder
 from triforce.ingest.media.pixels import decode_png, encode_video
 from triforce.models.release_files import load_card, require_dvae
-from triforce.train.config import TrainConfig, train_config
+from triforce.train.config import DiffusionTrainConfig, TrainConfig, train_config
 from triforce.train.data.order import Place
 from triforce.train.evaluate.classifier import PictureClassifier
 from triforce.train.evaluate.pictures import PictureConfig, evaluate_pictures
@@ -117,7 +117,8 @@ def test_diffusion_sharpens_pictures_and_the_judge_says_what_it_won(corpus, tmp_
     with pytest.raises(ValueError, match=r"modality 'speech': the dVAE in .* codes image"):
         input_hashes(train_config(**places | {"stage": "diffusion"}))
     dvae = require_dvae(config.release)
-    wanted = config.model_dump(exclude={"stage", "model"}) | {"stage": "diffusion", "max_steps": 250}
+    shared = DiffusionTrainConfig.model_fields.keys() - {"stage", "model"}
+    wanted = config.model_dump(include=shared) | {"stage": "diffusion", "max_steps": 250}
     wanted |= {"model": {"hidden": 64, "num_blocks": 4, "fold": 2, "dilation_cycle": [1, 2]}}
     wanted = train_config(**wanted)
     learner = Trainer(DiffusionTask(wanted, Place(0, 1), torch.device("cpu"), dvae.model, None), wanted)

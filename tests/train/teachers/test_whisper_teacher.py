@@ -14,7 +14,7 @@ from triforce.models.audio.mel import MelConfig, log_mel
 from triforce.train.config import train_config
 from triforce.train.data.order import Place
 from triforce.train.tasks.registry import input_hashes, make_task
-from triforce.train.teachers.ctranslate2_file import read_tensors
+from triforce.train.teachers.ctranslate2_file import copy_tensors, read_tensors
 from triforce.train.teachers.registry import make_teacher
 from triforce.train.teachers.whisper import WhisperTeacher
 from triforce.train.trainer.loop import Trainer
@@ -85,7 +85,7 @@ def test_the_loss_is_one_graph_and_close_in_bfloat16(teacher, speech):
     with torch.autocast("cpu", torch.bfloat16):
         loss = whole(decoded, original, sizes)
     assert loss.dtype == torch.float32
-    assert loss.detach() == pytest.approx(teacher(decoded, original, sizes).detach(), rel=0.1)
+    assert float(loss.detach()) == pytest.approx(float(teacher(decoded.detach(), original, sizes)), rel=0.1)
     loss.backward()
     heard = decoded.grad.abs().sum((0, 2)) > 0
     assert heard[:88].all()
@@ -146,7 +146,9 @@ def test_a_resumed_run_is_taught_in_the_same_steps(corpus, tmp_path):
 
 
 def test_weights_are_known_by_what_they_hold_and_not_by_their_folder(corpus, tmp_path, monkeypatch):
-    (tmp_path / "model.bin").symlink_to(Path(find_whisper("tiny.en")) / "model.bin")
+    whole = Path(find_whisper("tiny.en")) / "model.bin"
+    copy_tensors(whole, tmp_path / "model.bin", "encoder/")
+    assert (tmp_path / "model.bin").stat().st_size < whole.stat().st_size / 4
     named, elsewhere = (
         make_trainer(corpus, tmp_path, teacher_model=model).config for model in ("tiny.en", str(tmp_path))
     )
