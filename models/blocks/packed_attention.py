@@ -9,11 +9,22 @@ from __future__ import annotations
 
 import inspect
 import itertools
-from functools import cache
 from typing import Any, NamedTuple, cast
 
 import torch
 from torch.nn import functional as F
+
+try:
+    from torch.nn.attention.varlen import varlen_attn
+except ImportError:  # before torch 2.10
+    varlen_attn = None  # type: ignore[assignment]
+
+CAUSAL: dict[str, Any] = (
+    {"window_size": (-1, 0)}
+    if varlen_attn and "window_size" in inspect.signature(varlen_attn).parameters
+    else {"is_causal": True}
+)
+"""How this version of torch is asked for causal attention: as a window, or by name, as 2.10 is."""
 
 
 class Bounds(NamedTuple):
@@ -36,25 +47,14 @@ def attend_each(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, lengths: list
 
 def attend_varlen(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bounds: Bounds) -> torch.Tensor:
     """Apply causal attention inside each of the documents that lie end to end in ``(N, H, D)`` of half precision."""
-    from torch.nn.attention.varlen import varlen_attn
-
     starts, longest = bounds
     q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
-    return cast(torch.Tensor, varlen_attn(q, k, v, starts, starts, longest, longest, **_causal()))
-
-
-@cache
-def _causal() -> dict[str, Any]:
-    """Return how this version of torch is asked for causal attention: as a window, or by name, as in 2.10."""
-    from torch.nn.attention.varlen import varlen_attn
-
-    windows = "window_size" in inspect.signature(varlen_attn).parameters
-    return {"window_size": (-1, 0)} if windows else {"is_causal": True}
+    return cast(torch.Tensor, varlen_attn(q, k, v, starts, starts, longest, longest, **CAUSAL))
 
 
 def has_varlen(device: torch.device, head_dim: int) -> bool:
     """Try the kernel, forward and backward, and compare it with plain attention; False where it fails or differs."""
-    if device.type != "cuda":
+    if device.type != "cuda" or varlen_attn is None:
         return False
     generator = torch.Generator(device).manual_seed(0)
     lengths = [5, 40, 19]
@@ -70,7 +70,7 @@ def has_varlen(device: torch.device, head_dim: int) -> bool:
                 (gradient,) = torch.autograd.grad(whole.float().square().sum(), leaf)
                 found += [whole.float(), gradient.float()]
         near = [torch.allclose(found[i], found[i + 2], atol=0.05, rtol=0.05) for i in range(2)]
-    except (ImportError, RuntimeError, TypeError, NotImplementedError):
+    except (RuntimeError, TypeError, NotImplementedError):
         return False
     return all(near)
 
