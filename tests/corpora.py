@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from triforce.ingest.corpus.records import SAMPLE_RATE_HZ, TRANSCRIPT, Clip, Media, Recording, make_recording_id
+from triforce.ingest.corpus.records import SAMPLE_RATE_HZ, TRANSCRIPT, Clip, Media, Recording, Word, make_recording_id
 from triforce.ingest.corpus.store import Corpus
 from triforce.ingest.media.encode import encode_flac
 
@@ -23,9 +23,12 @@ def sweep(duration_s: float, seed: int) -> np.ndarray:
 
 
 def add_recording(
-    corpus: Corpus, source: str, source_id: str, num_clips: int, *, drop: int = 0, seed: int = 0
+    corpus: Corpus, source: str, source_id: str, num_clips: int, *, drop: int = 0, seed: int = 0, timed: bool = False
 ) -> list[str]:
-    """Write a recording of ``num_clips`` clips of 1 to 3 s, the first ``drop`` of them dropped; the kept clips' ids."""
+    """Write a recording of ``num_clips`` clips of 1 to 3 s, the first ``drop`` of them dropped; the kept clips' ids.
+
+    With ``timed`` their four words have times, a quarter of the clip each.
+    """
     recording = Recording(
         make_recording_id(source, source_id), source, "podcast", source_id, f"http://127.0.0.1/{source_id}.mp3"
     )
@@ -33,6 +36,9 @@ def add_recording(
     clips, start = [], 0
     for index in range(num_clips):
         waveform = sweep(generator.uniform(1, 3), seed * 1000 + index)
+        chosen = generator.choice(WORDS, 4)
+        quarter_s = len(waveform) / SAMPLE_RATE_HZ / 4
+        words = tuple(Word(str(word), i * quarter_s, (i + 1) * quarter_s) for i, word in enumerate(chosen))
         clips.append(
             Clip.cut(
                 recording,
@@ -40,7 +46,8 @@ def add_recording(
                 start + len(waveform),
                 SAMPLE_RATE_HZ,
                 audio=Media(encode_flac(waveform)),
-                text=" ".join(generator.choice(WORDS, 4)),
+                text=" ".join(chosen),
+                words=words if timed else None,
                 asr_model=TRANSCRIPT,
                 speaker=f"speaker-{source_id}",
                 drop_reason="quiet" if index < drop else None,

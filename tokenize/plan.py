@@ -32,6 +32,8 @@ from triforce.tokenize.token_sample import METADATA, WORDS
 PLAN_SCHEMA = pa.schema(
     [("shard", pa.int32()), ("clip_id", pa.string()), ("recording_id", pa.string()), ("source", pa.string())]
 )
+ADDED = {"text": "bpe", "normalised": False}
+"""Settings that came later, with what folders that do not name them have."""
 FORMAT = 2
 """Version of the layout."""
 
@@ -58,16 +60,17 @@ def open_tokens(config: TokenizeConfig, dvae: TrainedNetwork[DVAE]) -> dict:
         "dvae_hash": dvae.codes_hash,
         "clips_per_shard": config.clips_per_shard,
         "num_codes": dvae.model.config.num_codes,
-        "text": None if config.text == "bpe" else config.text,  # older folders do not say
-        "normalised": config.normalised or None,
+        "text": config.text,
+        "normalised": config.normalised,
     }
     if storage.exists(meta_uri):
         meta = read_meta(config.tokens)
         for key, value in wanted.items():
-            if meta.get(key) != value:
+            begun = meta.get(key, ADDED.get(key))
+            if begun != value:
                 raise ValueError(
-                    f"{config.tokens}: begun with {key} {meta.get(key)}, this run has {value}; shards of both "
-                    f"would not belong together. Use another tokens folder, or remove this one"
+                    f"{config.tokens}: begun with {key} {begun}, this run has {value}; shards of both would not belong "
+                    "together. Use another tokens folder, or remove this one"
                 )
         return meta
     modality = modality_of(dvae.card)
@@ -77,7 +80,7 @@ def open_tokens(config: TokenizeConfig, dvae: TrainedNetwork[DVAE]) -> dict:
     cleaned = (clean_text(text or "") for text in texts)
     tokenizer = make_front_end(config.text, cleaned, config.text_vocabulary_size, normalised=config.normalised)
     storage.write_bytes(storage.join(config.tokens, "tokenizer.json"), tokenizer.to_json().encode())
-    meta = {key: value for key, value in wanted.items() if value is not None} | {
+    meta = {key: value for key, value in wanted.items() if key not in ADDED or value != ADDED[key]} | {
         "modality": modality,
         "compression": list(dvae.model.config.compression),
         "text_vocabulary_size": tokenizer.size,

@@ -66,6 +66,8 @@ class SlotCache:
     """Slots ``(B, T)`` int64 that the next tokens are written to; a token sees the slots up to its own."""
     visible: int
     """Slots that are looked at; no token's slot may lie behind them."""
+    rows: torch.Tensor
+    """Numbers of the rows, ``(B, 1)`` int64."""
 
     @classmethod
     def empty(
@@ -74,14 +76,14 @@ class SlotCache:
         """Make a cache of ``capacity`` slots a row."""
         shape = (config.num_layers, 2, batch_size, config.num_heads, capacity, config.head_dim)
         slots = torch.zeros(batch_size, 1, dtype=torch.int64, device=device)
-        return cls(torch.zeros(shape, device=device, dtype=dtype), slots, capacity)
+        rows = torch.arange(batch_size, device=device)[:, None]
+        return cls(torch.zeros(shape, device=device, dtype=dtype), slots, capacity, rows)
 
     def extend(self, layer: int, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Write ``(B, H, T, head_dim)`` into the slots and return the keys and values of the visible ones."""
-        rows = torch.arange(k.shape[0], device=k.device)[:, None]
         keys, values = self.store[layer, 0], self.store[layer, 1]
-        keys[rows, :, self.slots] = k.transpose(1, 2).to(keys.dtype)
-        values[rows, :, self.slots] = v.transpose(1, 2).to(values.dtype)
+        keys[self.rows, :, self.slots] = k.transpose(1, 2).to(keys.dtype)
+        values[self.rows, :, self.slots] = v.transpose(1, 2).to(values.dtype)
         return keys[:, :, : self.visible], values[:, :, : self.visible]
 
     def mask(self) -> torch.Tensor:

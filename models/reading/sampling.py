@@ -26,6 +26,8 @@ NOTHING, WORD, END = -1, -2, -3
 """Events of a step beside codes: a piece that was given or a row that had ended, the begin of a word, the end."""
 WARM_UP = 3
 """Steps before a CUDA graph is captured."""
+SLOTS = 64
+"""Slots of the cache are looked at in multiples of this: few shapes, and rows of a mask that lie as kernels like it."""
 
 
 def read_aloud(
@@ -105,7 +107,8 @@ class _Batch:
             )
         self.max_codes = min(config.max_codes, room)
         self.num_steps = max(num_pieces) + self.max_codes + 1
-        self.capacity = min(gpt.config.max_positions, int(used.max()) + self.max_codes + 1)
+        self.longest = min(gpt.config.max_positions, int(used.max()) + self.max_codes + 1)
+        self.capacity = -(-self.longest // SLOTS) * SLOTS
         self.pieces, self.starts = (torch.from_numpy(array).to(self.device) for array in (pieces, starts))
         self.num_pieces = torch.tensor(num_pieces, device=self.device)
         self.cache = SlotCache.empty(gpt.config, len(prompts), self.capacity, self.device, dtype)
@@ -158,7 +161,7 @@ class _Batch:
         for step in range(1, self.num_steps):
             if step % CHECK_EVERY == 0 and bool(self.done.all()):
                 break
-            self.cache.visible = self.capacity if graph else min(self.capacity, longest + step)
+            self.cache.visible = self.capacity if graph else min(self.capacity, -(-(longest + step) // SLOTS) * SLOTS)
             if graph and captured is None and step > WARM_UP:
                 captured = self._capture()
                 graph = captured is not None
@@ -181,7 +184,7 @@ class _Batch:
 
     def _step(self) -> None:
         """Feed each row's token to the network and draw the next."""
-        places = self.length.clamp_max(self.capacity - 1)[:, None]
+        places = self.length.clamp_max(self.longest - 1)[:, None]
         pointer = self.pointer + self.reads[self.token]
         self.cache.slots = places
         given = pointer[:, None] if self.gpt.config.pointer else None
@@ -234,8 +237,10 @@ class _Batch:
         """Return the scores ``(rows, 1 + num_codes)`` float32 of going on to the id ``following`` and of each code."""
         if self.guided:
             following = torch.cat([following, following])
-        onward = (self.hidden * self.gpt.head.weight[following]).sum(-1, keepdim=True)
-        logits = torch.cat([onward.float(), (self.hidden @ self.code_head.T).float()], dim=1)
+        with torch.autocast(self.device.type, enabled=False):  # a choice between near codes needs all digits
+            hidden = self.hidden.to(self.code_head.dtype)
+            onward = (hidden * self.gpt.head.weight[following]).sum(-1, keepdim=True)
+            logits = torch.cat([onward.float(), (hidden @ self.code_head.T).float()], dim=1)
         if not self.guided:
             return logits
         logits = logits.log_softmax(-1)

@@ -1,8 +1,8 @@
 """Correctness and speed on a GPU, or on a CPU as a rehearsal: ``python tests/gpu/check.py OUT --device cuda``.
 
-Writes ``gpu.json`` and ``gpu.md``. Needs torch, NumPy, safetensors, tokenizers, pydantic and einops; transformers, where
-it is there, is what sampling is compared with. Each check and each measurement stands alone: one that fails is written
-down, and the others go on.
+Writes ``gpu.json`` and ``gpu.md``. Needs torch, NumPy, safetensors, tokenizers, pydantic and einops; transformers,
+where it is there, is what sampling is compared with. Each check and each measurement stands alone: one that fails is
+written down, and the others go on.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import torch
 
 from triforce.models.audio.mel import MelConfig
 from triforce.models.audio.vocos import Vocos, VocosConfig
+from triforce.models.blocks.layers import size_mask
 from triforce.models.diffusion import Diffusion, DiffusionConfig
 from triforce.models.dvae import DVAE, DVAEConfig
 from triforce.models.gpt import GPT, GPTConfig, KVCache
@@ -135,6 +136,8 @@ def same_as_cpu(checks: Checks) -> dict[str, Any]:
         name: str, model: torch.nn.Module, loss: Callable[[torch.nn.Module, torch.device], torch.Tensor]
     ) -> None:
         values = []
+        for parameter in model.parameters():  # some layers start at zero and would hide what is before them
+            parameter.data.add_(0.02 * torch.randn_like(parameter))
         state = {key: value.clone() for key, value in model.state_dict().items()}
         for device in (torch.device("cpu"), checks.device):
             model.load_state_dict(state)
@@ -159,16 +162,9 @@ def same_as_cpu(checks: Checks) -> dict[str, Any]:
     diffusion = Diffusion(DiffusionConfig(channels=100, hidden=64, num_blocks=2))
 
     def diffusion_loss(model: torch.nn.Module, device: torch.device) -> torch.Tensor:
-        generator = torch.Generator().manual_seed(1)
-        del generator
-        torch.manual_seed(1)
-        times = torch.tensor([0.1, 0.4, 0.7, 0.9], device=device)
-        del times
-        return (
-            model(noise.to(device), x.to(device), torch.full((4,), 0.3, device=device), sizes.to(device))
-            .square()
-            .mean()
-        )
+        times = torch.full((4,), 0.3, device=device)
+        mask, shown = size_mask(sizes, (96,)).to(device), torch.ones(4, device=device)
+        return model.velocity(noise.to(device), times, x.to(device), mask, shown).square().mean()
 
     vocos = Vocos(VocosConfig(hidden=64, inner=128, num_blocks=2))
 
@@ -183,10 +179,7 @@ def same_as_cpu(checks: Checks) -> dict[str, Any]:
         measure("gpt", gpt, lambda model, device: packed_loss(model, batch.to(device)))
         measure("dvae", dvae, dvae_loss)
         measure("vocoder", vocos, vocos_loss)
-        try:
-            measure("diffusion", diffusion, diffusion_loss)
-        except TypeError as error:
-            found["diffusion_failed"] = str(error)
+        measure("diffusion", diffusion, diffusion_loss)
     found["ok"] = all(
         value < (1e-3 if "loss" in key else 1e-2) for key, value in found.items() if isinstance(value, float)
     )
@@ -349,7 +342,7 @@ def gpt_speed(checks: Checks, name: str, rows: int, context: int, *, compiled: b
     recipe = GPTS[name]["model"]
     vocabulary = speech_vocabulary(1024, 8192, reading=True)
     if checks.share < 1:
-        recipe, rows, context = recipe | {"num_layers": 2}, 2, 512
+        recipe, rows, context = recipe | {"num_layers": 2, "width": 64, "num_heads": 2}, 2, 512
     gpt = GPT(GPTConfig(vocabulary=vocabulary, max_positions=context, pointer=True, **recipe))
     task = RowTask(gpt, documents(vocabulary, 2000 if checks.share == 1 else 50), context, rows, checks.device)
     trainer = Trainer(task, LoopConfig(max_steps=10**6), device=str(checks.device))
@@ -365,7 +358,7 @@ def gpt_speed(checks: Checks, name: str, rows: int, context: int, *, compiled: b
 
     if checks.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    seconds = checks.seconds(step, 8)
+    seconds = checks.seconds(step, 4)
     tokens = rows * context
     parameters = gpt.num_parameters()
     lengths = np.diff(task.rows._documents(0).starts)
@@ -390,13 +383,13 @@ def step_speed(
     sizes = torch.full((batch, 1), 144, device=checks.device)
 
     def step() -> None:
-        with torch.autocast(checks.device.type, torch.bfloat16):
+        with torch.autocast(checks.device.type, torch.bfloat16, enabled=checks.device.type == "cuda"):
             value = loss(model, x, sizes)
         value.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
-    seconds = checks.seconds(step, 5)
+    seconds = checks.seconds(step, 3)
     return {"steps_per_s": 1 / seconds, "seconds_of_sound_per_s": batch * 144 / FRAMES_PER_S / seconds}
 
 
@@ -423,7 +416,7 @@ def tokenize_speed(checks: Checks) -> dict[str, Any]:
     clips = checks.count(256, 4)
     x = (torch.randn(clips, 100, 750) - 2).to(checks.device)
     with torch.backends.cudnn.flags(allow_tf32=False):
-        seconds = checks.seconds(lambda: dvae.encode(x), 4)
+        seconds = checks.seconds(lambda: dvae.encode(x), 3)
     return {"times_real_time": clips * 750 / FRAMES_PER_S / seconds}
 
 
@@ -439,12 +432,12 @@ def sampling_speed(checks: Checks, rows: int, *, graph: bool) -> dict[str, Any]:
     length = checks.count(256, 16)
     texts = [[np.array([1, 5, 9])] for _ in range(rows)]
     config = SamplingConfig(max_codes=length, min_codes_per_word=length, max_codes_per_word=length)
-    read_aloud(gpt, texts, config, half=True, graph=graph)
+    read_aloud(gpt, texts, config, half=checks.device.type == "cuda", graph=graph)
     checks.wait()
     times = []
     for _ in range(3):
         started = time.perf_counter()
-        read_aloud(gpt, texts, config, half=True, graph=graph)
+        read_aloud(gpt, texts, config, half=checks.device.type == "cuda", graph=graph)
         checks.wait()
         times.append(time.perf_counter() - started)
     return {"tokens_per_s": rows * length / sorted(times)[1]}
@@ -465,7 +458,7 @@ def transformers_speed(checks: Checks, rows: int) -> dict[str, Any]:
         tie_word_embeddings=True,
     )
     model = LlamaForCausalLM(config).to(checks.device, torch.bfloat16).eval()
-    length = checks.count(256, 16)
+    length = checks.count(128, 16)
     ids = torch.randint(10, 100, (rows, 16), device=checks.device)
 
     def draw() -> None:
@@ -476,12 +469,12 @@ def transformers_speed(checks: Checks, rows: int) -> dict[str, Any]:
     with torch.inference_mode():
         draw()
         times = []
-        for _ in range(3):
+        for _ in range(2):
             started = time.perf_counter()
             draw()
             checks.wait()
             times.append(time.perf_counter() - started)
-    return {"tokens_per_s": rows * length / sorted(times)[1]}
+    return {"tokens_per_s": rows * length / min(times)}
 
 
 def cached_decode(checks: Checks) -> dict[str, Any]:

@@ -16,8 +16,8 @@ BATCH_FRAMES = 1 << 17
 
 @torch.inference_mode()
 def write_codes(pack: Pack, release: str, path: Path, device: torch.device) -> dict[str, float]:
-    """Encode every clip of ``pack`` and write ``codes`` and ``bounds`` into ``path``, an ``.npz``; return how many codes
-    there are, how many of the codebook occur, and the perplexity of their use. Encoding is in float32, TF32 off.
+    """Encode every clip of ``pack`` and write ``codes`` and ``bounds`` into ``path``, an ``.npz``; return how many
+    codes there are, how many of the codebook occur, and the perplexity of their use. Encoding is in float32, TF32 off.
     """
     dvae = require_dvae(release, device).model
     lengths = np.diff(pack.bounds)

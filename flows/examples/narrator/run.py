@@ -19,7 +19,7 @@ from triforce.flows.examples.narrator.config import NarratorConfig
 
 STEPS: tuple[tuple[str, ...], ...] = (
     ("speech", "sound"),
-    ("dvae",),
+    ("dvae", "texts"),
     ("gpt", "decoder,vocoder"),
 )
 """What runs after what, and beside what."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -102,12 +103,14 @@ def dvae(work: Work) -> None:
 
 def decoder(work: Work) -> None:
     """Go on with the decoder alone: the codes stay."""
-    config = work.config
+    config, before = work.config, work.folder / "before"
+    if not before.exists():  # the release is written while its own dVAE is where training begins
+        shutil.copytree(Path(work.release) / "dvae", before / "dvae")
     _train(
         work,
         "decoder",
         stage="dvae",
-        init_from=work.release,
+        init_from=str(before),
         train_only=["decoder*", "head*"],
         max_minutes=config.minutes("decoder"),
         corpus=str(work.pack("speech")),
@@ -131,8 +134,18 @@ def vocoder(work: Work) -> None:
         corpus=str(work.pack("sound")),
         batch_size=config.vocoder_batch,
         decoded_share=0.7,
-        optimizer={"learning_rate": 5e-4, "warmup_steps": 200, "ema_decay": 0.999, "decay_share": 0.7},
+        optimizer={"decay_share": 0.7},
     )
+
+
+def texts(work: Work) -> None:
+    """Turn all sentences into pieces, beside the dVAE's training: it takes the CPU half a minute."""
+    started, clips = time.monotonic(), Pack(work.pack("speech")).clips
+    timed = ((clip["text"], [tuple(word) for word in clip["words"]]) for clip in clips)
+    found = ReadingTexts.make(PhonemeTokenizer(), timed)
+    found.save(work.folder / "texts.npz")
+    figures = {"sentences": len(clips), "untimed": int((~found.timed).sum()), "wall_s": time.monotonic() - started}
+    work.note("texts", figures)
 
 
 def gpt(work: Work) -> None:
@@ -140,17 +153,13 @@ def gpt(work: Work) -> None:
     config, pack = work.config, Pack(work.pack("speech"))
     stage = require_dvae(work.release)
     tokenizer = PhonemeTokenizer()
-    started = time.monotonic()
     clips = pack.clips
-    texts = ReadingTexts.make(tokenizer, ((clip["text"], [tuple(word) for word in clip["words"]]) for clip in clips))
     codes = read_codes(work.folder / "codes.npz")
     vocabulary = speech_vocabulary(tokenizer.size, stage.model.config.num_codes, reading=True)
     settings = ReadingConfig(seed=config.seed, text_dropout=config.text_dropout)
-    whole = ReadingCorpus(codes, texts, vocabulary, settings)
+    whole = ReadingCorpus(codes, ReadingTexts.load(work.folder / "texts.npz"), vocabulary, settings)
     held = np.array([is_validation(clip["clip_id"], VALIDATION_SHARE) for clip in clips])
     held[0] |= not held.any()
-    log.info("gpt: %d sentences, %d without times, read in %.0f s", len(clips), whole.num_untimed,
-             time.monotonic() - started)  # fmt: skip
     shape = GPTShape(
         num_layers=config.gpt_layers,
         width=config.gpt_width,
@@ -183,6 +192,7 @@ def gpt(work: Work) -> None:
     )
     trainer = Trainer(task, loop, device=config.device)
     if config.on_gpu:
+        torch._dynamo.config.suppress_errors = True  # what cannot be compiled runs as it is
         for block in trainer.task.model.blocks:
             block.compile()
     run_uri = storage.join(work.runs, "gpt")
@@ -243,6 +253,7 @@ def _show(name: str, history: list[dict[str, float]]) -> None:
 STAGES: dict[str, Callable[[Work], None]] = {
     "speech": speech,
     "sound": lambda work: speech(work, "sound"),
+    "texts": texts,
     "dvae": dvae,
     "decoder": decoder,
     "vocoder": vocoder,
@@ -253,8 +264,15 @@ STAGES: dict[str, Callable[[Work], None]] = {
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     work = Work(Path(sys.argv[2]))
+    failed = []
     for name in sys.argv[1].split(","):
-        STAGES[name](work)
+        try:
+            STAGES[name](work)
+        except Exception:  # what can go on without it is worth having
+            log.exception("%s failed", name)
+            failed.append(name)
+    if failed:
+        sys.exit(f"{', '.join(failed)} failed")
 
 
 if __name__ == "__main__":

@@ -69,13 +69,16 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, help="work at most")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--samples", action="store_true", help="keep the waveforms too")
-    parser.add_argument("--batch-size", type=int, default=SynthesisConfig.batch_size)
+    parser.add_argument("--batch-size", type=int, help="sentences at once; default: 128, on a CPU 16")
     parser.add_argument("--half", action="store_true", help="decoder in float16")
     parser.add_argument("--compile", action="store_true", help="compile the decoder")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     config = SynthesisConfig(
-        batch_size=options.batch_size, half=options.half, compile=options.compile, seed=options.seed
+        batch_size=options.batch_size or (16 if options.device == "cpu" else SynthesisConfig.batch_size),
+        half=options.half,
+        compile=options.compile,
+        seed=options.seed,
     )
     figures = make_pack(
         options.prepared,

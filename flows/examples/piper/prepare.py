@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from triforce.flows.examples.piper.export import read_weights
-from triforce.flows.examples.piper.patterns import pattern_sentences
 from triforce.flows.examples.piper.phonemes import Phonemizer
 from triforce.flows.examples.piper.prepared import Marks, SpokenText, write_texts, write_voice
-from triforce.flows.examples.piper.sources import MIN_WORDS, Sentence, fold, sentences, unpack
+from triforce.flows.examples.reading.patterns import pattern_sentences
+from triforce.flows.examples.reading.sources import MIN_WORDS, Sentence, fold, sentences, unpack
 
 CHUNK = 500
 """Sentences that a process phonemises at a time."""

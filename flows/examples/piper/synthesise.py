@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from triforce.flows.examples.piper.layout import Layout, lay_out
 from triforce.flows.examples.piper.prepared import Marks, SpokenText
 from triforce.flows.examples.piper.resample import resample
-from triforce.flows.examples.piper.vits import HOP_LENGTH, SAMPLE_RATE_HZ, WIDTH, Vits
+from triforce.flows.examples.piper.vits import HOP_LENGTH, SAMPLE_RATE_HZ, Prosody, Vits
 from triforce.models.audio.mel import MelConfig, log_mel
 
 SPEAKER = "joe"
@@ -53,15 +54,15 @@ class SynthesisConfig:
 
     manner: Manner = Manner()
     mel: MelConfig = field(default_factory=MelConfig)
-    batch_size: int = 64
-    sort_within: int = 2048
-    """Sentences that are sorted by length before they are cut into batches."""
+    batch_size: int = 128
+    rows: int = 16
+    """Rows that the sentences of a batch share."""
     half: bool = False
     """Whether the decoder works in float16: for GPUs."""
     compile: bool = False
     """Whether the decoder is compiled: a minute or two before the first batch."""
     frames_multiple: int = 128
-    """Frames of a batch are rounded up to a multiple on a GPU, so that few shapes occur: cuDNN tries each once."""
+    """On a GPU, rows are rounded up to a multiple of frames, so that few shapes occur: cuDNN tries each once."""
     seed: int = 0
 
     @property
@@ -117,18 +118,15 @@ class Synthesiser:
             network.dec.compile()
 
     def __call__(self, texts: Sequence[SpokenText]) -> Iterator[SpokenBatch]:
-        """Speak sentences, those of similar length together; each sentence's manner depends on its place alone."""
+        """Speak sentences in their order; a sentence's manner depends on its place alone."""
         config = self.config
         manners = config.manner.draw(np.random.default_rng(config.seed), len(texts))
         generator = torch.Generator(self.device).manual_seed(config.seed)
-        for start in range(0, len(texts), config.sort_within):
-            chunk = range(start, min(start + config.sort_within, len(texts)))
-            order = sorted(chunk, key=lambda at: len(texts[at].symbols))
-            for first in range(0, len(order), config.batch_size):
-                chosen = order[first : first + config.batch_size]
-                with torch.no_grad(), _exact_products():
-                    batch = self._batch([texts[at] for at in chosen], manners[chosen], generator)
-                yield batch
+        for start in range(0, len(texts), config.batch_size):
+            chosen = slice(start, start + config.batch_size)
+            with torch.no_grad(), _exact_products():
+                batch = self._batch(texts[chosen], manners[chosen], generator)
+            yield batch
 
     def _batch(self, texts: Sequence[SpokenText], manners: np.ndarray, generator: torch.Generator) -> SpokenBatch:
         config = self.config
@@ -137,13 +135,13 @@ class Synthesiser:
         noise = torch.randn(len(texts), 2, ids.shape[1], generator=generator, device=self.device)
         prosody = self.network.prosody(ids, lengths, noise * noise_w[:, None, None], length_scale)
         durations = prosody.durations.cpu().numpy()  # the one wait of a batch
-        frames = durations.sum(1)
-        padded = _round_up(int(frames.max()), self.frames_multiple)
-        noise = torch.randn(len(texts), WIDTH, padded, generator=generator, device=self.device)
-        waveforms = self.network.speak(prosody, noise * noise_scale[:, None, None]).float()
+        layout = lay_out(durations, min(config.rows, len(texts)), self.frames_multiple)
+        rows = self._speak(prosody, layout, noise_scale, generator)
+        num_samples = durations.sum(1) * HOP_LENGTH
+        waveforms = _cut(rows.flatten(), layout.starts * HOP_LENGTH, num_samples)
         waveforms = resample(waveforms, SAMPLE_RATE_HZ, config.mel.sample_rate_hz)
         waveforms = waveforms / waveforms.abs().amax(1, keepdim=True).clamp_min(1e-8)
-        num_samples = -(-frames * HOP_LENGTH * config.mel.sample_rate_hz // SAMPLE_RATE_HZ)
+        num_samples = -(-num_samples * config.mel.sample_rate_hz // SAMPLE_RATE_HZ)
         mels, num_frames = quantised_mels(waveforms, num_samples, config)
         samples = (waveforms * 32767).round().clamp(-32768, 32767).to(torch.int16)
         times = durations * (HOP_LENGTH / SAMPLE_RATE_HZ)
@@ -153,6 +151,17 @@ class Synthesiser:
         ]
         return SpokenBatch(clips, mels, num_frames.tolist(), _joined(samples, num_samples), num_samples.tolist())
 
+    def _speak(
+        self, prosody: Prosody, layout: Layout, noise_scale: torch.Tensor, generator: torch.Generator
+    ) -> torch.Tensor:
+        """Return the samples of the layout's rows, ``(R, F * HOP_LENGTH)`` float32."""
+        symbols = torch.from_numpy(layout.symbols).to(self.device)
+        mask = torch.from_numpy(layout.mask).to(self.device)[:, None]
+        mean = prosody.mean.transpose(1, 2).flatten(0, 1)[symbols]  # (R, F, C)
+        std = prosody.log_std.exp().mul(noise_scale[:, None, None]).transpose(1, 2).flatten(0, 1)[symbols]
+        noise = torch.randn(mean.shape, generator=generator, device=self.device)
+        return self.network.speak((mean + std * noise).transpose(1, 2).contiguous(), mask).float()
+
     def _ids(self, texts: Sequence[SpokenText]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return ``(B, T)`` ids and ``(B,)`` lengths on the device."""
         rows = [text.ids(self.marks) for text in texts]
@@ -161,6 +170,14 @@ class Synthesiser:
             row[: len(values)] = values
         lengths = torch.tensor([len(row) for row in rows])
         return torch.from_numpy(ids).to(self.device), lengths.to(self.device)
+
+
+def _cut(samples: torch.Tensor, starts: np.ndarray, lengths: np.ndarray) -> torch.Tensor:
+    """Return the parts of ``(N,)`` samples as rows ``(B, longest)``, with zeros beyond their lengths."""
+    device = samples.device
+    first, last = (torch.from_numpy(each).to(device)[:, None] for each in (starts, starts + lengths))
+    places = first + torch.arange(int(lengths.max()), device=device)
+    return torch.where(places < last, samples[places.clamp_max(len(samples) - 1)], 0.0)
 
 
 def quantised_mels(
@@ -184,8 +201,7 @@ def quantised_mels(
 
 def _joined(rows: torch.Tensor, lengths: np.ndarray) -> torch.Tensor:
     """Return the beginnings of rows ``(B, T, ...)`` of ``lengths``, end to end, without asking the device."""
-    places = np.concatenate([np.arange(num) + at * rows.shape[1] for at, num in enumerate(lengths.tolist())])
-    return rows.flatten(0, 1).index_select(0, torch.from_numpy(places).to(rows.device))
+    return torch.cat([row[:num] for row, num in zip(rows, lengths.tolist(), strict=True)])
 
 
 def _round_up(number: int, multiple: int) -> int:

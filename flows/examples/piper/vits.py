@@ -21,6 +21,10 @@ WIDTH = 192
 """Channels of text, durations and latents in voices of quality "medium"."""
 
 SLOPE = 0.1
+GAP = 12
+"""Frames of the decoder's reach to either side: 3 of its first convolution, 5.6 + 0.7 + 0.2 of its blocks, 1 of
+upsampling, rounded up. Masked frames count as the zeros beyond a sentence's ends only if there are as many of them.
+"""
 
 
 class ChannelNorm(nn.Module):
@@ -310,13 +314,11 @@ class Decoder(nn.Module):
             self.resblocks.extend(ResidualBlock(channels, kernel, dilations) for kernel, dilations in self.BLOCKS)
         self.conv_post = nn.Conv1d(channels, 1, 7, padding=3, bias=False)
 
-    def forward(self, z: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """Decode rows of ``lengths`` ``(B,)`` frames; what is beyond them in ``z`` is 0."""
-        x = self.conv_pre(z) * length_mask(lengths, z.shape[-1], z.dtype)
-        rate = 1
+    def forward(self, z: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Decode ``z``, which is 0 where the mask ``(B, 1, T)`` is; the samples are 0 there too."""
+        x = self.conv_pre(z) * mask
         for number, (up, stride) in enumerate(zip(self.ups, self.STRIDES, strict=True)):
-            rate *= stride
-            mask = length_mask(lengths * rate, z.shape[-1] * rate, z.dtype)
+            mask = mask.repeat_interleave(stride, -1)
             x = up(F.leaky_relu(x, SLOPE)) * mask
             blocks = self.resblocks[number * len(self.BLOCKS) : (number + 1) * len(self.BLOCKS)]
             x = _mean(blocks, x, mask)
@@ -337,7 +339,7 @@ def length_mask(lengths: torch.Tensor, size: int, dtype: torch.dtype = torch.flo
 
 @dataclass(frozen=True)
 class Prosody:
-    """What the text decides of a batch, before any sound."""
+    """What the text decides of a batch, before any sound; ``T`` are symbols."""
 
     mean: torch.Tensor
     """Means of the latents, ``(B, C, T)``."""
@@ -367,19 +369,12 @@ class Vits(nn.Module):
         durations = (log_durations.exp() * mask[:, 0] * length_scale[:, None]).ceil()
         return Prosody(mean, log_std, durations.long())
 
-    def speak(self, prosody: Prosody, noise: torch.Tensor) -> torch.Tensor:
-        """Return samples ``(B, T * HOP_LENGTH)`` in -1 to 1; those beyond a row's durations are 0.
+    def speak(self, latents: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Return samples ``(B, T * HOP_LENGTH)`` in -1 to 1, 0 where the mask ``(B, 1, T)`` of frames is.
 
-        ``noise`` ``(B, C, T)`` is standard normal times piper's ``noise_scale``; its ``T`` is at least the frames of
-        the longest row.
+        ``latents`` ``(B, C, T)`` are drawn around what `prosody` says of each frame's symbol. Several sentences may
+        share a row: with `GAP` masked frames between them, each comes out as it would alone.
         """
-        num_frames = noise.shape[-1]
-        ends = prosody.durations.cumsum(1)
-        lengths = ends[:, -1]
-        mask = length_mask(lengths, num_frames)
-        frames = torch.arange(num_frames, device=ends.device).expand(len(ends), -1).contiguous()
-        symbols = torch.searchsorted(ends, frames, right=True).clamp_max(ends.shape[1] - 1)[:, None]
-        symbols = symbols.expand(-1, WIDTH, -1)
-        z = prosody.mean.gather(2, symbols) + noise * prosody.log_std.gather(2, symbols).exp()
-        z = self.flow(z * mask, mask)
-        return self.dec(z.to(self.dec.conv_pre.weight.dtype), lengths)
+        z = self.flow(latents * mask, mask)
+        dtype = self.dec.conv_pre.weight.dtype
+        return self.dec(z.to(dtype), mask.to(dtype))

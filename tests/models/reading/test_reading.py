@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from triforce.models.blocks import packed_attention
 from triforce.models.blocks.kv_cache import KVCache
 from triforce.models.blocks.packed_attention import Bounds
 from triforce.models.blocks.positions import text_pointers
@@ -112,7 +113,6 @@ def test_cached_is_uncached(pieces):
 
 def test_rows_by_the_kernel_for_all_lengths_are_the_documents(monkeypatch):
     """The kernel itself needs a GPU: here plain attention takes its place, with the same arguments."""
-    from torch.nn.attention import varlen
 
     def plain(q, k, v, starts, starts_2, longest, longest_2, *, window_size):
         assert window_size == (-1, 0)
@@ -127,7 +127,7 @@ def test_rows_by_the_kernel_for_all_lengths_are_the_documents(monkeypatch):
             ]
         )
 
-    monkeypatch.setattr(varlen, "varlen_attn", plain)
+    monkeypatch.setattr(packed_attention, "varlen_attn", plain)
     model = make_gpt(pointer=True)
     ids = torch.randint(0, VOCABULARY.size, (2, 9), generator=torch.Generator().manual_seed(1))
     documents = torch.tensor([[1, 1, 1, 2, 2, 2, 2, 0, 0], [1] * 9])

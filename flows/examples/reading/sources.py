@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from triforce.flows.examples import debian
-from triforce.flows.examples.piper.numbers import spell_figures
+from triforce.flows.examples.reading.numbers import spell_figures
 
 PACKAGES = [
     "wordnet-base",

@@ -9,8 +9,8 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from triforce.flows.examples.piper.numbers import cardinal, ordinal, year
-from triforce.flows.examples.piper.sources import MAX_WORDS, MIN_WORDS, Sentence, fold
+from triforce.flows.examples.reading.numbers import cardinal, ordinal, year
+from triforce.flows.examples.reading.sources import MAX_WORDS, MIN_WORDS, Sentence, fold
 
 LICENCE = "Apache-2.0"
 CATEGORIES = {
