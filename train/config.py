@@ -191,6 +191,14 @@ class DVAETrainConfig(StageConfig, CropConfig):
     )
     teacher_every: int = Field(1, ge=1, description="Steps from one that the teacher sees to the next.")
 
+    channel_jitter: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Share of the crops of sound whose level, tone, band and noise are changed in training, in what is "
+        "coded and in what is to be restored alike.",
+    )
+
     @field_validator("teacher_model")
     @classmethod
     def _find_folder_from_anywhere(cls, model: str) -> str:
@@ -200,6 +208,8 @@ class DVAETrainConfig(StageConfig, CropConfig):
     def _check_teacher(self) -> DVAETrainConfig:
         if self.teacher and self.modality in CROP_AXES:
             raise ValueError(f"teacher {self.teacher}: it hears sound, this is {self.stage} of {self.modality}")
+        if self.channel_jitter and self.modality in CROP_AXES:
+            raise ValueError(f"channel_jitter: for sound, this is {self.stage} of {self.modality}")
         if self.teacher and self.crop_frames > MAX_TAUGHT_FRAMES:
             raise ValueError(
                 f"crop_frames {self.crop_frames}: teacher {self.teacher} hears {MAX_TAUGHT_FRAMES} at most, 30 s"

@@ -23,6 +23,7 @@ from triforce.models.release_files import TrainedNetwork, require_dvae
 from triforce.train.config import DVAETrainConfig
 from triforce.train.data.crops import make_crops
 from triforce.train.data.order import Place
+from triforce.train.tasks.channel import jitter_channel
 from triforce.train.tasks.crop_task import CropTask
 from triforce.train.tasks.inputs import corpus_hash
 from triforce.train.teachers.base import Teacher
@@ -50,8 +51,9 @@ class DVAETask(CropTask):
         self.crops = make_crops(config, mel_config or MelConfig(), device)
         self.model = self._model().to(device)
         self.teacher: Teacher | None = None
+        mel = MelConfig.model_validate(self.crops.card().get("mel", {}))
+        self.log_floor = mel.log_floor
         if config.teacher is not None:
-            mel = MelConfig.model_validate(self.crops.card()["mel"])
             self.teacher = make_teacher(config.teacher, config.teacher_model, mel).to(device)
         self.evaluation = self.crops.evaluation()
 
@@ -109,7 +111,10 @@ class DVAETask(CropTask):
         size = self.config.part_size
         step = self.place.taken // (size * self.config.accumulation)
         taught = self.teacher is not None and step % self.config.teacher_every == 0
-        return *self.crops.batch(self.place, size), taught
+        x, sizes = self.crops.batch(self.place, size)
+        if self.config.channel_jitter:
+            x = jitter_channel(x, self.config.channel_jitter, self.log_floor)
+        return x, sizes, taught
 
     def loss(self, batch: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         x, sizes, taught = batch
