@@ -31,7 +31,6 @@ for step in $steps; do
         $python -m triforce.flows.examples.narrator.run "$PREPARED" "$work" \
             --set device="$device" share="$share" ${NARRATOR:-} || status=$?
         tail -n 3 "$work"/*.log || true
-        cp "$work"/*.json "$out"/ 2>/dev/null || true
         (cd "$work" && tar cf - *.json *.log) | gzip > "$out/logs.tar.gz"
         $python -m triforce.flows.examples.narrator.shrink "$work/release" "$work/small"
         tar cf - -C "$work/small" . | split -b 15M - "$out/release.tar."
