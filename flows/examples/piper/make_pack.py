@@ -15,6 +15,7 @@ import torch
 from triforce.flows.examples.piper.pack import PackWriter
 from triforce.flows.examples.piper.prepared import load_texts, load_voice
 from triforce.flows.examples.piper.synthesise import SynthesisConfig, Synthesiser
+from triforce.models.memory import reuse_freed_memory
 
 
 def make_pack(
@@ -69,13 +70,15 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, help="work at most")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--samples", action="store_true", help="keep the waveforms too")
-    parser.add_argument("--batch-size", type=int, help="sentences at once; default: 128, on a CPU 16")
+    parser.add_argument("--batch-size", type=int, help="sentences at once; default: 128, on a CPU 2")
     parser.add_argument("--half", action="store_true", help="decoder in float16")
     parser.add_argument("--compile", action="store_true", help="compile the decoder")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    if options.device == "cpu":
+        reuse_freed_memory()
     config = SynthesisConfig(
-        batch_size=options.batch_size or (16 if options.device == "cpu" else SynthesisConfig.batch_size),
+        batch_size=options.batch_size or (2 if options.device == "cpu" else SynthesisConfig.batch_size),
         half=options.half,
         compile=options.compile,
         seed=options.seed,

@@ -90,7 +90,8 @@ def phonemise(texts: Sequence[Sentence], processes: int = 1) -> Iterator[SpokenT
 
 def spoken_texts(texts: Sequence[Sentence]) -> list[SpokenText]:
     """Return sentences with their phonemes; those that cannot be told apart by word are left out."""
-    found = [_phonemizer().spoken_text(*each[:1], "", *each[1:]) for each in texts]
+    phonemizer = _phonemizer()
+    found = [phonemizer.spoken_text(each.text, source=each.source, licence=each.licence) for each in texts]
     return [each for each in found if each is not None]
 
 
