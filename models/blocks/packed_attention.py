@@ -22,7 +22,7 @@ except ImportError:  # before torch 2.10
 
 CAUSAL: dict[str, Any] = (
     {"window_size": (-1, 0)}
-    if varlen_attn and "window_size" in inspect.signature(varlen_attn).parameters
+    if varlen_attn is not None and "window_size" in inspect.signature(varlen_attn).parameters
     else {"is_causal": True}
 )
 """How this version of torch is asked for causal attention: as a window, or by name, as 2.10 is."""
