@@ -122,10 +122,12 @@ class _Batch:
             for seed in seeds
             for copy in range(copies)
         ]
-        self.noise = torch.from_numpy(np.stack(drawn, 1)).to(device)
+        self.noise = torch.from_numpy(np.stack(drawn)).to(device)
         self.length = torch.from_numpy(self.prompt_lengths).to(device)
         self.pointer = torch.zeros_like(self.length)
-        self.cursor, self.since, self.count = (torch.zeros(rows, dtype=torch.int64, device=device) for _ in range(3))
+        self.cursor, self.since, self.count, self.decided = (
+            torch.zeros(rows, dtype=torch.int64, device=device) for _ in range(4)
+        )
         self.done = torch.zeros(rows, dtype=torch.bool, device=device)
         self.step_index = torch.zeros(1, dtype=torch.int64, device=device)
         self.events = torch.full((rows, self.num_steps), NOTHING, dtype=torch.int64, device=device)
@@ -158,17 +160,20 @@ class _Batch:
         """Step until all rows have ended."""
         captured: torch.cuda.CUDAGraph | None = None
         longest = int(self.prompt_lengths.max())
+        alone = self.num_rows == 1 and self.device.type == "cpu"
         for step in range(1, self.num_steps):
             if step % CHECK_EVERY == 0 and bool(self.done.all()):
                 break
-            self.cache.visible = self.capacity if graph else min(self.capacity, -(-(longest + step) // SLOTS) * SLOTS)
+            rest = self._rest_of_word() if alone else None
+            reach = int(self.length.max()) + 1 + (0 if rest is None else len(rest)) if alone else longest + step
+            self.cache.visible = self.capacity if graph else min(self.capacity, -(-reach // SLOTS) * SLOTS)
             if graph and captured is None and step > WARM_UP:
                 captured = self._capture()
                 graph = captured is not None
             if captured is not None:
                 captured.replay()
             else:
-                self._step()
+                self._step(rest)
 
     def _capture(self) -> torch.cuda.CUDAGraph | None:
         """Capture a step, which takes none; None where the device cannot."""
@@ -182,17 +187,39 @@ class _Batch:
             return None
         return captured
 
-    def _step(self) -> None:
-        """Feed each row's token to the network and draw the next."""
-        places = self.length.clamp_max(self.longest - 1)[:, None]
-        pointer = self.pointer + self.reads[self.token]
+    def _step(self, rest: torch.Tensor | None = None) -> None:
+        """Feed each row's token to the network and draw the next; with ``rest``, the only text's first row goes on by
+        these ids ``(L,)`` at once.
+        """
+        ids, used = self.token[:, None], self.active.long()
+        if rest is not None:
+            ids = torch.cat([ids, rest.expand(len(ids), -1)], 1)
+            used[0] += len(rest)
+            self.cursor += len(rest)
+        along = torch.arange(ids.shape[1], device=self.device)
+        places = (self.length[:, None] + along).clamp_max(self.longest - 1)
+        pointers = self.pointer[:, None] + self.reads[ids].cumsum(1)
         self.cache.slots = places
-        given = pointer[:, None] if self.gpt.config.pointer else None
-        hidden = self.gpt(self.token[:, None], positions=places, pointers=given, cache=self.cache)[:, 0]
-        self.hidden.copy_(torch.where(self.active[:, None], hidden.to(self.hidden.dtype), self.hidden))
-        self.pointer.copy_(torch.where(self.active, pointer, self.pointer))
-        self.length.add_(self.active)
+        given = pointers if self.gpt.config.pointer else None
+        hidden = self.gpt(ids, positions=places, pointers=given, cache=self.cache)
+        last = (used - 1).clamp_min(0)[:, None]
+        hidden = hidden.take_along_dim(last[:, :, None], 1)[:, 0].to(self.hidden.dtype)
+        self.hidden.copy_(torch.where(self.active[:, None], hidden, self.hidden))
+        self.pointer.copy_(torch.where(self.active, pointers.gather(1, last)[:, 0], self.pointer))
+        self.length.add_(used)
         self._draw()
+
+    def _rest_of_word(self) -> torch.Tensor | None:
+        """Return the ids that follow the first piece of a word, where that is the only row's token: on a CPU a few
+        tokens at once cost little more than one.
+        """
+        cursor = int(self.cursor)
+        if not bool(self.active[0]) or not cursor or bool(self.starts[0, cursor]):
+            return None
+        if int(self.token[0]) != int(self.pieces[0, cursor - 1]):
+            return None
+        stop = cursor + int(self.starts[0, cursor:].int().argmax())
+        return self.pieces[0, cursor:stop]
 
     def _draw(self) -> None:
         """Decide each row's next token by its hidden state, and write down what it is."""
@@ -200,7 +227,7 @@ class _Batch:
         following = self.pieces.gather(1, self.cursor[:, None])[:, 0]
         logits = self._logits(following)
         scores = logits.log_softmax(-1)
-        noise = self.noise.index_select(0, self.step_index)[0]
+        noise = self.noise.take_along_dim(self.decided[:, None, None], 1)[:, 0]
 
         given = (self.cursor > 0) & (self.cursor < self.num_pieces)
         given &= ~self.starts.gather(1, self.cursor[:, None])[:, 0]
@@ -223,6 +250,7 @@ class _Batch:
         self.scores.index_copy_(1, self.step_index, (score * (event != NOTHING))[:, None])
         self.step_index.add_(1)
 
+        self.decided.add_(~given)
         self.cursor.add_(words | (live & given))
         self.since.copy_(torch.where(words, 0, self.since + codes))
         self.count.add_(codes)

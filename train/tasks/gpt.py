@@ -102,7 +102,12 @@ class GPTTask(Task):
         several = {"dvae_hashes": hashes} if len(hashes) > 1 else {}
         # Front ends with words of their own read any letter.
         known = {} if keeps_words(self.tokenizer) else {"characters": self.store.characters()}
-        return {"dvae_hash": inputs["dvae"]} | several | known | {"layouts": sorted(self.config.layouts)}
+        return (
+            {"dvae_hash": inputs["dvae"]}
+            | several
+            | known
+            | {"layouts": sorted(layout for layout, weight in self.config.layouts.items() if weight)}
+        )
 
     def _tokenizer(self) -> FrontEnd:
         tokenizer = load_tokenizer(self.config.tokens)

@@ -1,10 +1,14 @@
 """Train a GPT to read on sentences in memory: without shards, Ray or a release.
 
+```
 texts = ReadingTexts.make(PhonemeTokenizer(), [(text, words), ...])  # words: [(word, start_s, end_s), ...] or None
 vocabulary = speech_vocabulary(PhonemeTokenizer().size, num_codes, reading=True)
 corpus = ReadingCorpus(codes, texts, vocabulary, ReadingConfig())
 task = ReadingTask(corpus, held_out, GPTShape(width=512, num_heads=8, pointer=True), context=1024, num_rows=64)
-Trainer(task, LoopConfig(max_steps=5000)).fit(report, log_metrics)
+trainer = Trainer(task, LoopConfig(max_steps=5000))
+trainer.fit(lambda trainer, metrics, save: None, lambda history: print(history[-1]))
+files = stage_files("gpt", trainer.ema, task.card({"dvae": dvae_hash}), task.tokenizer)  # for a release
+```
 """
 
 from __future__ import annotations
@@ -54,6 +58,7 @@ class ReadingTask(Task):
         """
         self.place, self.device, self.code_noise = place or Place(0, 1), torch.device(device), code_noise
         self.tokenizer, self.num_rows = tokenizer or PhonemeTokenizer(), num_rows
+        self.layouts = corpus.config.layouts
         if isinstance(shape, GPT):
             self.model = shape.to(self.device)
         else:
@@ -76,6 +81,11 @@ class ReadingTask(Task):
     @classmethod
     def input_hashes(cls, config: Any) -> dict[str, str]:
         raise TypeError("ReadingTask is made of sentences in memory; runs by config are those of stage gpt")
+
+    def card(self, inputs: dict[str, str]) -> dict[str, Any]:
+        """The dVAE behind the codes and the layouts, by which a release knows that its GPT reads."""
+        layouts = self.layouts
+        return {"dvae_hash": inputs["dvae"], "layouts": sorted(layout for layout, weight in layouts.items() if weight)}
 
     def _read(self) -> tuple[PackedBatch, int]:
         """Return the next batch and the place behind it; runs in the prefetching thread."""

@@ -163,6 +163,24 @@ def test_a_reading_has_each_word_once_and_the_scores_of_the_whole(settings, guid
     assert not np.array_equal(drawn[0][0].codes, drawn[0][1].codes)
 
 
+@pytest.mark.parametrize("guidance", [1.0, 1.8])
+def test_one_reading_alone_is_as_beside_others(monkeypatch, guidance):
+    """Alone on a CPU, the pieces of a word are fed at once."""
+    model, texts = make_gpt(pointer=True), [words_of(text) for text in TEXTS]
+    config = SamplingConfig(guidance=guidance, max_codes_per_word=12)
+    beside = read_aloud(model, texts, config, seeds=[5, 6, 7])
+    fed = []
+    plain = model.forward
+    monkeypatch.setattr(model, "forward", lambda ids, **known: (fed.append(ids.shape[1]), plain(ids, **known))[1])
+    for number, words in enumerate(texts):
+        del fed[:]
+        [alone] = read_aloud(model, [words], config, seeds=[5 + number])[0]
+        np.testing.assert_array_equal(alone.codes, beside[number][0].codes)
+        np.testing.assert_array_equal(alone.words, beside[number][0].words)
+        assert alone.log_probability == pytest.approx(beside[number][0].log_probability, abs=1e-4)
+        assert [length for length in fed[1:] if length > 1] == [len(word) for word in words if len(word) > 1]
+
+
 def uncached(model: GPT, words: list[np.ndarray], candidate, guidance: float) -> float:
     """The mean log-probability of what was decided, by a forward pass over the whole document."""
 
@@ -233,7 +251,7 @@ def test_steps_end_when_all_rows_have(monkeypatch):
     steps = []
     model = make_gpt(pointer=True)
     plain = sampling._Batch._step
-    monkeypatch.setattr(sampling._Batch, "_step", lambda self: (steps.append(1), plain(self))[1])
+    monkeypatch.setattr(sampling._Batch, "_step", lambda self, rest: (steps.append(1), plain(self, rest))[1])
     config = SamplingConfig(max_codes_per_word=3, max_codes=400)
     read_aloud(model, [words_of(TEXTS[2])], config)
     assert len(steps) <= 32

@@ -62,6 +62,7 @@ def test_it_reads_sentences_that_it_never_saw():
     optimizer = {"learning_rate": 3e-3, "warmup_steps": 20, "ema_decay": 0.9}
     trainer = Trainer(task, LoopConfig(max_steps=120, eval_every=120, precision="float32", optimizer=optimizer))
     trainer.fit(lambda *_: None, lambda _: None)
+    assert task.card({"dvae": "abc"}) == {"dvae_hash": "abc", "layouts": ["text>reading"]}
     metrics = trainer.state.history[-1]
     assert metrics["eval/code_bits"] < 0.5
     assert metrics["eval/word_bits"] < 0.5
