@@ -59,6 +59,7 @@ that all stages once shared.
 
 ADDED: dict[str, Any] = {
     "whole_clips": False,
+    "cuda_graph": False,
     **{"teacher": None, "teacher_weight": 1.0, "teacher_every": 1, "channel_jitter": 0.0},
     **{"periods": (), "decoded_share": 0.0},
     **{"spelled_share": 0.12, "text_dropout": 0.0},

@@ -14,7 +14,28 @@ from einops import rearrange
 from torch import nn
 from torch.nn import functional as F
 
-CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+WIDEST_PRODUCT = 4
+"""Width up to which a convolution is one product: each shifted copy takes as much memory as the input."""
+
+
+class Conv1d(nn.Conv1d):
+    """A convolution over time; on a GPU a single product with shifted copies. For the dilated ones of a dVAE in exact
+    float32, cuDNN 9 on an H100 was 300 times slower.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        (width,), (dilation,), (stride,), padding = self.kernel_size, self.dilation, self.stride, int(self.padding[0])
+        if x.device.type == "cpu" or width > WIDEST_PRODUCT or self.groups > 1:
+            return super().forward(x)
+        padded = F.pad(x, (padding, padding)) if padding else x
+        last = padded.shape[-1] - dilation * (width - 1)
+        shifted = [padded[..., k * dilation : k * dilation + last : stride] for k in range(width)]
+        weight = self.weight.transpose(1, 2).flatten(1).expand(x.shape[0], -1, -1)
+        made = torch.bmm(weight, torch.cat(shifted, dim=1))
+        return made if self.bias is None else made + self.bias[:, None].to(made.dtype)
+
+
+CONV = {1: Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 CONV_TRANSPOSE = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 
 

@@ -512,7 +512,7 @@ def commit() -> str:
     done = subprocess.run(
         ["git", "-C", str(root), "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
     )
-    return done.stdout.strip() or os.environ.get("COMMIT", "unknown")
+    return os.environ.get("COMMIT") or done.stdout.strip() or "unknown"
 
 
 def main() -> int:

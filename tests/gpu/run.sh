@@ -4,8 +4,9 @@
 #   bash tests/gpu/run.sh OUT [check] [train]
 #
 # check: correctness against the CPU, then the table of speeds, into OUT/gpu.json and OUT/gpu.md.
-# train: the voice that comes along, from $PREPARED (what `flows.examples.piper.prepare` makes), into OUT/release.tar.*,
-#        files of at most 15 MiB: `cat release.tar.* | tar x`. $WORK keeps what a second call goes on from.
+# train: the voice that comes along, from $PREPARED (what `flows.examples.piper.prepare` makes), for as
+#        many minutes as $NARRATOR says (minutes=8.5), into OUT/release.tar.*,
+#        files of at most 15 MiB: `cat release.tar.* | tar x`.
 # Wheels that the machine lacks are taken from $WHEELS, a folder. DEVICE=cpu and SHARE=0.01 rehearse it.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
@@ -29,8 +30,8 @@ for step in $steps; do
         work=${WORK:-$(mktemp -d)}
         status=0
         $python -m triforce.flows.examples.narrator.run "$PREPARED" "$work" \
-            --set device="$device" share="$share" ${NARRATOR:-} || status=$?
-        tail -n 3 "$work"/*.log || true
+            --set device="$device" ${NARRATOR:-} || status=$?
+        for file in "$work"/*.log; do echo "== $file"; tail -n 3 "$file" | cut -c 1-600; done
         (cd "$work" && tar cf - *.json *.log) | gzip > "$out/logs.tar.gz"
         $python -m triforce.flows.examples.narrator.shrink "$work/release" "$work/small"
         tar cf - -C "$work/small" . | split -b 15M - "$out/release.tar."

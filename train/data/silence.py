@@ -19,4 +19,5 @@ def is_audible(mel: torch.Tensor, config: MelConfig) -> torch.Tensor:
 
 def speech_weight(mel: torch.Tensor, mask: torch.Tensor, config: MelConfig) -> torch.Tensor:
     """``mask``, with a low weight for the silent frames of log-mels ``(..., num_mels, T)``."""
-    return mask * torch.where(is_audible(mel, config), 1.0, SILENCE_WEIGHT)
+    audible = is_audible(mel, config).to(mask.dtype)
+    return mask * (audible + SILENCE_WEIGHT * (1 - audible))

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from triforce.ingest.asr.weights import find_whisper
 from triforce.models.audio.mel import MelConfig
+from triforce.models.blocks.layers import Conv1d
 from triforce.train.teachers.base import Teacher
 from triforce.train.teachers.ctranslate2_file import read_tensors
 from triforce.train.teachers.whisper_mel import WhisperMel
@@ -80,8 +81,8 @@ class WhisperEncoder(nn.Module):
     def __init__(self, num_mels: int, width: int, num_heads: int, num_blocks: int) -> None:
         super().__init__()
         self.num_mels = num_mels
-        self.conv1 = nn.Conv1d(num_mels, width, 3, padding=1)
-        self.conv2 = nn.Conv1d(width, width, 3, stride=2, padding=1)
+        self.conv1 = Conv1d(num_mels, width, 3, padding=1)
+        self.conv2 = Conv1d(width, width, 3, stride=2, padding=1)
         self.positions = nn.Parameter(torch.zeros(MAX_MEL_FRAMES // 2, width))
         self.blocks = nn.ModuleList(_Block(width, num_heads) for _ in range(num_blocks))
         self.norm = nn.LayerNorm(width)

@@ -57,4 +57,9 @@ class LoopConfig(SeedConfig):
         description="Precision of matrix products and convolutions in training; auto: bfloat16 on GPUs and on CPUs "
         "with matrix units for it (Intel's AMX), float32 elsewhere. Weights and averages are float32.",
     )
+    cuda_graph: bool = Field(
+        False,
+        description="On one GPU, replay each step as one CUDA graph: for small networks, whose kernels take longer to "
+        "launch than to run. What a step draws at random then depends on the steps before it.",
+    )
     compile: bool = Field(False, description="Compile the network with torch.compile; pays on GPU.")

@@ -27,6 +27,7 @@ from triforce.models.release_files import load_unique, unique_tensors
 from triforce.train.tasks.base import Task
 from triforce.train.trainer import sharding
 from triforce.train.trainer.config import LoopConfig, OptimizerConfig
+from triforce.train.trainer.graph import GraphedUpdate, Update
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +82,8 @@ class Trainer:
         if self.sharded:
             sharding.shard(task.model, module)
             sharding.shard(self.ema, self.ema)
-        self.optimizer = make_optimizer(task.model, config.optimizer)
+        self.graphed = self._can_be_graphed()
+        self.optimizer = make_optimizer(task.model, config.optimizer, capturable=self.graphed)
         if num_workers > 1 and not self.sharded:
             # Buffers are codebooks and statistics that the quantizers keep in step themselves.
             module = DistributedDataParallel(module, broadcast_buffers=False, find_unused_parameters=True)
@@ -89,6 +91,11 @@ class Trainer:
         self._places: list[dict[str, Any]] = []
         self._finite = torch.ones((), dtype=torch.bool, device=self.device)
         self._average = Averaging(self.ema, task.model)
+        self._update: Update = GraphedUpdate(self._take_step) if self.graphed else self._take_step
+
+    def _can_be_graphed(self) -> bool:
+        config = self.config
+        return config.cuda_graph and self.device.type == "cuda" and self.num_workers == config.accumulation == 1
 
     def fit(
         self,
@@ -134,19 +141,40 @@ class Trainer:
         computed yet: to read one is to wait for the GPU.
         """
         config, step = self.config, self.state.step
-        torch.manual_seed(step_seed(config.seed, step, self.rank))
+        if not self.graphed:  # a graph draws on from where the device's generator was
+            torch.manual_seed(step_seed(config.seed, step, self.rank))
         self.task.anneal(done)
         self.module.train()
+        rate = learning_rate(config.optimizer, step, done)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(config.optimizer, step, done)
-        totals: dict[str, Any] = {}
-        started, waited_s = time.perf_counter(), 0.0
-        for part in range(config.accumulation):
+            if self.graphed:
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+        started, waited_s, parts = time.perf_counter(), 0.0, []
+        for _ in range(config.accumulation):
             asked = time.perf_counter()
-            batch = self.task.next_batch()
+            parts.append(self.task.next_batch())
             waited_s += time.perf_counter() - asked
-            with self._no_sync() if part + 1 < config.accumulation else contextlib.nullcontext():
-                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
+        totals: dict[str, Any] = self._update(parts)
+        self._average(min(config.optimizer.ema_decay, (1 + step) / (10 + step)))
+        return {f"train/{name}": value for name, value in totals.items()} | {
+            "train/learning_rate": rate,
+            # Share of the step spent waiting for data; over a few per cent, the network is starved.
+            "data/wait_share": waited_s / (time.perf_counter() - started),
+            "data/workers": float(self.num_workers),
+        }
+
+    def _take_step(self, parts: list[Any]) -> dict[str, Any]:
+        """Take an optimizer step on the parts of a batch; return loss, gradient norm and the task's metrics."""
+        config = self.config
+        totals: dict[str, Any] = {}
+        self.optimizer.zero_grad(set_to_none=True)
+        for number, batch in enumerate(parts, 1):
+            with self._no_sync() if number < len(parts) else contextlib.nullcontext():
+                with torch.autocast(
+                    self.device.type, torch.bfloat16, enabled=self.half, cache_enabled=not self.graphed
+                ):
                     loss, metrics = self.module(batch)
                 (loss / config.accumulation).backward()
             for name, value in {"loss": loss, **metrics}.items():
@@ -158,15 +186,7 @@ class Trainer:
         if self.device.type == "cpu":
             totals = self._measured(totals)
         self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        self._average(min(config.optimizer.ema_decay, (1 + step) / (10 + step)))
-        rate = self.optimizer.param_groups[0]["lr"]
-        return {f"train/{name}": value for name, value in totals.items()} | {
-            "train/learning_rate": rate,
-            # Share of the step spent waiting for data; over a few per cent, the network is starved.
-            "data/wait_share": waited_s / (time.perf_counter() - started),
-            "data/workers": float(self.num_workers),
-        }
+        return totals
 
     def _measured(self, metrics: dict[str, Any]) -> dict[str, float]:
         """Return the metrics as numbers. Raises NonFiniteLossError where a loss or a gradient since the last call was
@@ -298,14 +318,17 @@ def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
         parameter.requires_grad_(any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns))
 
 
-def make_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """AdamW that decays matrices and filters but no vector."""
+def make_optimizer(model: nn.Module, config: OptimizerConfig, *, capturable: bool = False) -> torch.optim.AdamW:
+    """AdamW that decays matrices and filters but no vector; ``capturable``: by CUDA graphs, with its rate a tensor."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True)
+    rate: float | torch.Tensor = config.learning_rate
+    if capturable:
+        rate = torch.tensor(rate, device=parameters[0].device)
+    return torch.optim.AdamW(groups, rate, (config.beta1, config.beta2), fused=True, capturable=capturable)
 
 
 def learning_rate(config: OptimizerConfig, step: int, done: float) -> float:

@@ -11,14 +11,10 @@ class NarratorConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     device: str = Field("cuda", description="cuda or cpu.")
-    share: float = Field(1.0, gt=0, le=100, description="Factor of all minutes and hours below.")
-    hours: float = Field(80.0, gt=0, description="Hours of speech at most.")
-    speech_minutes: float = Field(1.3, gt=0, description="Time to make them in.")
-    sound_hours: float = Field(20.0, gt=0, description="Hours of them that the vocoder hears.")
-    dvae_minutes: float = Field(2.3, gt=0, description="Training of the dVAE.")
-    decoder_minutes: float = Field(0.7, gt=0, description="Training of its decoder alone, beside the transformer's.")
-    gpt_minutes: float = Field(3.8, gt=0, description="Training of the transformer.")
-    vocoder_minutes: float = Field(2.8, gt=0, description="Training of the vocoder, beside the transformer's.")
+    minutes: float = Field(8.5, gt=0, description="Time for everything.")
+    hours: float = Field(90.0, gt=0, description="Hours of speech at most.")
+    speech_share: float = Field(0.14, gt=0, lt=1, description="Share of the time in which speech is made.")
+    dvae_share: float = Field(0.28, gt=0, lt=1, description="Share of the time for the dVAE; the rest is the others'.")
     fsq_levels: tuple[int, ...] = Field((8, 8, 8, 8), description="Levels of the codes: 4096 codes.")
     dvae_hidden: int = Field(384, ge=8, description="Channels of the dVAE.")
     dvae_batch: int = Field(128, ge=1, description="Crops a step.")
@@ -40,8 +36,5 @@ class NarratorConfig(BaseModel):
 
     @property
     def on_gpu(self) -> bool:
+        """Whether it runs on a GPU."""
         return self.device.startswith("cuda")
-
-    def minutes(self, name: str) -> float:
-        """The minutes of a stage, with the share."""
-        return float(getattr(self, f"{name}_minutes")) * self.share

@@ -2,7 +2,7 @@
 
 ``PREPARED`` is what `piper.prepare` makes: a synthesiser's weights, and sentences as phonemes. Speech is made from it
 on the device, then the networks are trained, some beside each other. Needs torch, NumPy, safetensors, tokenizers and
-pydantic alone. A second call goes on after the last stage that was finished.
+pydantic alone.
 """
 
 from __future__ import annotations
@@ -17,38 +17,39 @@ from pathlib import Path
 
 from triforce.flows.examples.narrator.config import NarratorConfig
 
-STEPS: tuple[tuple[str, ...], ...] = (
-    ("speech", "sound"),
-    ("dvae", "texts"),
-    ("gpt", "decoder,vocoder"),
-)
-"""What runs after what, and beside what."""
+STEPS: tuple[tuple[str, ...], ...] = (("speech",), ("dvae", "texts"), ("vocoder",))
+"""What runs after what, and beside what; the transformer's process runs from the start and waits for what it needs."""
+SLACK_S = 8.0
+"""Time kept free at the end, to write what was trained."""
 
 
-def run(prepared: Path, folder: Path, config: NarratorConfig, until: str | None = None) -> None:
+def run(prepared: Path, folder: Path, config: NarratorConfig) -> None:
     """Make speech and train all networks into ``folder / "release"``. Raises RuntimeError where a stage fails."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(config.model_dump_json(indent=1))
+    (folder / "ends").write_text(str(time.time() + 60 * config.minutes - SLACK_S))
     link = folder / "prepared"
     if not link.exists():
         link.symlink_to(prepared.absolute())
+    reader = _start("gpt", folder)
+    failed = []
     for step in STEPS:
-        started, running = time.monotonic(), []
-        for names in step:
-            if all((folder / f"{name}.json").exists() for name in names.split(",")):
-                continue
-            running.append((names, _start(names, folder)))
-        failed = [names for names, process in running if process.wait()]
+        started = time.monotonic()
+        running = [(name, _start(name, folder)) for name in step]
+        failed += [name for name, process in running if process.wait()]
         print(json.dumps({"stages": step, "wall_s": round(time.monotonic() - started, 1)}), flush=True)
-        if failed:
-            raise RuntimeError(f"{', '.join(failed)} failed; its log is in {folder}")
-        if until in ",".join(step).split(","):
-            return
+        if failed and step != STEPS[-1]:
+            reader.kill()
+            break
+    if reader.wait():
+        failed.append("gpt")
+    if failed:
+        raise RuntimeError(f"{', '.join(failed)} failed; the logs are in {folder}")
 
 
-def _start(names: str, folder: Path) -> subprocess.Popen[bytes]:
-    log = (folder / f"{names.replace(',', '-')}.log").open("ab")
-    command = [sys.executable, "-m", "triforce.flows.examples.narrator.stages", names, str(folder)]
+def _start(name: str, folder: Path) -> subprocess.Popen[bytes]:
+    log = (folder / f"{name}.log").open("ab")
+    command = [sys.executable, "-m", "triforce.flows.examples.narrator.stages", name, str(folder)]
     return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=os.environ | {"PYTHONUNBUFFERED": "1"})
 
 
@@ -57,7 +58,6 @@ def main() -> None:
     parser.add_argument("prepared", type=Path)
     parser.add_argument("work", type=Path)
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="fields of NarratorConfig, as JSON")
-    parser.add_argument("--until", help="the stage to stop after")
     options = parser.parse_args()
     fields = dict(entry.split("=", 1) for entry in options.set)
     run(

@@ -1,13 +1,13 @@
 """The stages of the voice that comes along, each a process of its own: ``python -m ... stages STAGE WORK``.
 
-``WORK`` holds ``config.json``, the packs ``speech`` and ``sound``, ``codes.npz`` and the ``release``.
+``WORK`` holds ``config.json``, the time of the ``ends``, the pack ``speech``, ``codes.npz`` and the ``release``.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import shutil
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -22,16 +22,16 @@ from triforce.flows.examples.narrator.config import NarratorConfig
 from triforce.flows.examples.piper.make_pack import make_pack
 from triforce.flows.examples.piper.synthesise import SynthesisConfig
 from triforce.ingest import storage
-from triforce.models.gpt import GPTShape
+from triforce.models.gpt import GPT, GPTConfig, GPTShape
 from triforce.models.reading.phonemes import PhonemeTokenizer
 from triforce.models.release_files import require_dvae, stage_files
 from triforce.train.config import train_config
 from triforce.train.data.order import Place, is_validation
 from triforce.train.data.packed.pack import Pack
 from triforce.train.data.reading_corpus import ReadingConfig, ReadingCorpus, ReadingTexts
+from triforce.train.data.rows import PackedBatch
 from triforce.train.job import train
-from triforce.train.launch import checkpoints
-from triforce.train.tasks.gpt_loss import speech_vocabulary
+from triforce.train.tasks.gpt_loss import packed_loss, speech_vocabulary
 from triforce.train.tasks.reading import ReadingTask
 from triforce.train.trainer.config import LoopConfig, OptimizerConfig
 from triforce.train.trainer.curves import as_lines
@@ -45,102 +45,93 @@ VALIDATION_SHARE = 0.005
 
 
 class Work:
-    """The working folder."""
+    """The working folder, and the time left."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.config = NarratorConfig.model_validate_json((folder / "config.json").read_text())
         self.release, self.runs = str(folder / "release"), str(folder / "runs")
         self.device = torch.device(self.config.device)
+        self.ends = float((folder / "ends").read_text())
 
     @property
     def prepared(self) -> Path:
         """The prepared sentences and voice, a link."""
         return self.folder / "prepared"
 
-    def pack(self, name: str) -> Path:
-        return self.folder / name
+    @property
+    def pack(self) -> Path:
+        """The speech."""
+        return self.folder / "speech"
+
+    @property
+    def minutes_left(self) -> float:
+        """Minutes until all must be done."""
+        return max(0.02, (self.ends - time.time()) / 60)
 
     def note(self, stage: str, figures: dict[str, Any]) -> None:
-        """Keep a stage's figures."""
+        """Keep a stage's figures, which also says that it is done."""
         (self.folder / f"{stage}.json").write_text(json.dumps(figures, indent=1))
         log.info("%s: %s", stage, json.dumps(figures))
 
+    def wait_for(self, *stages: str) -> None:
+        """Wait until stages are done that run beside this one; raises RuntimeError where the time is over first."""
+        while not all((self.folder / f"{stage}.json").exists() for stage in stages):
+            if time.time() > self.ends:
+                raise RuntimeError(f"{', '.join(stages)}: not done when the time was over")
+            time.sleep(0.2)
 
-def speech(work: Work, name: str = "speech") -> None:
-    """Speak the sentences into a pack of mels; ``sound`` is another with the waveforms, of fewer hours."""
-    config, sound = work.config, name == "sound"
+
+def speech(work: Work) -> None:
+    """Speak sentences into a pack."""
+    config = work.config
     figures = make_pack(
         work.prepared,
-        work.pack(name),
-        hours=(config.sound_hours if sound else config.hours) * config.share,
-        minutes=config.minutes("speech") * (0.4 if sound else 1.0),
+        work.pack,
+        hours=config.hours,
+        minutes=config.minutes * config.speech_share,
         device=config.device,
-        samples=sound,
-        config=SynthesisConfig(seed=config.seed + sound, half=config.on_gpu),
+        samples=True,
+        config=SynthesisConfig(seed=config.seed, half=config.on_gpu, batch_size=128 if config.on_gpu else 32),
     )
-    work.note(name, figures)
+    work.note("speech", figures)
 
 
 def dvae(work: Work) -> None:
-    """Train encoder, codes and decoder."""
+    """Train the dVAE, and encode the speech."""
     config = work.config
+    taught = {"teacher": "whisper", "teacher_model": config.teacher_model, "teacher_weight": config.teacher_weight}
     _train(
         work,
         "dvae",
         stage="dvae",
-        max_minutes=config.minutes("dvae"),
-        corpus=str(work.pack("speech")),
+        max_minutes=config.minutes * config.dvae_share,
         crop_frames=config.crop_frames,
         batch_size=config.dvae_batch,
         model={"quantizer": "fsq", "fsq_levels": config.fsq_levels, "hidden": config.dvae_hidden},
-        optimizer={"learning_rate": 1e-3, "warmup_steps": 200, "ema_decay": 0.999, "decay_share": 0.7},
-        **_taught(config),
+        optimizer={"warmup_steps": 200, "ema_decay": 0.998, "decay_share": 0.6, "max_grad_norm": 5.0},
+        **(taught if config.teacher else {}),
     )
-    figures = write_codes(Pack(work.pack("speech")), work.release, work.folder / "codes.npz", work.device)
-    work.note("codes", figures)
-
-
-def decoder(work: Work) -> None:
-    """Go on with the decoder alone: the codes stay."""
-    config, before = work.config, work.folder / "before"
-    if not before.exists():  # the release is written while its own dVAE is where training begins
-        shutil.copytree(Path(work.release) / "dvae", before / "dvae")
-    _train(
-        work,
-        "decoder",
-        stage="dvae",
-        init_from=str(before),
-        train_only=["decoder*", "head*"],
-        max_minutes=config.minutes("decoder"),
-        corpus=str(work.pack("speech")),
-        crop_frames=config.crop_frames,
-        batch_size=config.dvae_batch,
-        model={"quantizer": "fsq", "fsq_levels": config.fsq_levels, "hidden": config.dvae_hidden},
-        optimizer={"learning_rate": 5e-4, "warmup_steps": 50, "ema_decay": 0.999, "decay_share": 1.0},
-        **_taught(config),
-    )
+    work.note("codes", write_codes(Pack(work.pack), work.release, work.folder / "codes.npz", work.device))
 
 
 def vocoder(work: Work) -> None:
     """Train the vocoder on true mels and on what the dVAE decodes."""
-    config = work.config
     _train(
         work,
         "vocoder",
         stage="vocoder",
         size="small",
-        max_minutes=config.minutes("vocoder"),
-        corpus=str(work.pack("sound")),
-        batch_size=config.vocoder_batch,
+        max_minutes=work.minutes_left - 0.06,
+        batch_size=work.config.vocoder_batch,
         decoded_share=0.7,
-        optimizer={"decay_share": 0.7},
+        optimizer={"decay_share": 0.6},
     )
 
 
 def texts(work: Work) -> None:
     """Turn all sentences into pieces, beside the dVAE's training: it takes the CPU half a minute."""
-    started, clips = time.monotonic(), Pack(work.pack("speech")).clips
+    started, clips = time.monotonic(), Pack(work.pack).clips
     timed = ((clip["text"], [tuple(word) for word in clip["words"]]) for clip in clips)
     found = ReadingTexts.make(PhonemeTokenizer(), timed)
     found.save(work.folder / "texts.npz")
@@ -149,17 +140,9 @@ def texts(work: Work) -> None:
 
 
 def gpt(work: Work) -> None:
-    """Train the transformer to read."""
-    config, pack = work.config, Pack(work.pack("speech"))
-    stage = require_dvae(work.release)
-    tokenizer = PhonemeTokenizer()
-    clips = pack.clips
-    codes = read_codes(work.folder / "codes.npz")
-    vocabulary = speech_vocabulary(tokenizer.size, stage.model.config.num_codes, reading=True)
-    settings = ReadingConfig(seed=config.seed, text_dropout=config.text_dropout)
-    whole = ReadingCorpus(codes, ReadingTexts.load(work.folder / "texts.npz"), vocabulary, settings)
-    held = np.array([is_validation(clip["clip_id"], VALIDATION_SHARE) for clip in clips])
-    held[0] |= not held.any()
+    """Train the transformer to read: made and compiled while the dVAE is trained, then on its codes."""
+    config, tokenizer = work.config, PhonemeTokenizer()
+    vocabulary = speech_vocabulary(tokenizer.size, math.prod(config.fsq_levels), reading=True)
     shape = GPTShape(
         num_layers=config.gpt_layers,
         width=config.gpt_width,
@@ -169,10 +152,20 @@ def gpt(work: Work) -> None:
         max_positions=2 * config.context,
     )
     torch.manual_seed(config.seed)
+    model = GPT(GPTConfig(vocabulary=vocabulary, **shape.model_dump()))
+    settings = ReadingConfig(seed=config.seed, text_dropout=config.text_dropout)
+    if config.on_gpu:
+        _compile(work, model)
+    work.wait_for("codes", "texts")
+    stage, pack = require_dvae(work.release), Pack(work.pack)
+    readable = ReadingTexts.load(work.folder / "texts.npz")
+    whole = ReadingCorpus(read_codes(work.folder / "codes.npz"), readable, vocabulary, settings)
+    held = np.array([is_validation(clip["clip_id"], VALIDATION_SHARE) for clip in pack.clips])
+    held[0] |= not held.any()
     task = ReadingTask(
         whole.subset(np.flatnonzero(~held)),
         whole.subset(np.flatnonzero(held)[:512]),
-        shape,
+        model,
         context=config.context,
         num_rows=config.gpt_rows,
         place=Place(0, 1),
@@ -183,28 +176,15 @@ def gpt(work: Work) -> None:
     loop = LoopConfig(
         seed=config.seed,
         max_steps=FOREVER,
-        max_minutes=config.minutes("gpt"),
-        eval_every=500,
-        log_every=50,
+        max_minutes=work.minutes_left - 0.06,
+        eval_every=FOREVER,
+        log_every=100,
         optimizer=OptimizerConfig(
-            learning_rate=config.gpt_rate, warmup_steps=200, ema_decay=0.999, weight_decay=0.1, decay_share=0.8
+            learning_rate=config.gpt_rate, warmup_steps=100, ema_decay=0.998, weight_decay=0.1, decay_share=0.8
         ),
     )
     trainer = Trainer(task, loop, device=config.device)
-    if config.on_gpu:
-        torch._dynamo.config.suppress_errors = True  # what cannot be compiled runs as it is
-        for block in trainer.task.model.blocks:
-            block.compile()
-    run_uri = storage.join(work.runs, "gpt")
-    found = checkpoints.newest(run_uri)
-    if found is not None:
-        trainer.load(Path(storage.resolve(found[1])[1]))
-
-    def report(trainer: Trainer, metrics: dict[str, float], save: bool) -> None:
-        if save and not config.on_gpu:
-            checkpoints.write(trainer, run_uri)
-
-    trainer.fit(report, lambda history: _show("gpt", history))
+    trainer.fit(lambda *_: None, lambda history: _show("gpt", history))
     history = trainer.state.history
     card = {
         "run_name": "narrator",
@@ -212,7 +192,7 @@ def gpt(work: Work) -> None:
         "steps": trainer.state.step,
         "training_s": trainer.state.elapsed_s,
         "metrics": {key: value for entry in history for key, value in entry.items()},
-        "characters": "".join(sorted({letter for clip in clips[:5000] for letter in clip["text"]})),
+        "characters": "".join(sorted({letter for clip in pack.clips[:5000] for letter in clip["text"]})),
     }
     trainer.ema.to("cpu")
     storage.write_bytes(storage.join(work.release, "gpt", "metrics.jsonl"), as_lines(history))
@@ -221,29 +201,33 @@ def gpt(work: Work) -> None:
     work.note("gpt", card["metrics"] | {"steps": trainer.state.step})
 
 
+def _compile(work: Work, model: GPT) -> None:
+    """Compile the blocks, forward and backward, on a batch of the shapes to come."""
+    model.to(work.device)
+    for block in model.blocks:
+        block.compile()
+    rows, context = work.config.gpt_rows, work.config.context
+    ids = torch.randint(2, model.config.vocabulary.size, (rows, context), device=work.device)
+    places = torch.arange(context, device=work.device).expand(rows, -1)
+    starts = torch.arange(0, rows * context + 1, context, dtype=torch.int32, device=work.device)
+    ones = torch.ones_like(ids)
+    batch = PackedBatch(ids, ids, ones.float(), places, ones, starts)
+    for _ in range(2):
+        with torch.autocast("cuda", torch.bfloat16):
+            loss = packed_loss(model, batch)
+        loss.backward()
+        model.zero_grad(set_to_none=True)
+    log.info("gpt: compiled")
+
+
 def _train(work: Work, name: str, **fields: Any) -> None:
     optimizer = fields.pop("optimizer")
-    places: dict[str, Any] = {"release": work.release, "runs": str(Path(work.runs) / name)}
-    common: dict[str, Any] = {
-        "max_steps": FOREVER,
-        "eval_every": 1000,
-        "log_every": 50,
-        "validation_share": VALIDATION_SHARE,
-    }
-    common |= {
-        "use_gpu": work.config.on_gpu,
-        "launcher": "here",
-        "seed": work.config.seed,
-        "checkpoint_every_s": 3600.0,
-    }
+    places: dict[str, Any] = {"corpus": str(work.pack), "release": work.release, "runs": str(Path(work.runs) / name)}
+    common: dict[str, Any] = {"max_steps": FOREVER, "eval_every": FOREVER, "log_every": 200, "eval_clips": 8}
+    common |= {"use_gpu": work.config.on_gpu, "cuda_graph": work.config.on_gpu, "launcher": "here"}
+    common |= {"seed": work.config.seed, "checkpoint_every_s": 3600.0, "validation_share": VALIDATION_SHARE}
     summary = train(train_config(**(places | common | fields), optimizer=optimizer), progress=False)
     work.note(name, summary.metrics | {"steps": summary.steps, "wall_s": summary.wall_s})
-
-
-def _taught(config: NarratorConfig) -> dict[str, Any]:
-    if not config.teacher:
-        return {}
-    return {"teacher": "whisper", "teacher_model": config.teacher_model, "teacher_weight": config.teacher_weight}
 
 
 def _show(name: str, history: list[dict[str, float]]) -> None:
@@ -252,12 +236,10 @@ def _show(name: str, history: list[dict[str, float]]) -> None:
 
 STAGES: dict[str, Callable[[Work], None]] = {
     "speech": speech,
-    "sound": lambda work: speech(work, "sound"),
     "texts": texts,
     "dvae": dvae,
-    "decoder": decoder,
-    "vocoder": vocoder,
     "gpt": gpt,
+    "vocoder": vocoder,
 }
 
 

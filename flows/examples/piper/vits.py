@@ -297,6 +297,23 @@ class ResidualBlock(nn.Module):
         return x
 
 
+class Upsampling(nn.ConvTranspose1d):
+    """A transposed convolution whose kernel is two strides long; on a GPU as a product and two shifted sums, because
+    cuDNN's took two thirds of the synthesis on an H100.
+    """
+
+    def forward(self, x: torch.Tensor, output_size: list[int] | None = None) -> torch.Tensor:
+        width, stride, padding = int(self.kernel_size[0]), int(self.stride[0]), int(self.padding[0])
+        if x.device.type == "cpu" or width != 2 * stride:
+            return super().forward(x, output_size)
+        batch, _, length = x.shape
+        weight = self.weight.permute(1, 2, 0).flatten(0, 1).expand(batch, -1, -1)
+        parts = torch.bmm(weight, x).view(batch, self.out_channels, width, length).transpose(2, 3)
+        early, late = (part.reshape(batch, self.out_channels, -1) for part in parts.split(stride, dim=3))
+        whole = F.pad(early, (0, stride)) + F.pad(late, (stride, 0))
+        return whole[..., padding : whole.shape[-1] - padding] + self.bias[:, None]
+
+
 class Decoder(nn.Module):
     """HiFi-GAN (Kong, Kim and Bae 2020): latents ``(B, C, T)`` to samples ``(B, T * HOP_LENGTH)``."""
 
@@ -309,7 +326,7 @@ class Decoder(nn.Module):
         self.conv_pre = nn.Conv1d(WIDTH, channels, 7, padding=3)
         self.ups, self.resblocks = nn.ModuleList(), nn.ModuleList()
         for stride in self.STRIDES:
-            self.ups.append(nn.ConvTranspose1d(channels, channels // 2, 2 * stride, stride=stride, padding=stride // 2))
+            self.ups.append(Upsampling(channels, channels // 2, 2 * stride, stride=stride, padding=stride // 2))
             channels //= 2
             self.resblocks.extend(ResidualBlock(channels, kernel, dilations) for kernel, dilations in self.BLOCKS)
         self.conv_post = nn.Conv1d(channels, 1, 7, padding=3, bias=False)
