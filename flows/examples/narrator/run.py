@@ -60,12 +60,8 @@ def main() -> None:
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="fields of NarratorConfig, as JSON")
     options = parser.parse_args()
     fields = dict(entry.split("=", 1) for entry in options.set)
-    run(
-        options.prepared,
-        options.work,
-        NarratorConfig.model_validate({k: _value(v) for k, v in fields.items()}),
-        options.until,
-    )
+    config = NarratorConfig.model_validate({name: _value(text) for name, text in fields.items()})
+    run(options.prepared, options.work, config)
 
 
 def _value(text: str) -> object:

@@ -186,13 +186,11 @@ def gpt(work: Work) -> None:
     trainer = Trainer(task, loop, device=config.device)
     trainer.fit(lambda *_: None, lambda history: _show("gpt", history))
     history = trainer.state.history
-    card = {
+    card = task.card({"dvae": stage.codes_hash}) | {
         "run_name": "narrator",
-        "dvae_hash": stage.codes_hash,
         "steps": trainer.state.step,
         "training_s": trainer.state.elapsed_s,
         "metrics": {key: value for entry in history for key, value in entry.items()},
-        "characters": "".join(sorted({letter for clip in pack.clips[:5000] for letter in clip["text"]})),
     }
     trainer.ema.to("cpu")
     storage.write_bytes(storage.join(work.release, "gpt", "metrics.jsonl"), as_lines(history))
