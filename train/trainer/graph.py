@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch.utils import _pytree as pytree
 
 log = logging.getLogger(__name__)
 
@@ -36,16 +35,16 @@ class GraphedUpdate:
 
     def __call__(self, batch: Any) -> dict[str, torch.Tensor]:
         """Take a step. The metrics are overwritten by the next."""
-        leaves, structure = pytree.tree_flatten(batch)
-        tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
+        leaves = list(_leaves(batch))
         kind = tuple((leaf.shape, leaf.dtype) if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves)
         if kind not in self._captured and not self.failed and self._seen[kind] >= WARM_UP:
-            self._capture(kind, leaves, structure)
+            self._capture(kind, batch)
         if kind not in self._captured:
             self._seen[kind] += 1
             return self._called(batch)
         graph, places, metrics = self._captured[kind]
-        torch._foreach_copy_(places, tensors)
+        for place, leaf in zip(places, (leaf for leaf in leaves if isinstance(leaf, torch.Tensor)), strict=True):
+            place.copy_(leaf)
         graph.replay()
         return metrics
 
@@ -57,15 +56,35 @@ class GraphedUpdate:
         torch.cuda.current_stream().wait_stream(self._side)
         return metrics
 
-    def _capture(self, kind: tuple[Any, ...], leaves: list[Any], structure: Any) -> None:
-        places = [leaf.clone() if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
+    def _capture(self, kind: tuple[Any, ...], batch: Any) -> None:
+        places = _copied(batch)
         graph = torch.cuda.CUDAGraph()
         try:
             torch.cuda.synchronize()
             with torch.cuda.graph(graph):
-                metrics = self._update(pytree.tree_unflatten(places, structure))
+                metrics = self._update(places)
         except RuntimeError as error:
             self.failed = True
             log.warning("no CUDA graph of a training step (%s): going on without", error)
             return
-        self._captured[kind] = graph, [place for place in places if isinstance(place, torch.Tensor)], metrics
+        tensors = [leaf for leaf in _leaves(places) if isinstance(leaf, torch.Tensor)]
+        self._captured[kind] = graph, tensors, metrics
+
+
+def _leaves(batch: Any) -> Iterator[Any]:
+    """What a batch of nested lists and tuples holds, in order."""
+    if isinstance(batch, list | tuple):
+        for part in batch:
+            yield from _leaves(part)
+    else:
+        yield batch
+
+
+def _copied(batch: Any) -> Any:
+    """The same batch with copies of its tensors."""
+    if isinstance(batch, torch.Tensor):
+        return batch.clone()
+    if isinstance(batch, list | tuple):
+        parts = [_copied(part) for part in batch]
+        return type(batch)(*parts) if hasattr(batch, "_fields") else type(batch)(parts)
+    return batch

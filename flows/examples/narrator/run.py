@@ -17,8 +17,8 @@ from pathlib import Path
 
 from triforce.flows.examples.narrator.config import NarratorConfig
 
-STEPS: tuple[tuple[str, ...], ...] = (("speech",), ("dvae", "texts"), ("vocoder",))
-"""What runs after what, and beside what; the transformer's process runs from the start and waits for what it needs."""
+STAGES = ("speech", "texts", "dvae", "vocoder", "gpt")
+"""Processes that are started together; each waits for what it needs."""
 SLACK_S = 8.0
 """Time kept free at the end, to write what was trained."""
 
@@ -31,18 +31,15 @@ def run(prepared: Path, folder: Path, config: NarratorConfig) -> None:
     link = folder / "prepared"
     if not link.exists():
         link.symlink_to(prepared.absolute())
-    reader = _start("gpt", folder)
+    started = time.monotonic()
+    running = {name: _start(name, folder) for name in STAGES}
     failed = []
-    for step in STEPS:
-        started = time.monotonic()
-        running = [(name, _start(name, folder)) for name in step]
-        failed += [name for name, process in running if process.wait()]
-        print(json.dumps({"stages": step, "wall_s": round(time.monotonic() - started, 1)}), flush=True)
-        if failed and step != STEPS[-1]:
-            reader.kill()
-            break
-    if reader.wait():
-        failed.append("gpt")
+    for name, process in running.items():
+        status = process.wait()
+        print(
+            json.dumps({"stage": name, "status": status, "after_s": round(time.monotonic() - started, 1)}), flush=True
+        )
+        failed += [name] if status else []
     if failed:
         raise RuntimeError(f"{', '.join(failed)} failed; the logs are in {folder}")
 

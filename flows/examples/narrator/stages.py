@@ -207,12 +207,12 @@ def _compile(work: Work, model: GPT) -> None:
     rows, context = work.config.gpt_rows, work.config.context
     ids = torch.randint(2, model.config.vocabulary.size, (rows, context), device=work.device)
     places = torch.arange(context, device=work.device).expand(rows, -1)
-    starts = torch.arange(0, rows * context + 1, context, dtype=torch.int32, device=work.device)
     ones = torch.ones_like(ids)
-    batch = PackedBatch(ids, ids, ones.float(), places, ones, starts)
-    for _ in range(2):
+    for room in (1, 3, 5):  # how many documents a batch has room for is not known yet: any number is to do
+        starts = torch.full((room * rows + 1,), rows * context, dtype=torch.int32, device=work.device)
+        starts[:rows] = torch.arange(0, rows * context, context, device=work.device)
         with torch.autocast("cuda", torch.bfloat16):
-            loss = packed_loss(model, batch)
+            loss = packed_loss(model, PackedBatch(ids, ids, ones.float(), places, ones, starts))
         loss.backward()
         model.zero_grad(set_to_none=True)
     log.info("gpt: compiled")
@@ -241,18 +241,17 @@ STAGES: dict[str, Callable[[Work], None]] = {
 }
 
 
+NEEDS = {"texts": ("speech",), "dvae": ("speech",), "vocoder": ("codes",)}
+"""What must be done before a stage begins."""
+
+
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    work = Work(Path(sys.argv[2]))
-    failed = []
-    for name in sys.argv[1].split(","):
-        try:
-            STAGES[name](work)
-        except Exception:  # what can go on without it is worth having
-            log.exception("%s failed", name)
-            failed.append(name)
-    if failed:
-        sys.exit(f"{', '.join(failed)} failed")
+    name, work = sys.argv[1], Work(Path(sys.argv[2]))
+    if work.config.on_gpu:
+        torch.zeros(1, device=work.device)  # the driver sets itself up while others work
+    work.wait_for(*NEEDS.get(name, ()))
+    STAGES[name](work)
 
 
 if __name__ == "__main__":
