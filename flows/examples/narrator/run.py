@@ -36,6 +36,8 @@ def run(prepared: Path, folder: Path, config: NarratorConfig) -> None:
     failed = []
     for name, process in running.items():
         status = process.wait()
+        if status and name in ("dvae", "vocoder", "gpt"):
+            status = _start(name, folder, "plain").wait()  # without graphs and compilers, which may be what failed
         print(
             json.dumps({"stage": name, "status": status, "after_s": round(time.monotonic() - started, 1)}), flush=True
         )
@@ -44,9 +46,9 @@ def run(prepared: Path, folder: Path, config: NarratorConfig) -> None:
         raise RuntimeError(f"{', '.join(failed)} failed; the logs are in {folder}")
 
 
-def _start(name: str, folder: Path) -> subprocess.Popen[bytes]:
+def _start(name: str, folder: Path, *more: str) -> subprocess.Popen[bytes]:
     log = (folder / f"{name}.log").open("ab")
-    command = [sys.executable, "-m", "triforce.flows.examples.narrator.stages", name, str(folder)]
+    command = [sys.executable, "-m", "triforce.flows.examples.narrator.stages", name, str(folder), *more]
     return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=os.environ | {"PYTHONUNBUFFERED": "1"})
 
 

@@ -47,8 +47,9 @@ VALIDATION_SHARE = 0.005
 class Work:
     """The working folder, and the time left."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, *, plain: bool = False) -> None:
+        """``plain``: without CUDA graphs and compiled blocks."""
+        self.folder, self.plain = folder, plain
         self.config = NarratorConfig.model_validate_json((folder / "config.json").read_text())
         self.release, self.runs = str(folder / "release"), str(folder / "runs")
         self.device = torch.device(self.config.device)
@@ -154,7 +155,7 @@ def gpt(work: Work) -> None:
     torch.manual_seed(config.seed)
     model = GPT(GPTConfig(vocabulary=vocabulary, **shape.model_dump()))
     settings = ReadingConfig(seed=config.seed, text_dropout=config.text_dropout)
-    if config.on_gpu:
+    if config.on_gpu and not work.plain:
         _compile(work, model)
     work.wait_for("codes", "texts")
     stage, pack = require_dvae(work.release), Pack(work.pack)
@@ -222,7 +223,7 @@ def _train(work: Work, name: str, **fields: Any) -> None:
     optimizer = fields.pop("optimizer")
     places: dict[str, Any] = {"corpus": str(work.pack), "release": work.release, "runs": str(Path(work.runs) / name)}
     common: dict[str, Any] = {"max_steps": FOREVER, "eval_every": FOREVER, "log_every": 200, "eval_clips": 8}
-    common |= {"use_gpu": work.config.on_gpu, "cuda_graph": work.config.on_gpu, "launcher": "here"}
+    common |= {"use_gpu": work.config.on_gpu, "cuda_graph": work.config.on_gpu and not work.plain, "launcher": "here"}
     common |= {"seed": work.config.seed, "checkpoint_every_s": 3600.0, "validation_share": VALIDATION_SHARE}
     summary = train(train_config(**(places | common | fields), optimizer=optimizer), progress=False)
     work.note(name, summary.metrics | {"steps": summary.steps, "wall_s": summary.wall_s})
@@ -247,7 +248,7 @@ NEEDS = {"texts": ("speech",), "dvae": ("speech",), "vocoder": ("codes",)}
 
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    name, work = sys.argv[1], Work(Path(sys.argv[2]))
+    name, work = sys.argv[1], Work(Path(sys.argv[2]), plain="plain" in sys.argv[3:])
     if work.config.on_gpu:
         torch.zeros(1, device=work.device)  # the driver sets itself up while others work
     work.wait_for(*NEEDS.get(name, ()))
