@@ -7,6 +7,7 @@ have the same names. The ``vocos`` package is not used, because its pinned requi
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 from pathlib import Path
@@ -22,7 +23,7 @@ from triforce.models.audio.mel import MelConfig
 HUB_ID = "charactr/vocos-mel-24khz"
 MAX_MAGNITUDE = 100.0
 """Clip of magnitudes, as in the published network; more is louder than any sound of full scale."""
-PITCH_CHANNELS = 96
+PITCH_CHANNELS = 128
 FIRST_LOG_BINS = 1.8
 """Where the prediction of the pitch begins: 140 Hz in bins of 23.4 Hz, between men's and women's voices."""
 
@@ -105,17 +106,16 @@ class _PitchNetwork(nn.Module):
 
     def __init__(self, config: VocosConfig) -> None:
         super().__init__()
-        self.layers = nn.Sequential(
-            nn.Conv1d(config.num_mels, PITCH_CHANNELS, 5, padding=2),
-            nn.GELU(),
-            nn.Conv1d(PITCH_CHANNELS, PITCH_CHANNELS, 5, padding=2),
-            nn.GELU(),
-            nn.Conv1d(PITCH_CHANNELS, 2, 1),
-        )
+        widths = (config.num_mels, PITCH_CHANNELS, PITCH_CHANNELS, PITCH_CHANNELS)
+        self.convs = nn.ModuleList(nn.Conv1d(a, b, 5, padding=2) for a, b in itertools.pairwise(widths))
+        self.out = nn.Conv1d(PITCH_CHANNELS, 2, 1)
 
     def forward(self, mel: torch.Tensor) -> Pitch:
         with torch.autocast(mel.device.type, enabled=False):
-            log_bins, voiced = self.layers(mel.float()).unbind(1)
+            x = mel.float()
+            for conv in self.convs:
+                x = F.gelu(conv(x))
+            log_bins, voiced = self.out(x).unbind(1)
             return Pitch(log_bins + FIRST_LOG_BINS, voiced)
 
 
@@ -149,7 +149,7 @@ class Vocos(nn.Module):
         self.head = _Head(config)
         self.pitch = _PitchNetwork(config) if config.harmonics else None
         self.register_buffer("window", torch.hann_window(config.n_fft), persistent=False)
-        for module in self.modules():
+        for module in [*self.backbone.modules(), self.head.out]:
             if isinstance(module, nn.Conv1d | nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)

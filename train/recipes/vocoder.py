@@ -18,7 +18,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "crop_frames": 65,
         "max_steps": 1500,
     },
-    # 1.8 M parameters, for a GPU's minutes
+    # 1.9 M parameters, for a GPU's minutes
     "small": ADVERSARIAL
     | {
         "model": {"hidden": 192, "inner": 576, "num_blocks": 6, "harmonics": True},

@@ -59,8 +59,8 @@ class VocoderTask(CropTask):
         self.config, self.place, self.dvae = config, place, dvae
         self.mel_config = mel = mel_config or MelConfig()
         self.crops = crops or ClipCrops(config, mel, device)
-        self.weights = dict.fromkeys(("mel", "stft", "pitch", "discriminator"), 1.0) | {"adversarial": 0.0}
-        self.weights |= config.loss_weights
+        self.weights: dict[str, float] = dict.fromkeys(("mel", "stft", "pitch", "discriminator"), 1.0)
+        self.weights |= {"adversarial": 0.0} | dict(config.loss_weights)
         self.weights.setdefault("features", self.weights["adversarial"])
         self.num_decoded = max(1, round(config.decoded_share * config.part_size)) if config.decoded_share else 0
         shape = {"num_mels": mel.num_mels, "n_fft": mel.n_fft, "hop_length": mel.hop_length} | config.model_settings

@@ -184,7 +184,7 @@ def test_a_network_with_harmonics_learns_the_pitch_and_repeats_with_its_seed(fol
     assert steps[-1]["train/pitch"] < 0.8 * steps[0]["train/pitch"]
     mel = log_mel(torch.randn(24_000).mul(0.1), MelConfig())
     vocoder = trainer.ema.vocoder
-    vocoder.pitch.layers[-1].bias[1] = -1e3  # nothing is voiced
+    vocoder.pitch.out.bias[1] = -1e3  # nothing is voiced
     vocode = NeuralVocoder(vocoder)
     assert torch.equal(vocode(mel, seed=1), vocode(mel, seed=1))
     assert not torch.equal(vocode(mel, seed=1), vocode(mel, seed=2))
