@@ -7,9 +7,11 @@ have the same names. The ``vocos`` package is not used, because its pinned requi
 
 from __future__ import annotations
 
+import itertools
+import math
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -21,6 +23,9 @@ from triforce.models.audio.mel import MelConfig
 HUB_ID = "charactr/vocos-mel-24khz"
 MAX_MAGNITUDE = 100.0
 """Clip of magnitudes, as in the published network; more is louder than any sound of full scale."""
+PITCH_CHANNELS = 128
+FIRST_LOG_BINS = 1.8
+"""Where the prediction of the pitch begins: 140 Hz in bins of 23.4 Hz, between men's and women's voices."""
 
 
 class VocosConfig(BaseModel):
@@ -34,6 +39,11 @@ class VocosConfig(BaseModel):
     hidden: int = Field(256, ge=16, le=4096, description="Channels; the published network has 512.")
     inner: int = Field(768, ge=16, le=16_384, description="Channels inside a block; the published network has 1536.")
     num_blocks: int = Field(6, ge=1, le=64, description="Number of ConvNeXt blocks; the published network has 8.")
+    harmonics: bool = Field(
+        False,
+        description="Predict the voice's pitch from the mel, and phases relative to those of its harmonics, or of "
+        "noise where there is no voice; the published network has to find phases by itself.",
+    )
 
 
 class ConvNeXtBlock(nn.Module):
@@ -82,6 +92,51 @@ class _Head(nn.Module):
             return torch.complex(magnitude * phase.cos(), magnitude * phase.sin())
 
 
+class Pitch(NamedTuple):
+    """What is known of the voice in each frame."""
+
+    log_bins: torch.Tensor
+    """``(B, T)``: logarithm of the fundamental frequency, in bins of the STFT."""
+    voiced: torch.Tensor
+    """``(B, T)``: logits of there being a voice."""
+
+
+class _PitchNetwork(nn.Module):
+    """Always in float32: a harmonic far up multiplies the fundamental's error by its number."""
+
+    def __init__(self, config: VocosConfig) -> None:
+        super().__init__()
+        widths = (config.num_mels, PITCH_CHANNELS, PITCH_CHANNELS, PITCH_CHANNELS)
+        self.convs = nn.ModuleList(nn.Conv1d(a, b, 5, padding=2) for a, b in itertools.pairwise(widths))
+        self.out = nn.Conv1d(PITCH_CHANNELS, 2, 1)
+
+    def forward(self, mel: torch.Tensor) -> Pitch:
+        with torch.autocast(mel.device.type, enabled=False):
+            x = mel.float()
+            for conv in self.convs:
+                x = F.gelu(conv(x))
+            log_bins, voiced = self.out(x).unbind(1)
+            return Pitch(log_bins + FIRST_LOG_BINS, voiced)
+
+
+def source_phases(pitch: Pitch, n_fft: int, hop_length: int, generator: torch.Generator | None = None) -> torch.Tensor:
+    """Return the phases ``(B, T, n_fft // 2 + 1)`` that the STFT of a source has: of the harmonic next to each bin
+    where there is a voice, random elsewhere. No gradient goes through them.
+
+    Harmonic-plus-noise sources for networks: Wang et al. 2019, arXiv 1904.12088; in an STFT: Li et al. 2023, arXiv
+    2309.09493.
+    """
+    fundamental = pitch.log_bins.detach().exp()
+    turns = 0.5 * (fundamental[:, 1:] + fundamental[:, :-1]).double() * (hop_length / n_fft)
+    turns = F.pad(turns.cumsum(1) % 1, (1, 0)).float()  # harmonics are whole multiples, so whole turns drop out
+    bins = torch.arange(n_fft // 2 + 1, device=turns.device, dtype=torch.float32)
+    harmonic = (bins / fundamental[..., None]).round().clamp_min(1) * turns[
+        ..., None
+    ] + 0.5 * bins  # frames are centred
+    noise = torch.rand(harmonic.shape, device=turns.device, generator=generator)
+    return 2 * math.pi * (torch.where(pitch.voiced[..., None] > 0, harmonic, noise) % 1)
+
+
 class Vocos(nn.Module):
     """The network; `NeuralVocoder` wraps it as a `Vocoder`."""
 
@@ -92,15 +147,26 @@ class Vocos(nn.Module):
         self.config = config
         self.backbone = _Backbone(config)
         self.head = _Head(config)
+        self.pitch = _PitchNetwork(config) if config.harmonics else None
         self.register_buffer("window", torch.hann_window(config.n_fft), persistent=False)
-        for module in self.modules():
+        for module in [*self.backbone.modules(), self.head.out]:
             if isinstance(module, nn.Conv1d | nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
 
-    def forward(self, mel: torch.Tensor) -> torch.Tensor:
-        """Turn log-mels ``(B, num_mels, T)`` into samples ``(B, (T - 1) * hop_length)``."""
-        return inverse_stft(self.head(self.backbone(mel)), self.window, self.config.hop_length)
+    def forward(self, mel: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
+        """Turn log-mels ``(B, num_mels, T)`` into samples ``(B, (T - 1) * hop_length)``; noise is ``generator``'s."""
+        return self.synthesize(mel, None if self.pitch is None else self.pitch(mel), generator)
+
+    def synthesize(
+        self, mel: torch.Tensor, pitch: Pitch | None, generator: torch.Generator | None = None
+    ) -> torch.Tensor:
+        """As `forward`, with the pitch that the network predicts already predicted."""
+        spectrum = self.head(self.backbone(mel))
+        if pitch is not None:
+            phases = source_phases(pitch, self.config.n_fft, self.config.hop_length, generator)
+            spectrum = spectrum * torch.complex(phases.cos(), phases.sin())
+        return inverse_stft(spectrum, self.window, self.config.hop_length)
 
 
 def inverse_stft(spectrum: torch.Tensor, window: torch.Tensor, hop_length: int) -> torch.Tensor:
@@ -125,7 +191,7 @@ def _overlap_add(frames: torch.Tensor, hop_length: int) -> torch.Tensor:
 
 
 class NeuralVocoder:
-    """A `Vocoder` by a Vocos network; ``seed`` has no effect, because it draws no noise."""
+    """A `Vocoder` by a Vocos network; ``seed`` is of the noise, which only networks with harmonics draw."""
 
     def __init__(self, model: Vocos) -> None:
         self.model = model.eval()
@@ -137,7 +203,9 @@ class NeuralVocoder:
             raise ValueError(f"mel of shape {tuple(mel.shape)}: give ({num_mels}, T)")
         if mel.shape[1] < 2:
             return torch.zeros(0)
-        return self.model(mel.float()[None].to(self.model.window.device))[0].clamp(-1, 1)
+        device = self.model.window.device
+        generator = torch.Generator(device).manual_seed(seed)
+        return self.model(mel.float()[None].to(device), generator)[0].clamp(-1, 1)
 
 
 def load_pretrained(place: str | os.PathLike, mel_config: MelConfig) -> Vocos:

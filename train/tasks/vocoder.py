@@ -24,6 +24,7 @@ from triforce.train.tasks.inputs import corpus_hash
 from triforce.train.tasks.vocoder_losses import (
     RESOLUTIONS,
     PeriodDiscriminator,
+    PitchLoss,
     SpectrogramDiscriminator,
     StftLoss,
     adversarial_losses,
@@ -60,7 +61,8 @@ class VocoderTask(CropTask):
         self.config, self.place, self.dvae = config, place, dvae
         self.mel_config = mel = mel_config or MelConfig()
         self.crops = crops or ClipCrops(config, mel, device)
-        self.weights = {"mel": 1.0, "stft": 1.0, "adversarial": 0.0, "discriminator": 1.0} | config.loss_weights
+        self.weights: dict[str, float] = dict.fromkeys(("mel", "stft", "pitch", "discriminator"), 1.0)
+        self.weights |= {"adversarial": 0.0} | dict(config.loss_weights)
         self.weights.setdefault("features", self.weights["adversarial"])
         self.num_decoded = max(1, round(config.decoded_share * config.part_size)) if config.decoded_share else 0
         shape = {"num_mels": mel.num_mels, "n_fft": mel.n_fft, "hop_length": mel.hop_length} | config.model_settings
@@ -71,6 +73,7 @@ class VocoderTask(CropTask):
             discriminators += [PeriodDiscriminator(period) for period in config.periods]
         self.model = _Networks(vocoder, discriminators).to(device)
         self.log_mel, self.stft_loss = LogMel(mel).to(device), StftLoss().to(device)
+        self.pitch_loss = PitchLoss(mel.sample_rate_hz, mel.n_fft, mel.hop_length).to(device)
         self.evaluation = self.crops.evaluation()
 
     @classmethod
@@ -111,12 +114,16 @@ class VocoderTask(CropTask):
     def loss(self, batch: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Losses of all samples: padding of short clips is silence like any other, so nothing is masked."""
         waveform, mel = batch
-        made = self.model.vocoder(mel)
+        vocoder = self.model.vocoder
+        pitch = None if vocoder.pitch is None else vocoder.pitch(mel)
+        made = vocoder.synthesize(mel, pitch)
         with torch.autocast(made.device.type, enabled=False):
             parts = {
                 "mel": (self.log_mel(made) - self.log_mel(waveform)).abs().mean(),
                 "stft": self.stft_loss(made, waveform),
             }
+            if pitch is not None:
+                parts["pitch"] = self.pitch_loss(pitch, waveform)
         if self.model.discriminators:
             parts |= adversarial_losses(self.model.discriminators, made, waveform)
         return torch.stack([self.weights[name] * part for name, part in parts.items()]).sum(), parts
@@ -125,13 +132,14 @@ class VocoderTask(CropTask):
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """L1 in nats between a sound's mel and the mel of what is made of it; ``decoded``: of the dVAE's decode."""
         errors = []
+        generator = torch.Generator(self.evaluation[0].device).manual_seed(0)
         for mel in self.evaluation:
             shown = {"l1_nats": mel}
             if self.dvae is not None:
                 shown["l1_decoded_nats"] = self.dvae(mel[None]).reconstruction[0]
             row = {}
             for name, one in shown.items():
-                again = log_mel(model.vocoder(one[None])[0], self.mel_config)
+                again = log_mel(model.vocoder(one[None], generator)[0], self.mel_config)
                 row[name] = (again - mel[:, : again.shape[1]]).abs().mean()
             errors.append(row)
         return {name: float(torch.stack([row[name] for row in errors]).mean()) for name in errors[0]}

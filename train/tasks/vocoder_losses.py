@@ -14,6 +14,8 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
+from triforce.models.audio.vocos import Pitch
+
 RESOLUTIONS = ((512, 128), (1024, 256), (2048, 512))
 """FFT length and hop of the losses, samples: short ones see onsets, long ones pitch (Yamamoto et al. 2020)."""
 LOG_FLOOR = 1e-3
@@ -28,6 +30,15 @@ COMPRESSION = 0.3
 """Exponent of the magnitudes that spectrogram discriminators see: what is 60 dB down counts an eighth."""
 COMPRESSION_FLOOR = 1e-4
 """Magnitude from which on that is so, with 1 for a sine at full scale: -80 dB."""
+
+PITCHES_HZ = (60, 450)
+"""Of voices that read aloud. Assumed."""
+FIRST_PEAK = 0.9
+"""A peak this near the highest counts if it is the first: multiples of the period are nearly as high. Assumed."""
+VOICED = 0.5
+"""Autocorrelation from which on a frame is voiced; Boersma 1993 has 0.45."""
+AUDIBLE_POWER = 1e-6
+"""Mean square of a frame, -60 dB under full scale, from which on it can be voiced. Assumed."""
 
 
 class Discriminator(nn.Module):
@@ -115,6 +126,51 @@ class StftLoss(nn.Module):
 def stft(waveform: torch.Tensor, window: torch.Tensor, hop_length: int) -> torch.Tensor:
     """``(B, N)`` to real and imaginary parts ``(B, n_fft // 2 + 1, T, 2)``."""
     return torch.view_as_real(torch.stft(waveform, len(window), hop_length, window=window, return_complex=True))
+
+
+class PitchLoss(nn.Module):
+    """Distance of a predicted pitch from that of the sound: cross-entropy of the voicing, and L1 of the logarithm where
+    there is a voice.
+    """
+
+    def __init__(self, sample_rate_hz: int, n_fft: int, hop_length: int) -> None:
+        super().__init__()
+        self.n_fft, self.hop_length = n_fft, hop_length
+        self.shortest, self.longest = (round(sample_rate_hz / hz) for hz in reversed(PITCHES_HZ))
+        window = torch.hann_window(3 * self.longest)
+        self.register_buffer("window", window, persistent=False)
+        self.register_buffer("envelope", _autocorrelation(window), persistent=False)
+
+    def forward(self, pitch: Pitch, waveform: torch.Tensor) -> torch.Tensor:
+        log_bins, voiced = self.measure(waveform)
+        error = ((pitch.log_bins - log_bins).abs() * voiced).sum() / voiced.sum().clamp_min(1)
+        return error + F.binary_cross_entropy_with_logits(pitch.voiced, voiced)
+
+    @torch.no_grad()
+    def measure(self, waveform: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Pitch of samples ``(B, N)`` in log bins ``(B, T)``, and 1 where they are voiced: the first high peak of the
+        autocorrelation, over that of the window (Boersma 1993).
+        """
+        half = len(self.window) // 2
+        frames = F.pad(waveform, (half, half), mode="reflect").unfold(1, len(self.window), self.hop_length)
+        correlation = _autocorrelation((frames - frames.mean(-1, keepdim=True)) * self.window)
+        power = correlation[..., :1]
+        relative = correlation / (power + 1e-6) / (self.envelope / self.envelope[0]).clamp_min(1e-3)
+        before, here, after = (relative[..., self.shortest + i : self.longest + i] for i in (-1, 0, 1))
+        is_peak = (here >= before) & (here >= after) & (here > FIRST_PEAK * here.amax(-1, keepdim=True))
+        place = is_peak.float().argmax(-1, keepdim=True)
+        a, b, c = (part.gather(-1, place) for part in (before, here, after))
+        shift = (0.5 * (a - c) / (a - 2 * b + c).clamp_max(-1e-6)).clamp(-0.5, 0.5)  # of a parabola through the three
+        period = (place + self.shortest + shift)[..., 0]
+        voiced = (b > VOICED) & (power > AUDIBLE_POWER * len(self.window))
+        return (self.n_fft / period).log(), voiced[..., 0].float()
+
+
+def _autocorrelation(frames: torch.Tensor) -> torch.Tensor:
+    """Of ``(..., N)``, at lags up to N / 2, which do not wrap around in 3 N / 2 points."""
+    size = 1 << (3 * frames.shape[-1] // 2 - 1).bit_length()
+    power = torch.view_as_real(torch.fft.rfft(frames, size)).square().sum(-1)
+    return torch.fft.irfft(power, size)[..., : frames.shape[-1] // 2]
 
 
 def adversarial_losses(

@@ -12,7 +12,7 @@ from corpora import add_recording, sweep
 from triforce.ingest.corpus.store import Corpus
 from triforce.models.audio.mel import MelConfig, log_mel
 from triforce.models.audio.vocoder import GriffinLim, make_vocoder
-from triforce.models.audio.vocos import NeuralVocoder, Vocos, VocosConfig, inverse_stft
+from triforce.models.audio.vocos import NeuralVocoder, Pitch, Vocos, VocosConfig, inverse_stft, source_phases
 from triforce.models.release import Release
 from triforce.models.release_files import load_stage
 from triforce.train.config import train_config
@@ -22,7 +22,7 @@ from triforce.train.data.order import Place
 from triforce.train.launch.worker import write_release
 from triforce.train.tasks.registry import input_hashes, make_task
 from triforce.train.tasks.vocoder import VocoderTask
-from triforce.train.tasks.vocoder_losses import adversarial_losses
+from triforce.train.tasks.vocoder_losses import PitchLoss, adversarial_losses
 from triforce.train.trainer.loop import Trainer
 
 
@@ -34,14 +34,24 @@ def folder(tmp_path_factory) -> Path:
     return folder
 
 
+SETTINGS = {
+    "model": {"hidden": 64, "inner": 128, "num_blocks": 2},
+    "batch_size": 4,
+    "crop_frames": 33,
+    "eval_clips": 2,
+    "log_every": 1,
+    "eval_every": 1000,
+}
+HARMONIC = {"hidden": 32, "inner": 64, "num_blocks": 1, "harmonics": True}
+
+
 def make_trainer(folder: Path, **settings) -> Trainer:
     config = train_config(
         stage="vocoder",
         release=str(folder / "release"),
         runs=str(folder / "runs"),
         corpus=str(folder / "corpus"),
-        model={"hidden": 64, "inner": 128, "num_blocks": 2},
-        **({"batch_size": 4, "crop_frames": 33, "eval_clips": 2, "log_every": 1, "eval_every": 1000} | settings),
+        **(SETTINGS | settings),
     )
     return Trainer(make_task(config, Place(0, 1), torch.device("cpu")), config)
 
@@ -142,14 +152,58 @@ def test_the_inverse_stft_is_that_of_torch(n_fft, hop_length):
     torch.testing.assert_close(inverse_stft(spectrum.transpose(1, 2), window, hop_length), expected)
 
 
+def test_the_pitch_is_measured_and_a_source_of_it_keeps_in_step_with_the_sound():
+    """A voice that glides: the phases of the sound against those of the source stay what they are, frame by frame."""
+    hz = 140 + 30 * torch.sin(2 * torch.pi * 2 * torch.arange(24_000) / 24_000)
+    turns = torch.cumsum(hz.double() / 24_000, 0)
+    waveform = sum(0.05 / k * torch.cos(2 * torch.pi * k * turns) for k in range(1, 30)).float()[None]
+    measure = PitchLoss(24_000, 1024, 256).measure
+    log_bins, voiced = measure(waveform)
+    inner = slice(5, -5)
+    torch.testing.assert_close(log_bins.exp()[0, inner] * 24_000 / 1024, hz[::256][inner], rtol=0.005, atol=0)
+    assert voiced.all()
+    assert measure(torch.randn(1, 24_000).mul(0.1))[1].mean() < 0.1
+    assert not measure(torch.zeros(1, 24_000))[1].any()
+
+    spectrum = torch.stft(waveform, 1024, 256, window=torch.hann_window(1024), return_complex=True)[0].T
+    offset = spectrum.angle() - source_phases(Pitch(log_bins, voiced), 1024, 256)[0]
+    drift = torch.polar(spectrum.abs(), offset)[inner]
+    drift = (drift[1:] * drift[:-1].conj())[:, 3:40]
+    loud = drift.abs() > 0.1 * drift.abs().amax(1, keepdim=True)
+    assert drift.angle().abs()[loud].median() < 0.1
+    noise = source_phases(Pitch(log_bins, -voiced), 1024, 256, torch.Generator().manual_seed(1))
+    assert noise.std() > 1.5
+
+
+def test_a_network_with_harmonics_learns_the_pitch_and_repeats_with_its_seed(folder, tmp_path):
+    rates = {"learning_rate": 2e-3, "warmup_steps": 1, "decay_share": 0}
+    trainer = make_trainer(folder, optimizer=rates, model=HARMONIC, decoded_share=0.5)
+    batch = trainer.task.next_batch()
+    trainer.task.next_batch = lambda: batch
+    steps = [trainer.step(0.0) for _ in range(30)]
+    assert steps[-1]["train/pitch"] < 0.8 * steps[0]["train/pitch"]
+    mel = log_mel(torch.randn(24_000).mul(0.1), MelConfig())
+    vocoder = trainer.ema.vocoder
+    vocoder.pitch.out.bias[1] = -1e3  # nothing is voiced
+    vocode = NeuralVocoder(vocoder)
+    assert torch.equal(vocode(mel, seed=1), vocode(mel, seed=1))
+    assert not torch.equal(vocode(mel, seed=1), vocode(mel, seed=2))
+
+
 def test_a_step_is_one_graph(folder):
     """What torch.compile takes whole has no read-back from the device and no branch on a value."""
-    trainer = make_trainer(folder, loss_weights={"adversarial": 0.1}, periods=[3], batch_size=2, crop_frames=17)
+    trainer = make_trainer(
+        folder, loss_weights={"adversarial": 0.1}, periods=[3], batch_size=2, crop_frames=17, model=HARMONIC
+    )
     del trainer.task.model.discriminators[1:3]  # of each kind one
     batch = trainer.task.next_batch()
     compiled = torch.compile(trainer.module, fullgraph=True, backend="aot_eager")
-    loss = compiled(batch)[0]
-    torch.testing.assert_close(loss, trainer.task.loss(batch)[0], rtol=1e-4, atol=1e-4)
+    losses = []
+    for function in (compiled, trainer.task.loss):
+        torch.manual_seed(0)
+        losses.append(function(batch)[0])
+    torch.testing.assert_close(*losses, rtol=1e-4, atol=1e-4)
+    loss = losses[0]
     loss.backward()
 
 
