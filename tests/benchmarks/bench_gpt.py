@@ -26,7 +26,7 @@ from models.qwen import as_qwen3
 from triforce.models.gpt import GPT, GPTConfig
 from triforce.models.gpt_sampling import SamplingConfig, sample_segment
 from triforce.models.vocabulary import Segment
-from triforce.train.data.rows import PackedBatch, stack
+from triforce.train.data.tokens.rows import PackedBatch, stack
 from triforce.train.tasks.gpt_loss import media_vocabulary, token_losses
 
 NUM_TEXT, NUM_CODES = 512, 8192

@@ -32,7 +32,7 @@ from triforce.models.gpt import GPT, GPTConfig, KVCache
 from triforce.models.gpt_sampling import SamplingConfig
 from triforce.models.reading.sampling import read_aloud
 from triforce.train.data.order import Place
-from triforce.train.data.rows import FlatDocuments, PackedBatch, RowStream, stack
+from triforce.train.data.tokens.rows import FlatDocuments, PackedBatch, RowStream, stack
 from triforce.train.recipes.diffusion import RECIPES as DIFFUSION
 from triforce.train.recipes.dvae import RECIPES as DVAES
 from triforce.train.recipes.gpt import RECIPES as GPTS

@@ -38,7 +38,7 @@ from triforce.tokenize.ray_session import connect
 from triforce.tokenize.restore import check_release, write_restored
 from triforce.tokenize.shards import list_shards, read_shard, write_shard
 from triforce.tokenize.token_sample import TokenSample
-from triforce.train.data.token_store import TokenStore
+from triforce.train.data.tokens.token_store import TokenStore
 
 
 def write_dvae(release: Path, seed: int = 0) -> None:

@@ -21,10 +21,10 @@ from triforce.models.release_files import load_stage, load_tokenizer_of, require
 from triforce.models.vocabulary import Vocabulary
 from triforce.tokenize.shards import load_tokenizer
 from triforce.train.config import GPTTrainConfig
-from triforce.train.data.documents import Documents, Packer, parse_layout
 from triforce.train.data.order import Place, is_validation
-from triforce.train.data.rows import PackedBatch, stack
-from triforce.train.data.token_store import TokenStore
+from triforce.train.data.tokens.documents import Documents, Packer, parse_layout
+from triforce.train.data.tokens.rows import PackedBatch, stack
+from triforce.train.data.tokens.token_store import TokenStore
 from triforce.train.tasks.base import Task
 from triforce.train.tasks.gpt_loss import media_vocabulary, packed_loss, token_losses, with_random_codes
 from triforce.train.tasks.inputs import require_gpt_card

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from triforce.models.gpt import GPT
 from triforce.models.vocabulary import Modality, Vocabulary
-from triforce.train.data.rows import PackedBatch
+from triforce.train.data.tokens.rows import PackedBatch
 
 
 def media_vocabulary(

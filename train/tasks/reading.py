@@ -25,8 +25,8 @@ from triforce.models.blocks.packed_attention import has_varlen
 from triforce.models.gpt import GPT, GPTConfig, GPTShape
 from triforce.models.reading.phonemes import BOUNDARY, PhonemeTokenizer
 from triforce.train.data.order import Place
-from triforce.train.data.reading_corpus import ReadingCorpus
-from triforce.train.data.rows import PackedBatch, RowStream
+from triforce.train.data.tokens.reading_corpus import ReadingCorpus
+from triforce.train.data.tokens.rows import PackedBatch, RowStream
 from triforce.train.tasks.base import Task
 from triforce.train.tasks.gpt_loss import hidden_states, packed_loss, with_random_codes
 from triforce.train.trainer.prefetch import Prefetcher

@@ -85,6 +85,6 @@ def _copied(batch: Any) -> Any:
     if isinstance(batch, torch.Tensor):
         return batch.clone()
     if isinstance(batch, list | tuple):
-        parts = [_copied(part) for part in batch]
-        return type(batch)(*parts) if hasattr(batch, "_fields") else type(batch)(parts)
+        make = getattr(type(batch), "_make", type(batch))  # a named tuple takes its fields one by one
+        return make(_copied(part) for part in batch)
     return batch

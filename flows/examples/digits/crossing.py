@@ -20,8 +20,8 @@ from triforce.models.release import Release
 from triforce.models.release_files import require_dvae
 from triforce.models.vocabulary import Segment
 from triforce.tokenize.read import decode_flac
-from triforce.train.data.documents import parse_layout
 from triforce.train.data.order import is_validation
+from triforce.train.data.tokens.documents import parse_layout
 
 Content: TypeAlias = Any
 """Content of a clip, by its modality: `str` for text, an array for the others."""

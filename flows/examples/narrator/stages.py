@@ -28,8 +28,8 @@ from triforce.models.release_files import require_dvae, stage_files
 from triforce.train.config import train_config
 from triforce.train.data.order import Place, is_validation
 from triforce.train.data.packed.pack import Pack
-from triforce.train.data.reading_corpus import ReadingConfig, ReadingCorpus, ReadingTexts
-from triforce.train.data.rows import PackedBatch
+from triforce.train.data.tokens.reading_corpus import ReadingConfig, ReadingCorpus, ReadingTexts
+from triforce.train.data.tokens.rows import PackedBatch
 from triforce.train.job import train
 from triforce.train.tasks.gpt_loss import packed_loss, speech_vocabulary
 from triforce.train.tasks.reading import ReadingTask

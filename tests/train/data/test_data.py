@@ -9,9 +9,9 @@ from triforce.models.vocabulary import Segment
 from triforce.train.config import train_config
 from triforce.train.data.clips import ClipStore
 from triforce.train.data.crops import ClipCrops
-from triforce.train.data.documents import parse_layout
 from triforce.train.data.order import GroupCache, Place, ShuffledOrder, is_validation
-from triforce.train.data.rows import stack
+from triforce.train.data.tokens.documents import parse_layout
+from triforce.train.data.tokens.rows import stack
 from triforce.train.tasks.gpt_loss import speech_vocabulary
 
 

@@ -13,8 +13,8 @@ from triforce.models.text import TextTokenizer
 from triforce.tokenize.shards import write_shard
 from triforce.tokenize.token_sample import TokenSample
 from triforce.train.config import train_config
-from triforce.train.data.documents import overlap
 from triforce.train.data.order import Place
+from triforce.train.data.tokens.documents import overlap
 from triforce.train.tasks.gpt import GPTTask
 from triforce.train.tasks.gpt_loss import speech_vocabulary, token_losses, with_random_codes
 from triforce.train.trainer.prefetch import Prefetcher

@@ -8,8 +8,8 @@ from triforce.models.gpt import GPT, GPTConfig
 from triforce.models.reading.interleave import codes_before, interleave, reading_weights, time_words
 from triforce.models.reading.phonemes import BOUNDARY, PhonemeTokenizer
 from triforce.models.vocabulary import END_OF_DOCUMENT
-from triforce.train.data.reading_corpus import ReadingConfig, ReadingCorpus, ReadingTexts
-from triforce.train.data.rows import RowStream, fill_rows
+from triforce.train.data.tokens.reading_corpus import ReadingConfig, ReadingCorpus, ReadingTexts
+from triforce.train.data.tokens.rows import RowStream, fill_rows
 from triforce.train.tasks.gpt_loss import packed_loss, speech_vocabulary, token_losses
 
 READER = PhonemeTokenizer()

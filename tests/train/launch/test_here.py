@@ -28,7 +28,7 @@ class Blocker(importlib.abc.MetaPathFinder):
             raise ImportError(name + " is blocked")
 sys.meta_path.insert(0, Blocker())
 import triforce.train.job, triforce.train.launch.here, triforce.train.tasks.registry, triforce.models.release
-import triforce.train.data.token_store, triforce.train.data.packed.crops, triforce.train.__main__
+import triforce.train.data.tokens.token_store, triforce.train.data.packed.crops, triforce.train.__main__
 """
 
 

@@ -24,7 +24,7 @@ from triforce.tokenize.job import write_index
 from triforce.tokenize.plan import extend_plan, load_tokenizer, open_tokens
 from triforce.train.config import train_config
 from triforce.train.data.order import Place
-from triforce.train.data.token_store import Where
+from triforce.train.data.tokens.token_store import Where
 from triforce.train.job import write_release
 from triforce.train.tasks.gpt import GPTTask
 from triforce.train.trainer.loop import Trainer

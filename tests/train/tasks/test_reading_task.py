@@ -13,7 +13,7 @@ from triforce.models.gpt_sampling import SamplingConfig
 from triforce.models.reading.phonemes import PhonemeTokenizer
 from triforce.models.reading.sampling import read_aloud
 from triforce.train.data.order import Place
-from triforce.train.data.reading_corpus import ReadingConfig, ReadingCorpus, ReadingTexts
+from triforce.train.data.tokens.reading_corpus import ReadingConfig, ReadingCorpus, ReadingTexts
 from triforce.train.tasks.gpt_loss import speech_vocabulary
 from triforce.train.tasks.reading import ReadingTask
 from triforce.train.trainer.config import LoopConfig

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from triforce.models.reading.interleave import TimedWord, codes_before, time_words
 from triforce.models.reading.phonemes import PhonemeTokenizer
 from triforce.models.vocabulary import END_OF_DOCUMENT, Vocabulary
-from triforce.train.data.rows import FlatDocuments
+from triforce.train.data.tokens.rows import FlatDocuments
 
 LAYOUTS = ("text>reading", "text>speech")
 

@@ -21,8 +21,8 @@ from triforce.models.vocabulary import Segment, Vocabulary
 from triforce.tokenize.token_sample import TokenSample
 from triforce.train.data.config import TokenDataConfig
 from triforce.train.data.order import Place, ShuffledOrder
-from triforce.train.data.rows import PackedBatch, stack
-from triforce.train.data.token_store import TokenStore, Where, join_value
+from triforce.train.data.tokens.rows import PackedBatch, stack
+from triforce.train.data.tokens.token_store import TokenStore, Where, join_value
 
 
 def parse_layout(layout: str) -> tuple[str, ...]:
