@@ -34,7 +34,8 @@ from triforce.models.release_files import require_dvae, stage_files
 from triforce.tokenize.actors import EncodeActor, ReadActor, WriteActor, planned_row
 from triforce.tokenize.config import TokenizeConfig
 from triforce.tokenize.inspect.verify import verify_tokens
-from triforce.tokenize.plan import extend_plan, load_tokenizer, open_tokens
+from triforce.tokenize.plan import extend_plan, open_tokens
+from triforce.tokenize.shards import load_tokenizer
 
 TARGETS = {"worker": "EncodeActor", "reader": "ReadActor", "writer": "WriteActor"}
 """Name of each kind of process while it works."""

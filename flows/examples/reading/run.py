@@ -21,9 +21,9 @@ from triforce.ingest.corpus.store import Corpus
 from triforce.tokenize.config import TokenizeConfig
 from triforce.train.config import train_config
 
-STEPS = ("speech", "train-dvae", "tokenize", "train-gpt", "train-diffusion", "listen", "evaluate")
-NUM_CODES = 1024
-"""Codes of the dVAE: enough for one clean voice, and each code occurs often enough in a few hours to be learned."""
+STEPS = ("speech", "pack", "train-dvae", "tokenize", "train-gpt", "train-diffusion", "listen", "evaluate")
+CODE_LEVELS = (8, 8, 4, 4)
+"""Levels of the codes, 1024 in all: enough for one clean voice, and each occurs often enough in a few hours."""
 
 
 class ReadingConfig(BaseModel):
@@ -38,9 +38,12 @@ class ReadingConfig(BaseModel):
     diffusion_minutes: float = Field(30.0, gt=0, description="Training time of the diffusion network.")
     num_unseen: int = Field(200, ge=1, le=1000, description="Sentences that no network trains on, to be judged by.")
     num_read: int = Field(40, ge=1, le=1000, description="Unseen sentences that the transformer reads.")
-    candidates: int = Field(16, ge=2, le=64, description="Utterances of each, of which Whisper's best counts.")
-    temperature: float = Field(0.5, gt=0, le=2, description="Sampling temperature of the utterances.")
-    judge: str = Field("base", description="Whisper model that judges.")
+    candidates: int = Field(1, ge=1, le=64, description="Utterances of each; of several, the ranker's best counts.")
+    temperature: float = Field(0.7, gt=0, le=2, description="Sampling temperature of the utterances.")
+    guidance: float = Field(1.5, ge=0, le=10, description="How much more the text counts than in training.")
+    teacher: str = Field("tiny.en", description="Whisper model that teaches the dVAE; empty: none.")
+    ranker: str = Field("tiny.en", description="Whisper model that picks among candidates.")
+    judge: str = Field("base", description="Whisper model that judges; should be another than the two above.")
     threads: int | None = Field(None, ge=1, description="CPU threads of the training; none: all cores.")
     seed: int = Field(0, ge=0, description="Seed of texts and weights.")
 
@@ -61,11 +64,13 @@ def run_reading(folder: Path, config: ReadingConfig, say: Callable[[str], None] 
         lambda: _write_speech(folder, *texts()),
     )
     data = {name: str(folder / name) for name in ("corpus", "release", "tokens")}
-    _train("train-dvae", run, config, folder, dvae_recipe(config), corpus=data["corpus"])
-    with run.step("tokenize") as step:
-        from triforce.models.text import NUM_BYTES
+    with run.step("pack") as step:
+        from triforce.train.data.packed.make import pack_corpus
 
-        total = run_tokenize(TokenizeConfig(**data, text_vocabulary_size=NUM_BYTES))
+        step.line = f"{len(pack_corpus(data['corpus'], folder / 'pack'))} clips"
+    _train("train-dvae", run, config, folder, dvae_recipe(config), corpus=str(folder / "pack"))
+    with run.step("tokenize") as step:
+        total = run_tokenize(TokenizeConfig(**data, text="phonemes"))
         step.line = f"{total.num_clips} clips, {total.num_codes} codes"
         step.done_before = total.num_new_shards == 0
     _train("train-gpt", run, config, folder, gpt_recipe(config), tokens=data["tokens"])
@@ -89,16 +94,22 @@ def run_reading(folder: Path, config: ReadingConfig, say: Callable[[str], None] 
 def dvae_recipe(config: ReadingConfig) -> dict[str, Any]:
     """Settings of the dVAE."""
     minutes = config.dvae_minutes * config.share
-    return {"stage": "dvae", "model": {"codebook_size": NUM_CODES}, "max_steps": 20_000, "max_minutes": minutes}
+    taught = {"teacher": "whisper", "teacher_model": config.teacher, "teacher_weight": 2.0, "teacher_every": 3}
+    return {
+        "stage": "dvae",
+        "model": {"quantizer": "fsq", "fsq_levels": CODE_LEVELS},
+        "max_steps": 20_000,
+        "max_minutes": minutes,
+    } | (taught if config.teacher else {})
 
 
 def gpt_recipe(config: ReadingConfig) -> dict[str, Any]:
     """Settings of the transformer."""
     return {
         "stage": "gpt",
-        "layouts": {"text>speech": 1.0},
+        "layouts": {"text>reading": 1.0},
         "model": {"num_layers": 6, "width": 256, "num_heads": 4, "dropout": 0.2},
-        "side_by_side": True,
+        "text_dropout": 0.1,
         "code_noise": 0.15,
         "batch_size": 3,
         "context": 512,
@@ -109,10 +120,9 @@ def gpt_recipe(config: ReadingConfig) -> dict[str, Any]:
 
 
 def diffusion_recipe(config: ReadingConfig) -> dict[str, Any]:
-    """Settings of the diffusion network, which conditions on the GPT's latents."""
+    """Settings of the diffusion network."""
     return {
         "stage": "diffusion",
-        "latents": True,
         "model": {"fold": 4, "hidden": 320, "num_blocks": 8, "attention_every": 4, "dropout": 0.1, "skip": True},
         "max_steps": 40_000,
         "max_minutes": config.diffusion_minutes * config.share,
@@ -134,7 +144,7 @@ def choose_texts(cache: Path, config: ReadingConfig) -> tuple[list[str], list[st
 
 
 def listen(folder: Path, config: ReadingConfig, texts: Sequence[str]) -> str:
-    """Let the release read ``texts`` and Whisper transcribe them; write ``reading.json`` and ten of the utterances."""
+    """Let the release read ``texts`` and the judge transcribe them; write ``reading.json`` and ten of the utterances."""
     import soundfile
 
     from triforce.flows.speech.speaker import SpeakConfig, Speaker
@@ -143,8 +153,10 @@ def listen(folder: Path, config: ReadingConfig, texts: Sequence[str]) -> str:
     from triforce.train.evaluate.judge import Judge, JudgeConfig
     from triforce.train.evaluate.metrics import character_errors, pooled, word_errors
 
-    sampling = SamplingConfig(num_candidates=config.candidates, temperature=config.temperature)
-    ranker = JudgeConfig(model=config.judge)  # packed: several candidates are transcribed at once
+    sampling = SamplingConfig(
+        num_candidates=config.candidates, temperature=config.temperature, guidance=config.guidance
+    )
+    ranker = JudgeConfig(model=config.ranker)  # packed: several candidates are transcribed at once
     speak = SpeakConfig(sampling=sampling, unknown="drop", tries=1, judge=ranker)
     speaker = Speaker(Release.load(str(folder / "release")), speak)
     rate = speaker.release.sample_rate_hz
@@ -187,6 +199,7 @@ def _train(name: str, run: Timings, config: ReadingConfig, folder: Path, recipe:
 
 
 def _evaluate(folder: Path, config: ReadingConfig) -> str:
+    from triforce.models.gpt_sampling import SamplingConfig
     from triforce.train.evaluate.evaluate import EvaluateConfig, evaluate
     from triforce.train.evaluate.judge import JudgeConfig
 
@@ -195,6 +208,10 @@ def _evaluate(folder: Path, config: ReadingConfig) -> str:
         str(folder / "unseen"),
         str(folder / "evaluation"),
         corpus_uri=str(folder / "corpus"),
-        config=EvaluateConfig(judge=JudgeConfig(model=config.judge), num_unseen_texts=config.num_read),
+        config=EvaluateConfig(
+            judge=JudgeConfig(model=config.judge),
+            num_unseen_texts=config.num_read,
+            sampling=SamplingConfig(temperature=config.temperature, guidance=config.guidance),
+        ),
     )
     return evaluation.table()

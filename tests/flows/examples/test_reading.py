@@ -10,7 +10,7 @@ from triforce.flows.examples.reading.run import ReadingConfig, run_reading
 @pytest.mark.slow
 def test_a_voice_is_learnt_and_heard_reading_unseen_sentences(tmp_path):
     lines: list[str] = []
-    config = ReadingConfig(share=0.003, num_unseen=4, num_read=3, candidates=2, judge="tiny.en", threads=2)
+    config = ReadingConfig(share=0.003, num_unseen=4, num_read=3, candidates=2, judge="base", threads=2)
     run_reading(tmp_path, config, lines.append)
     found = json.loads((tmp_path / "reading.json").read_bytes())
     assert len(found["rows"]) == 3
@@ -20,7 +20,7 @@ def test_a_voice_is_learnt_and_heard_reading_unseen_sentences(tmp_path):
     assert systems["original"] < 0.5 < systems["tts_unseen"]
     assert {"dvae", "diffusion"} < set(systems)
     gpt = json.loads((tmp_path / "release/gpt/config.json").read_bytes())
-    assert gpt["model"]["paces"]["text"] > 0.5  # text lies beside speech
+    assert gpt["layouts"] == ["text>reading"]
     again: list[str] = []
     run_reading(tmp_path, config, again.append)
     assert sum("done before" in line for line in again) == 7

@@ -21,7 +21,8 @@ from triforce.tokenize.actors import EncodeActor, ReadActor, WriteActor, planned
 from triforce.tokenize.config import TokenizeConfig
 from triforce.tokenize.inspect.verify import verify_tokens
 from triforce.tokenize.job import write_index
-from triforce.tokenize.plan import extend_plan, load_tokenizer, open_tokens
+from triforce.tokenize.plan import extend_plan, open_tokens
+from triforce.tokenize.shards import load_tokenizer
 from triforce.train.config import train_config
 from triforce.train.data.order import Place
 from triforce.train.data.tokens.token_store import Where
