@@ -144,7 +144,7 @@ def choose_texts(cache: Path, config: ReadingConfig) -> tuple[list[str], list[st
 
 
 def listen(folder: Path, config: ReadingConfig, texts: Sequence[str]) -> str:
-    """Let the release read ``texts`` and the judge transcribe them; write ``reading.json`` and ten of the utterances."""
+    """Let the release read ``texts`` and the judge hear them; write ``reading.json`` and ten of the utterances."""
     import soundfile
 
     from triforce.flows.speech.speaker import SpeakConfig, Speaker

@@ -26,7 +26,7 @@ from triforce.tokenize.shards import load_tokenizer
 from triforce.train.config import train_config
 from triforce.train.data.order import Place
 from triforce.train.data.tokens.token_store import Where
-from triforce.train.job import write_release
+from triforce.train.launch.worker import write_release
 from triforce.train.tasks.gpt import GPTTask
 from triforce.train.trainer.loop import Trainer
 
