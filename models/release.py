@@ -61,6 +61,8 @@ class Release:
     def __init__(self, uri: str, *, device: str | torch.device = "cpu", vocoder: Vocoder | str | None = None) -> None:
         self.uri = uri
         self.device = torch.device(device)
+        if self.device.type == "cuda" and not torch.cuda.is_available():
+            raise ValueError(f"device {device}: this machine has no GPU that torch can use; give device=cpu")
         self._vocoder = vocoder
 
     @classmethod

@@ -21,6 +21,7 @@ Vocoder = Annotated[
     str | None,
     typer.Option(help="griffin-lim, vocos, or a folder of Vocos weights; by default the release's own, if it has one."),
 ]
+Device = Annotated[str, typer.Option(help="Where the networks compute: cpu, cuda, or cuda:1 and so on.")]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="NAME=VALUE", help="Any other setting, as in sampling.temperature=0.7 seed=1."),
@@ -41,6 +42,7 @@ def speak(
     speed: Annotated[float, typer.Option(min=0.25, max=4, help="2 takes half the time.")] = 1.0,
     candidates: Annotated[int, typer.Option(min=1, help="Utterances to draw; Whisper picks the best of several.")] = 1,
     vocoder: Vocoder = None,
+    device: Device = "cpu",
     settings: Settings = None,
 ) -> None:
     """Say a text in the voice of a release."""
@@ -56,7 +58,7 @@ def speak(
         raise ValueError(f"--out {out}: unknown sound format {out.suffix!r}; use .wav, .flac, .ogg or .mp3")
     fields: dict[str, Any] = {"speed": speed, "sampling": {"num_candidates": candidates}}
     config = SpeakConfig.model_validate(merged(fields, settings))
-    model = Release.load(release, vocoder=vocoder)
+    model = Release.load(release, device=device, vocoder=vocoder)
     speaker = Speaker(model, config, voices=[read_waveform(path, model.sample_rate_hz) for path in voice or []])
     started = time.monotonic()
     utterances = list(speaker.read(text, seed=seed))
@@ -82,6 +84,7 @@ def read(
     voice: Voices = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed; another number gives another utterance.")] = 0,
     vocoder: Vocoder = None,
+    device: Device = "cpu",
     settings: Settings = None,
 ) -> None:
     """Read a whole book aloud, with chapters; again, it continues where it was stopped."""
@@ -91,7 +94,7 @@ def read(
 
     config = ReadConfig.model_validate(merged({"seed": seed}, settings))
     target = out or Path(book.with_suffix(".m4b").name)
-    model = Release.load(release, vocoder=vocoder)
+    model = Release.load(release, device=device, vocoder=vocoder)
     voices = [read_waveform(path, model.sample_rate_hz) for path in voice or []]
     summary = read_book(book, target, model, voices=voices, config=config)
     minutes = f"{summary.duration_s / 60:.1f} min"
@@ -112,11 +115,13 @@ def serve(
     ] = None,
     replicas: Annotated[int, typer.Option(min=1, help="Copies of the networks that work side by side.")] = 1,
     vocoder: Vocoder = None,
+    device: Device = "cpu",
     settings: Settings = None,
 ) -> None:
     """An OpenAI-compatible speech endpoint and a small page; the key is what TRIFORCE_API_KEY holds."""
     from triforce.flows.speech.serve import ServeConfig, serve_forever
 
-    fields = {"release": release, "host": host, "port": port, "replicas": replicas, "vocoder": vocoder}
+    fields: dict[str, Any] = {"release": release, "host": host, "port": port, "replicas": replicas, "vocoder": vocoder}
+    fields["device"] = device
     fields["voices"] = None if voices is None else str(voices)
     serve_forever(ServeConfig.model_validate(merged(fields, settings)))

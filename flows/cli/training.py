@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -78,6 +79,26 @@ def vocoder(
 ) -> None:
     """A vocoder for the corpus's own voices, to speak instead of Griffin-Lim."""
     _train({"stage": "vocoder", "corpus": corpus, "release": release, "runs": runs}, settings, ray)
+
+
+@app.command(epilog=example("train export bundle --corpus data/corpus --release data/release"))
+def export(
+    folder: Annotated[Path, typer.Argument(help="Folder to write.")],
+    corpus: Annotated[str | None, typer.Option(help="Corpus whose clips are packed, as many as fit.")] = None,
+    tokens: Annotated[str | None, typer.Option(help="Token shards to copy.")] = None,
+    release: Annotated[str | None, typer.Option(help="Release whose networks are copied.")] = None,
+    max_mib: Annotated[float, typer.Option(min=1, help="Size of everything at most, MiB.")] = 64.0,
+    sound: Annotated[bool, typer.Option(help="Pack the sound too, as a vocoder needs it.")] = False,
+) -> None:
+    """What a machine with torch alone needs to train, as one folder: a pack is a corpus for train dvae and vocoder."""
+    from triforce.train import export as exporting
+
+    max_bytes = int(max_mib * 2**20)
+    found = exporting.export(folder, corpus=corpus, tokens=tokens, release=release, max_bytes=max_bytes, samples=sound)
+    clips = (
+        "" if found.num_clips is None else f", {found.num_clips} clips" + ("" if found.whole else " (no room for all)")
+    )
+    typer.echo(f"{found.folder}: {found.num_bytes / 2**20:.1f} MiB{clips}")
 
 
 def _train(fields: dict[str, Any], settings: list[str] | None, ray: str | None) -> None:

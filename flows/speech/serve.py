@@ -53,6 +53,7 @@ class ServeConfig(BaseModel):
     port: int = Field(8123, ge=0, le=65535, description="Port; 0: any that is free.")
     replicas: int = Field(1, ge=1, le=256, description="Copies of the networks.")
     vocoder: str | None = Field(None, description="See `make_vocoder`; None: the release's own.")
+    device: str = Field("cpu", description="Where the networks compute: cpu or cuda.")
     voices: str | None = Field(None, description="Folder of recordings; a file's name without its ending is a voice.")
     max_chars: int = Field(
         4096, ge=1, le=100_000, description="Characters of an input at most; OpenAI's limit by default."
@@ -99,7 +100,7 @@ class SpeechServer:
 
         reuse_freed_memory()
         self.config, self._key_hash = config, key_hash
-        self.release = Release.load(config.release, vocoder=config.vocoder)
+        self.release = Release.load(config.release, device=config.device, vocoder=config.vocoder)
         self.voices = {DEFAULT_VOICE: None} | read_voices(config.voices, self.release.sample_rate_hz)
         self.speaker = lru_cache(maxsize=64)(self._speaker)
         self.speaker(DEFAULT_VOICE, 1.0)  # a release that cannot speak fails here

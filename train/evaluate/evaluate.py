@@ -51,6 +51,7 @@ class EvaluateConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    device: str = Field("cpu", description="Where the networks compute: cpu or cuda.")
     seed: int = Field(0, ge=0, description="Seed of noise, of sampling and of the bootstrap.")
     limit: int | None = Field(None, ge=1, description="Held-out clips at most; the seed fixes which. None: all.")
     min_duration_s: float = Field(MIN_DURATION_S, ge=0, description="Shorter clips stay out. Seconds.")
@@ -107,7 +108,7 @@ def evaluate(
     be used, and what loading the release raises.
     """
     config = config or EvaluateConfig()
-    release = Release.load(release_uri)
+    release = Release.load(release_uri, device=config.device)
     heldout = _select(heldout_uri, config, config.limit)
     if not heldout:
         raise ValueError(
@@ -156,7 +157,7 @@ def _key(info: dict, heldout: Sequence[Clip], training: Sequence[Clip], config: 
     stages = {name: stage["hash"] for name, stage in info["stages"].items()} | {"vocoder": info["vocoder"]}
     clips = [[clip.clip_id, clip.text, hashlib.sha256(clip.media).hexdigest()] for clip in (*heldout, *training)]
     later = {name for name in ("griffin_lim", "more_judges") if not getattr(config, name)}  # fields that were added
-    fields = config.model_dump(mode="json", exclude=later)
+    fields = config.model_dump(mode="json", exclude=later | {"device"})
     data = json.dumps([stages, clips, len(heldout), fields], sort_keys=True)
     return hashlib.sha256(data.encode()).hexdigest()
 

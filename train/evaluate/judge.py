@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jiwer
 import numpy as np
@@ -34,6 +34,7 @@ class JudgeConfig(BaseModel):
     packed: bool = Field(True, description="Several clips share a window; off: one each, and slower.")
     gap_s: float = Field(1.0, ge=0.2, le=5, description="Silence between the clips of a window, seconds.")
     batch_size: int = Field(4, ge=1, le=64, description="Windows encoded together.")
+    device: Literal["cpu", "cuda"] = Field("cpu", description="Where Whisper computes.")
     compute_type: str = Field("float32", description="CTranslate2's arithmetic; int8 is faster where the CPU has VNNI.")
     num_threads: int = Field(0, ge=0, le=256, description="CPU threads; 0 follows OMP_NUM_THREADS or the cores.")
 
@@ -44,7 +45,10 @@ class Judge:
     def __init__(self, config: JudgeConfig | None = None) -> None:
         self.config = config or JudgeConfig()
         self.whisper = Whisper(
-            self.config.model, compute_type=self.config.compute_type, num_threads=self.config.num_threads
+            self.config.model,
+            device=self.config.device,
+            compute_type=self.config.compute_type,
+            num_threads=self.config.num_threads,
         )
         self.whisper.check_language(self.config.language)
 

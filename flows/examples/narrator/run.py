@@ -19,29 +19,44 @@ from triforce.flows.examples.narrator.config import NarratorConfig
 
 STAGES = ("speech", "texts", "dvae", "vocoder", "gpt")
 """Processes that are started together; each waits for what it needs."""
-SLACK_S = 8.0
+NEEDED = ("speech", "texts", "dvae")
+"""Those without which the others have nothing to learn from."""
+PLAIN = ("dvae", "vocoder", "gpt")
+"""Those that are tried once more when they fail, without graphs and compilers, which may be what failed."""
+SLACK_S = 15.0
 """Time kept free at the end, to write what was trained."""
 
 
 def run(prepared: Path, folder: Path, config: NarratorConfig) -> None:
-    """Make speech and train all networks into ``folder / "release"``. Raises RuntimeError where a stage fails."""
+    """Make speech and train all networks into ``folder / "release"``. Raises RuntimeError where a stage fails: at once,
+    where the others need it.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    ends = time.time() + 60 * config.minutes - SLACK_S
     (folder / "config.json").write_text(config.model_dump_json(indent=1))
-    (folder / "ends").write_text(str(time.time() + 60 * config.minutes - SLACK_S))
+    (folder / "ends").write_text(str(ends))
     link = folder / "prepared"
     if not link.exists():
         link.symlink_to(prepared.absolute())
     started = time.monotonic()
     running = {name: _start(name, folder) for name in STAGES}
-    failed = []
-    for name, process in running.items():
-        status = process.wait()
-        if status and name in ("dvae", "vocoder", "gpt"):
-            status = _start(name, folder, "plain").wait()  # without graphs and compilers, which may be what failed
-        print(
-            json.dumps({"stage": name, "status": status, "after_s": round(time.monotonic() - started, 1)}), flush=True
-        )
-        failed += [name] if status else []
+    failed: list[str] = []
+    again = set(PLAIN)
+    while running and not set(failed) & set(NEEDED):
+        time.sleep(0.2)
+        for name, process in list(running.items()):
+            status = process.poll()
+            if status is None:
+                continue
+            print(json.dumps({"stage": name, "status": status, "after_s": round(time.monotonic() - started, 1)}))
+            del running[name]
+            if status and name in again and time.time() < ends:
+                again.discard(name)
+                running[name] = _start(name, folder, "plain")
+            elif status:
+                failed.append(name)
+    for process in running.values():
+        process.kill()
     if failed:
         raise RuntimeError(f"{', '.join(failed)} failed; the logs are in {folder}")
 

@@ -9,6 +9,7 @@ from corpora import add_recording
 
 from triforce.ingest.corpus.store import Corpus
 from triforce.models.audio.mel import MelConfig
+from triforce.models.release_files import load_card
 from triforce.train.config import train_config
 from triforce.train.data.crops import ClipCrops, make_crops
 from triforce.train.data.order import FlatOrder, Place
@@ -16,6 +17,7 @@ from triforce.train.data.packed.crops import PackedCrops
 from triforce.train.data.packed.make import pack_corpus
 from triforce.train.data.packed.pack import NAME, Pack, PackError, is_pack
 from triforce.train.data.packed.sound import PackedSound
+from triforce.train.export import export
 from triforce.train.job import train
 
 CPU = torch.device("cpu")
@@ -102,3 +104,21 @@ def test_a_dvae_trains_on_a_pack(pack, tmp_path):
     summary = train(config(str(pack.folder), tmp_path, max_steps=6, eval_every=6), progress=False)
     assert summary.steps == 6
     assert summary.metrics["eval/l1_nats"] > 0
+
+
+def test_an_export_fits_and_trains(corpus, tmp_path):
+    release = tmp_path / "release"
+    train(config(corpus.uri, tmp_path, max_steps=2, release=str(release)), progress=False)
+    whole = export(tmp_path / "whole", corpus=corpus.uri, release=str(release), samples=True)
+    assert whole.whole
+    assert whole.num_bytes < 64 << 20
+    room = whole.num_bytes // 2
+    half = export(tmp_path / "half", corpus=corpus.uri, release=str(release), samples=True, max_bytes=room)
+    assert not half.whole
+    assert 0 < half.num_clips < whole.num_clips
+    on_disk = sum(path.stat().st_size for path in (tmp_path / "half").rglob("*") if path.is_file())
+    assert on_disk == half.num_bytes <= room
+    assert load_card(str(tmp_path / "half" / "release"), "dvae") == load_card(str(release), "dvae")
+    assert train(config(str(tmp_path / "half" / "pack"), tmp_path / "there", max_steps=2), progress=False).steps == 2
+    with pytest.raises(ValueError, match="raise --max-mib"):
+        export(tmp_path / "none", corpus=corpus.uri, release=str(release), max_bytes=1000)

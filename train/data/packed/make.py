@@ -23,21 +23,31 @@ from triforce.train.tasks.inputs import corpus_hash
 COLUMNS = ["clip_id", "text", "speaker", "source", "licence", "words", "audio"]
 
 
-def pack_corpus(corpus: str, folder: Path, mel: MelConfig | None = None, *, samples: bool = False) -> Pack:
+def pack_corpus(
+    corpus: str, folder: Path, mel: MelConfig | None = None, *, samples: bool = False, max_bytes: int | None = None
+) -> Pack:
     """Write the kept clips of speech of a corpus as a pack, or return the one in ``folder`` where it holds just these
-    clips at just these settings. With ``samples`` it holds the sound too.
+    clips at just these settings. With ``samples`` it holds the sound too; with ``max_bytes`` the first clips that fit.
+
+    Raises ValueError where not one clip fits.
     """
     mel = mel or MelConfig()
-    content = hashlib.sha256(f"{corpus_hash(corpus)} {mel.model_dump_json()} {samples}".encode()).hexdigest()
+    settings = f"{mel.model_dump_json()} {samples}" + (f" {max_bytes}" if max_bytes is not None else "")
+    content = hashlib.sha256(f"{corpus_hash(corpus)} {settings}".encode()).hexdigest()
     if is_pack(folder) and (found := Pack(folder)).hash == content:
         return found
     writer = PackWriter(folder, mel, samples=samples)
+    cut_short = False
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for uri in Corpus(corpus).clip_files():
-            for rows in _row_groups(uri):
-                for (about, waveform), values in zip(rows, pool.map(lambda row: _mel(row[1], mel), rows), strict=True):
-                    writer.add(values, about, waveform if samples else None)
-    writer.close(content)
+        for rows in (rows for uri in Corpus(corpus).clip_files() for rows in _row_groups(uri)):
+            for (about, waveform), values in zip(rows, pool.map(lambda row: _mel(row[1], mel), rows), strict=True):
+                if not cut_short:
+                    cut_short = not writer.add(values, about, waveform if samples else None, max_bytes)
+            if cut_short:
+                break
+    if not len(writer):
+        raise ValueError(f"{corpus}: {max_bytes} bytes have room for no clip; allow more")
+    writer.close(content, cut_short=cut_short)
     return Pack(folder)
 
 

@@ -30,6 +30,10 @@ HIGHEST_NATS = 6.0
 """Largest log-mel that a pack can hold; a full-scale sine in one bin has about 5.5."""
 
 
+BYTES_A_CLIP = 16
+"""Bytes that a clip takes in the arrays of bounds."""
+
+
 class PackError(ValueError):
     """A folder is no pack, or one that was not written to its end."""
 
@@ -121,13 +125,31 @@ class PackWriter:
         self._samples = (self.folder / "samples.bin").open("wb") if samples else None
         self._clips = (self.folder / "clips.jsonl").open("w", encoding="utf-8")
         self._bounds, self._sample_bounds = [0], [0]
+        self._bytes = 2048  # the files' headers and pack.json
 
-    def add(self, mel: torch.Tensor, about: dict[str, Any], samples: np.ndarray | None = None) -> None:
+    def __len__(self) -> int:
+        """Clips so far."""
+        return len(self._bounds) - 1
+
+    def add(
+        self,
+        mel: torch.Tensor,
+        about: dict[str, Any],
+        samples: np.ndarray | None = None,
+        max_bytes: int | None = None,
+    ) -> bool:
         """Add a clip: its log-mel ``(num_mels, T)`` or the bytes of it, its line of ``clips.jsonl``, and its samples
-        ``(N,)`` int16 where the pack holds sound.
+        ``(N,)`` int16 where the pack holds sound. Returns False, and adds nothing, where the pack would grow over
+        ``max_bytes``.
         """
         rounded = mel if mel.dtype == torch.uint8 else self.scale.to_bytes(mel)
         values = rounded.T.contiguous().cpu().numpy()
+        line = json.dumps(about, ensure_ascii=False) + "\n"
+        grown = self._bytes + values.nbytes + len(line.encode()) + BYTES_A_CLIP
+        grown += samples.nbytes if self._samples is not None and samples is not None else 0
+        if max_bytes is not None and grown > max_bytes:
+            return False
+        self._bytes = grown
         self._mels.write(values.tobytes())
         self._bounds.append(self._bounds[-1] + len(values))
         if self._samples is not None:
@@ -135,10 +157,11 @@ class PackWriter:
                 raise ValueError(f"clip {about.get('clip_id')}: this pack holds sound; give the samples")
             self._samples.write(np.ascontiguousarray(samples, np.int16).tobytes())
             self._sample_bounds.append(self._sample_bounds[-1] + len(samples))
-        self._clips.write(json.dumps(about, ensure_ascii=False) + "\n")
+        self._clips.write(line)
+        return True
 
-    def close(self, content_hash: str) -> None:
-        """Finish the pack; ``content_hash`` tells it from others."""
+    def close(self, content_hash: str, *, cut_short: bool = False) -> None:
+        """Finish the pack; ``content_hash`` tells it from others, ``cut_short`` says that clips found no room."""
         self._clips.close()
         self._mels.close()
         _to_npy(self.folder / "mels", (self._bounds[-1], self.mel_config.num_mels), np.dtype(np.uint8))
@@ -157,6 +180,7 @@ class PackWriter:
             "num_frames": self._bounds[-1],
             "sample_rate_hz": self.mel_config.sample_rate_hz,
             "samples": self._samples is not None,
+            "cut_short": cut_short,
         }
         temporary = self.folder / f".{NAME}"
         temporary.write_text(json.dumps(about, indent=1))
