@@ -19,7 +19,7 @@ from triforce.models.release import Release
 SCRIPT = Path(__file__).parent / "run.sh"
 TEXTS = ["The wind blew the door open.", "Who is it?", "Three birds sat in a tree.", "It is 5 o'clock."]
 SMALL = {
-    **{"minutes": 1.4, "hours": 0.002, "speech_share": 0.2, "dvae_share": 0.15, "teacher": "false"},
+    **{"minutes": 2.5, "hours": 0.002, "speech_share": 0.2, "dvae_share": 0.1, "teacher": "false"},
     **{"dvae_batch": 2, "dvae_hidden": 16, "crop_frames": 64, "vocoder_batch": 1, "fsq_levels": "[4,4]"},
     **{"gpt_layers": 1, "gpt_width": 32, "gpt_heads": 2, "gpt_rows": 1, "context": 512},
 }
