@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from triforce.models.quantize import perplexity
 from triforce.models.release_files import require_dvae
 from triforce.train.data.packed.pack import Pack
+from triforce.train.data.packed.whole import whole_clips
 
 BATCH_FRAMES = 1 << 17
 """Frames of a batch, padding included: 23 minutes of speech."""
@@ -20,30 +22,18 @@ def write_codes(pack: Pack, release: str, path: Path, device: torch.device) -> d
     codes there are, how many of the codebook occur, and the perplexity of their use. Encoding is in float32, TF32 off.
     """
     dvae = require_dvae(release, device).model
-    lengths = np.diff(pack.bounds)
-    grids = -(-lengths // dvae.config.compression[0])
+    grids = -(-np.diff(pack.bounds) // dvae.config.compression[0])
     starts = np.concatenate([[0], np.cumsum(grids)])
     codes = np.zeros(starts[-1], np.uint16)
     mels = torch.from_numpy(np.array(pack.mels)).to(device)
-    order, first = np.argsort(-lengths, kind="stable"), 0
     with torch.backends.cudnn.flags(allow_tf32=False, benchmark=False):
-        while first < len(order):
-            longest = int(lengths[order[first]])
-            chosen = order[first : first + max(1, BATCH_FRAMES // longest)]
-            first += len(chosen)
-            sizes = torch.from_numpy(lengths[chosen]).to(device)[:, None]
-            along = torch.arange(longest, device=device)
-            inside = along < sizes
-            rows = torch.from_numpy(pack.bounds[chosen]).to(device)[:, None] + torch.where(inside, along, 0)
-            mel = pack.scale.from_bytes(mels[rows.flatten()].view(*rows.shape, -1)).transpose(1, 2)
+        for chosen, mel, sizes in whole_clips(pack, mels, BATCH_FRAMES):
             found = dvae.encode(mel, sizes).cpu().numpy()
             for row, clip in enumerate(chosen):
                 codes[starts[clip] : starts[clip + 1]] = found[row, : grids[clip]]
     np.savez(path, codes=codes, bounds=starts)
-    counts = np.bincount(codes, minlength=dvae.config.num_codes)
-    shares = counts[counts > 0] / counts.sum()
-    perplexity = float(np.exp(-(shares * np.log(shares)).sum()))
-    return {"num_codes": float(len(codes)), "used": float((counts > 0).sum()), "perplexity": perplexity}
+    counts = torch.from_numpy(np.bincount(codes, minlength=dvae.config.num_codes))
+    return {"num_codes": len(codes), "used": int((counts > 0).sum()), "perplexity": perplexity(counts)}
 
 
 def read_codes(path: Path) -> list[np.ndarray]:

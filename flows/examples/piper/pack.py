@@ -22,8 +22,7 @@ from typing import IO
 import numpy as np
 
 from triforce.flows.examples.piper.synthesise import MEL_HIGH, SpokenBatch, SynthesisConfig
-
-FORMAT = "triforce-pack-1"
+from triforce.train.data.packed.pack import FORMAT, NAME
 
 
 class _GrowingArray:
@@ -54,7 +53,7 @@ class PackWriter:
 
     def __init__(self, folder: Path, config: SynthesisConfig, samples: bool = False) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "pack.json").unlink(missing_ok=True)
+        (folder / NAME).unlink(missing_ok=True)
         self.folder, self.config = folder, config
         self.mels = _GrowingArray(folder / "mels.npy", "|u1", (config.mel.num_mels,))
         self.samples = _GrowingArray(folder / "samples.npy", "<i2") if samples else None
@@ -105,7 +104,7 @@ class PackWriter:
         }
         temporary = self.folder / ".tmp-pack.json"
         temporary.write_text(json.dumps(facts, indent=1), encoding="utf-8")
-        os.replace(temporary, self.folder / "pack.json")
+        os.replace(temporary, self.folder / NAME)
 
 
 def _bounds(lengths: list[int]) -> np.ndarray:

@@ -14,6 +14,7 @@ from triforce.train.data.config import SoundCropConfig
 from triforce.train.data.crop_stream import StreamedCrops
 from triforce.train.data.order import Place
 from triforce.train.data.packed.crops import CropPlaces, PackedCrops, writable
+from triforce.train.data.packed.whole import whole_clips
 
 DECODED_FRAMES = 1 << 16
 """Frames that are decoded at once, padding included."""
@@ -65,17 +66,9 @@ class PackedSound:
     def _decode(self, dvae: DVAE) -> torch.Tensor:
         """What the dVAE makes of each clip, as the bytes of a pack ``(frames, num_mels)``."""
         crops = self.crops
-        decoded, order, first = torch.empty_like(crops.mels), np.argsort(-crops.lengths, kind="stable"), 0
-        while first < len(order):
-            longest = int(crops.lengths[order[first]])
-            chosen = order[first : first + max(1, DECODED_FRAMES // longest)]
-            first += len(chosen)
-            starts = torch.from_numpy(crops.pack.bounds[chosen]).to(crops.device)[:, None]
-            sizes = torch.from_numpy(crops.lengths[chosen]).to(crops.device)[:, None]
-            along = torch.arange(longest, device=crops.device)
-            inside = along < sizes
-            rows = starts + torch.where(inside, along, 0)
-            values = crops.pack.scale.from_bytes(crops.mels[rows.flatten()].view(*rows.shape, -1)).transpose(1, 2)
-            made = crops.pack.scale.to_bytes(dvae(values, sizes).reconstruction).transpose(1, 2)
-            decoded[rows[inside]] = made[inside]
+        decoded = torch.empty_like(crops.mels)
+        for chosen, mel, sizes in whole_clips(crops.pack, crops.mels, DECODED_FRAMES):
+            made = crops.pack.scale.to_bytes(dvae(mel, sizes).reconstruction).transpose(1, 2)
+            for row, clip in enumerate(chosen):
+                decoded[crops.pack.bounds[clip] : crops.pack.bounds[clip + 1]] = made[row, : crops.lengths[clip]]
         return decoded
