@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from triforce.flows.examples.piper.pack import PackWriter
+from triforce.flows.examples.piper.pack import SpeechWriter
 from triforce.flows.examples.piper.prepared import load_texts, load_voice
 from triforce.flows.examples.piper.synthesise import SynthesisConfig, Synthesiser
 from triforce.models.memory import reuse_freed_memory
@@ -38,7 +38,7 @@ def make_pack(
     texts = load_texts(prepared, name)
     loaded = time.perf_counter()
     # A thread fetches and writes a batch while the next is launched.
-    with PackWriter(folder, config, samples) as writer, ThreadPoolExecutor(1) as pool:
+    with SpeechWriter(folder, config, samples) as writer, ThreadPoolExecutor(1) as pool:
         written: Future[None] | None = None
         for batch in Synthesiser(network, marks, config)(texts):
             if written is not None:
@@ -52,7 +52,7 @@ def make_pack(
             written.result()
     took = time.perf_counter() - loaded
     return {
-        "clips": len(writer.num_frames),
+        "clips": writer.num_clips,
         "hours": writer.seconds / 3600,
         "load_s": loaded - began,
         "speak_s": took,

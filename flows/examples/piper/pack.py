@@ -12,100 +12,44 @@ clips.jsonl        a line a clip: clip_id, text, speaker, words, source, licence
 
 from __future__ import annotations
 
-import json
-import os
+import hashlib
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import IO
 
-import numpy as np
-
-from triforce.flows.examples.piper.synthesise import MEL_HIGH, SpokenBatch, SynthesisConfig
-from triforce.train.data.packed.pack import FORMAT, NAME
+from triforce.flows.examples.piper.synthesise import SpokenBatch, SynthesisConfig
+from triforce.train.data.packed.pack import PackWriter
 
 
-class _GrowingArray:
-    """A ``.npy`` file whose first axis grows."""
-
-    def __init__(self, path: Path, dtype: str, shape: tuple[int, ...] = ()) -> None:
-        self.file: IO[bytes] = path.open("wb")
-        self.dtype, self.shape, self.length = np.dtype(dtype), shape, 0
-        self._write_header()
-
-    def append(self, values: np.ndarray) -> None:
-        self.file.write(np.ascontiguousarray(values, self.dtype).data)
-        self.length += len(values)
-
-    def close(self) -> None:
-        self.file.seek(0)
-        self._write_header()
-        self.file.close()
-
-    def _write_header(self) -> None:
-        # numpy leaves room for a first axis of any size, so the header of the finished file fits over the first one.
-        facts = {"descr": self.dtype.str, "fortran_order": False, "shape": (self.length, *self.shape)}
-        np.lib.format.write_array_header_1_0(self.file, facts)
-
-
-class PackWriter:
+class SpeechWriter:
     """Writes batches as they come; the pack is complete once the block is left without an error."""
 
     def __init__(self, folder: Path, config: SynthesisConfig, samples: bool = False) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / NAME).unlink(missing_ok=True)
-        self.folder, self.config = folder, config
-        self.mels = _GrowingArray(folder / "mels.npy", "|u1", (config.mel.num_mels,))
-        self.samples = _GrowingArray(folder / "samples.npy", "<i2") if samples else None
-        self.clips = (folder / "clips.jsonl").open("w", encoding="utf-8")
-        self.num_frames: list[int] = []
-        self.num_samples: list[int] = []
+        self.config, self.num_clips, self.num_samples = config, 0, 0
+        self._has_samples = samples
+        self._pack = PackWriter(folder, config.mel, samples=samples)
+        self._said = hashlib.sha256()
 
     def write(self, batch: SpokenBatch) -> None:
         """Append the clips of a batch."""
-        self.mels.append(batch.mels.cpu().numpy())
-        if self.samples is not None:
-            self.samples.append(batch.samples.cpu().numpy())
-        self.num_frames += batch.num_frames
-        self.num_samples += batch.num_samples
-        for clip in batch.clips:
-            self.clips.write(json.dumps(asdict(clip), ensure_ascii=False) + "\n")
+        mels = batch.mels.cpu().split(batch.num_frames)
+        sounds = batch.samples.cpu().split(batch.num_samples) if self._has_samples else [None] * len(mels)
+        for clip, mel, sound in zip(batch.clips, mels, sounds, strict=True):
+            self._pack.add(mel.T, asdict(clip), None if sound is None else sound.numpy())
+            self._said.update(repr(clip).encode())
+        self.num_clips += len(batch.clips)
+        self.num_samples += sum(batch.num_samples)
 
     @property
     def seconds(self) -> float:
         """Speech written so far."""
-        return sum(self.num_samples) / self.config.mel.sample_rate_hz
+        return self.num_samples / self.config.mel.sample_rate_hz
 
-    def __enter__(self) -> PackWriter:
+    def __enter__(self) -> SpeechWriter:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.mels.close()
-        self.clips.close()
-        np.save(self.folder / "bounds.npy", _bounds(self.num_frames))
-        if self.samples is not None:
-            self.samples.close()
-            np.save(self.folder / "sample_bounds.npy", _bounds(self.num_samples))
         if error is None:
-            self._finish()
-
-    def _finish(self) -> None:
-        facts = {
-            "format": FORMAT,
-            "mel": self.config.mel.model_dump(mode="json"),
-            "num_clips": len(self.num_frames),
-            "num_frames": sum(self.num_frames),
-            "mel_low": self.config.mel_low,
-            "mel_high": MEL_HIGH,
-            "sample_rate_hz": self.config.mel.sample_rate_hz,
-            "samples": self.samples is not None,
-        }
-        temporary = self.folder / ".tmp-pack.json"
-        temporary.write_text(json.dumps(facts, indent=1), encoding="utf-8")
-        os.replace(temporary, self.folder / NAME)
-
-
-def _bounds(lengths: list[int]) -> np.ndarray:
-    return np.cumsum([0, *lengths], dtype=np.int64)
+            self._pack.close(self._said.hexdigest())

@@ -18,10 +18,9 @@ from triforce.flows.examples.piper.prepared import Marks, SpokenText
 from triforce.flows.examples.piper.resample import resample
 from triforce.flows.examples.piper.vits import HOP_LENGTH, SAMPLE_RATE_HZ, Prosody, Vits
 from triforce.models.audio.mel import MelConfig, log_mel
+from triforce.train.data.packed.pack import HIGHEST_NATS
 
 SPEAKER = "joe"
-MEL_HIGH = 6.0
-"""Highest log-mel of the 8-bit scale. A sine of full scale between two filters has 6.2; speech stays below 5.5."""
 
 
 @dataclass(frozen=True)
@@ -193,7 +192,7 @@ def quantised_mels(
     places = torch.arange(padded.shape[1], device=waveforms.device)
     mirrored = torch.where(places < lengths, places, 2 * (lengths - 1) - places).clamp_min(0)
     mel = log_mel(padded.gather(1, mirrored), config.mel)
-    scaled = (mel - config.mel_low) * (255 / (MEL_HIGH - config.mel_low))
+    scaled = (mel - config.mel_low) * (255 / (HIGHEST_NATS - config.mel_low))
     quantised = scaled.round().clamp(0, 255).to(torch.uint8).transpose(1, 2)
     num_frames = 1 + num_samples // config.mel.hop_length
     return _joined(quantised, num_frames), num_frames

@@ -20,11 +20,12 @@ from triforce.flows.examples.piper.phonemes import Phonemizer, align  # noqa: E4
 from triforce.flows.examples.piper.prepare import prepare_voice, unseen_texts, without_near  # noqa: E402
 from triforce.flows.examples.piper.prepared import load_texts, load_voice, write_texts  # noqa: E402
 from triforce.flows.examples.piper.resample import resample  # noqa: E402
-from triforce.flows.examples.piper.synthesise import MEL_HIGH, STEADY, SynthesisConfig, Synthesiser  # noqa: E402
+from triforce.flows.examples.piper.synthesise import STEADY, SynthesisConfig, Synthesiser  # noqa: E402
 from triforce.flows.examples.piper.vits import HOP_LENGTH, SAMPLE_RATE_HZ  # noqa: E402
 from triforce.flows.examples.reading import speech  # noqa: E402
 from triforce.flows.examples.reading.numbers import spell_figures  # noqa: E402
 from triforce.flows.examples.reading.sources import Sentence, fold, split_sentences  # noqa: E402
+from triforce.train.data.packed.pack import HIGHEST_NATS  # noqa: E402
 
 TEXTS = [
     "The wind blew the door of the barn open.",
@@ -87,7 +88,7 @@ def test_a_sentence_in_a_batch_sounds_as_it_does_alone(prepared, steady):
 
 def test_mels_are_those_of_the_waveform_within_half_a_step(steady):
     batch, config = steady
-    step = (MEL_HIGH - config.mel_low) / 255
+    step = (HIGHEST_NATS - config.mel_low) / 255
     for number in range(len(batch.clips)):
         wanted = log_mel(batch.waveform(number).float() / 32767, config.mel).T
         loud = wanted > config.mel_low + 4.5  # below, the rounding of samples to 16 bits shows

@@ -16,7 +16,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ FORMAT = "triforce-pack-1"
 NAME = "pack.json"
 """The file that makes a folder a pack."""
 HIGHEST_NATS = 6.0
-"""Largest log-mel that a pack can hold; a full-scale sine in one bin has about 5.5."""
+"""Largest log-mel that a pack can hold. A full-scale sine between two filters has 6.2; speech stays below 5.5."""
 
 
 BYTES_A_CLIP = 16
@@ -121,8 +121,8 @@ class PackWriter:
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / NAME).unlink(missing_ok=True)
         self.scale = Scale(mel.log_floor, HIGHEST_NATS)
-        self._mels = (self.folder / "mels.bin").open("wb")
-        self._samples = (self.folder / "samples.bin").open("wb") if samples else None
+        self._mels = _GrowingArray(self.folder / "mels.npy", "|u1", (mel.num_mels,))
+        self._samples = _GrowingArray(self.folder / "samples.npy", "<i2") if samples else None
         self._clips = (self.folder / "clips.jsonl").open("w", encoding="utf-8")
         self._bounds, self._sample_bounds = [0], [0]
         self._bytes = 2048  # the files' headers and pack.json
@@ -150,12 +150,12 @@ class PackWriter:
         if max_bytes is not None and grown > max_bytes:
             return False
         self._bytes = grown
-        self._mels.write(values.tobytes())
+        self._mels.append(values)
         self._bounds.append(self._bounds[-1] + len(values))
         if self._samples is not None:
             if samples is None:
                 raise ValueError(f"clip {about.get('clip_id')}: this pack holds sound; give the samples")
-            self._samples.write(np.ascontiguousarray(samples, np.int16).tobytes())
+            self._samples.append(samples)
             self._sample_bounds.append(self._sample_bounds[-1] + len(samples))
         self._clips.write(line)
         return True
@@ -164,11 +164,9 @@ class PackWriter:
         """Finish the pack; ``content_hash`` tells it from others, ``cut_short`` says that clips found no room."""
         self._clips.close()
         self._mels.close()
-        _to_npy(self.folder / "mels", (self._bounds[-1], self.mel_config.num_mels), np.dtype(np.uint8))
         np.save(self.folder / "bounds.npy", np.array(self._bounds, np.int64))
         if self._samples is not None:
             self._samples.close()
-            _to_npy(self.folder / "samples", (self._sample_bounds[-1],), np.dtype(np.int16))
             np.save(self.folder / "sample_bounds.npy", np.array(self._sample_bounds, np.int64))
         about = {
             "format": FORMAT,
@@ -187,16 +185,29 @@ class PackWriter:
         temporary.rename(self.folder / NAME)
 
 
-def _to_npy(stem: Path, shape: tuple[int, ...], dtype: np.dtype) -> None:
-    """Turn ``stem.bin`` into ``stem.npy`` without holding it in memory."""
-    raw = stem.with_suffix(".bin")
-    with stem.with_suffix(".npy").open("wb") as file:
-        header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(file, header)
-        with raw.open("rb") as source:
-            for block in iter(functools.partial(source.read, 1 << 24), b""):
-                file.write(block)
-    raw.unlink()
+class _GrowingArray:
+    """A ``.npy`` file whose first axis grows."""
+
+    def __init__(self, path: Path, dtype: str, shape: tuple[int, ...] = ()) -> None:
+        self._file: IO[bytes] = path.open("wb")
+        self._dtype, self._shape, self._length = np.dtype(dtype), shape, 0
+        self._write_header()
+
+    def append(self, values: np.ndarray) -> None:
+        """Append ``(N, *shape)`` values."""
+        self._file.write(np.ascontiguousarray(values, self._dtype).data)
+        self._length += len(values)
+
+    def close(self) -> None:
+        """Write the length that the array has come to."""
+        self._file.seek(0)
+        self._write_header()
+        self._file.close()
+
+    def _write_header(self) -> None:
+        # numpy leaves room for a first axis of any size, so the header of the finished file fits over the first one.
+        facts = {"descr": self._dtype.str, "fortran_order": False, "shape": (self._length, *self._shape)}
+        np.lib.format.write_array_header_1_0(self._file, facts)
 
 
 def content_hash(lines: Iterable[str]) -> str:
