@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import math
@@ -20,7 +21,7 @@ import torch
 from triforce.flows.examples.narrator.codes import read_codes, write_codes
 from triforce.flows.examples.narrator.config import NarratorConfig
 from triforce.flows.examples.piper.make_pack import make_pack
-from triforce.flows.examples.piper.synthesise import SynthesisConfig
+from triforce.flows.examples.piper.synthesise import Manner, SynthesisConfig
 from triforce.ingest import storage
 from triforce.models.gpt import GPT, GPTConfig, GPTShape
 from triforce.models.reading.phonemes import PhonemeTokenizer
@@ -93,7 +94,12 @@ def speech(work: Work) -> None:
         minutes=config.minutes * config.speech_share,
         device=config.device,
         samples=True,
-        config=SynthesisConfig(seed=config.seed, half=config.on_gpu, batch_size=128 if config.on_gpu else 32),
+        config=SynthesisConfig(
+            manner=Manner(config.noise_scale, config.noise_w, config.length_scale),
+            seed=config.seed,
+            half=config.on_gpu,
+            batch_size=128 if config.on_gpu else 2,
+        ),
     )
     work.note("speech", figures)
 
@@ -101,7 +107,12 @@ def speech(work: Work) -> None:
 def dvae(work: Work) -> None:
     """Train the dVAE, and encode the speech."""
     config = work.config
-    taught = {"teacher": "whisper", "teacher_model": config.teacher_model, "teacher_weight": config.teacher_weight}
+    taught = {
+        "teacher": "whisper",
+        "teacher_model": config.teacher_model,
+        "teacher_weight": config.teacher_weight,
+        "teacher_every": config.teacher_every,
+    }
     _train(
         work,
         "dvae",
@@ -109,7 +120,12 @@ def dvae(work: Work) -> None:
         max_minutes=config.minutes * config.dvae_share,
         crop_frames=config.crop_frames,
         batch_size=config.dvae_batch,
-        model={"quantizer": "fsq", "fsq_levels": config.fsq_levels, "hidden": config.dvae_hidden},
+        model={
+            "quantizer": "fsq",
+            "fsq_levels": config.fsq_levels,
+            "hidden": config.dvae_hidden,
+            "folded": config.dvae_folded,
+        },
         optimizer={"warmup_steps": 200, "ema_decay": 0.998, "decay_share": 0.6, "max_grad_norm": 5.0},
         **(taught if config.teacher else {}),
     )
@@ -178,26 +194,38 @@ def gpt(work: Work) -> None:
         seed=config.seed,
         max_steps=FOREVER,
         max_minutes=work.minutes_left - 0.06,
-        eval_every=FOREVER,
+        eval_every=config.eval_every,
         log_every=100,
+        checkpoint_every_s=config.save_every_s,
         optimizer=OptimizerConfig(
             learning_rate=config.gpt_rate, warmup_steps=100, ema_decay=0.998, weight_decay=0.1, decay_share=0.8
         ),
     )
     trainer = Trainer(task, loop, device=config.device)
-    trainer.fit(lambda *_: None, lambda history: _show("gpt", history))
+
+    def report(trainer: Trainer, metrics: dict[str, float], save: bool) -> None:
+        _write_gpt(work, trainer, task, stage.codes_hash)
+
+    trainer.fit(report, lambda history: _show("gpt", history))
+    metrics = _write_gpt(work, trainer, task, stage.codes_hash)
+    work.note("gpt", metrics | {"steps": trainer.state.step})
+
+
+def _write_gpt(work: Work, trainer: Trainer, task: ReadingTask, codes_hash: str) -> dict[str, float]:
+    """Write the averaged weights as they are now into the release, and return the metrics so far."""
     history = trainer.state.history
-    card = task.card({"dvae": stage.codes_hash}) | {
+    metrics = {key: value for entry in history for key, value in entry.items()}
+    card = task.card({"dvae": codes_hash}) | {
         "run_name": "narrator",
         "steps": trainer.state.step,
         "training_s": trainer.state.elapsed_s,
-        "metrics": {key: value for entry in history for key, value in entry.items()},
+        "metrics": metrics,
     }
-    trainer.ema.to("cpu")
+    averaged = copy.deepcopy(trainer.ema).to("cpu")
     storage.write_bytes(storage.join(work.release, "gpt", "metrics.jsonl"), as_lines(history))
-    for name, data in stage_files("gpt", trainer.ema, card, tokenizer).items():
+    for name, data in stage_files("gpt", averaged, card, task.tokenizer).items():
         storage.write_bytes(storage.join(work.release, "gpt", name), data)
-    work.note("gpt", card["metrics"] | {"steps": trainer.state.step})
+    return metrics
 
 
 def _compile(work: Work, model: GPT) -> None:
