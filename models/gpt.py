@@ -23,7 +23,7 @@ from triforce.models.blocks.packed_attention import (
     document_mask,
 )
 from triforce.models.blocks.positions import PARTS, segment_positions, text_pointers
-from triforce.models.vocabulary import Modality, Segment, Vocabulary
+from triforce.models.vocabulary import Modality, ReadingUnits, Segment, Vocabulary
 
 
 class GPTShape(BaseModel):
@@ -53,6 +53,11 @@ class GPTShape(BaseModel):
         description="Turn every other pair of a head's channels by a pointer in place of the position: the number of "
         "text pieces read since the segment began. In a `reading` segment a code then points at its word in the text "
         "before. Not with `paces`.",
+    )
+    reading_units: ReadingUnits = Field(
+        "words",
+        description="What a `reading` segment goes on to by decision: whole words, or each of their pieces (phonemes, "
+        "letters) before its own codes.",
     )
 
     @model_validator(mode="after")

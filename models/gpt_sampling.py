@@ -83,8 +83,8 @@ class Candidate(NamedTuple):
     """Whether the GPT ended the segment itself, or its fixed number of codes was drawn."""
     looped: bool = False
     """Whether it was ended because it repeated itself."""
-    words: np.ndarray | None = None
-    """Codes before each word ``(W,)``, where the text was read word by word."""
+    units: np.ndarray | None = None
+    """Codes before each word, or piece, that was gone on to, ``(U,)``, where the text was read aloud."""
 
 
 def sample_segment(

@@ -7,7 +7,7 @@ model by growing its embedding.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -18,6 +18,8 @@ END_OF_DOCUMENT = 1
 """Id that ends a document."""
 NUM_SPECIALS = 2
 """Number of special ids."""
+ReadingUnits = Literal["words", "pieces"]
+"""What stands before its codes in a ``reading`` segment: all pieces of a word, or each piece by itself."""
 
 
 class Modality(BaseModel):

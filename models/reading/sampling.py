@@ -1,9 +1,10 @@
 """Reading aloud with the GPT: many texts at once, each word once and in its order.
 
-In a ``reading`` segment the network decides at each step between a code and going on to the next word. Going on writes
-the word's pieces, which are known; behind the last word it ends the segment. So it can neither skip nor repeat a word,
-nor stop early. All rows step together in tensors of fixed shape, and nothing waits for the device but a check of every
-`CHECK_EVERY` steps, so that a step can be captured as a CUDA graph.
+In a ``reading`` segment the network decides at each step between a code and going on to the next unit: a word, or one
+of its pieces, as `GPTConfig.reading_units` has it. Going on writes the unit's pieces, which are known; behind the last
+one it ends the segment. So it can neither skip nor repeat a word, nor stop early. All rows step together in tensors of
+fixed shape, and nothing waits for the device but a check of every `CHECK_EVERY` steps, so that a step can be captured
+as a CUDA graph.
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ from triforce.models.blocks.kv_cache import SlotCache
 from triforce.models.blocks.positions import text_pointers
 from triforce.models.gpt import GPT
 from triforce.models.gpt_sampling import CHECK_EVERY, Candidate, SamplingConfig
+from triforce.models.reading.interleave import begins_unit
 from triforce.models.vocabulary import Segment
 
 log = logging.getLogger(__name__)
 
-NOTHING, WORD, END = -1, -2, -3
-"""Events of a step beside codes: a piece that was given or a row that had ended, the begin of a word, the end."""
+NOTHING, UNIT, END = -1, -2, -3
+"""Events of a step beside codes: a piece that was given or a row that had ended, the begin of a unit, the end."""
 WARM_UP = 3
 """Steps before a CUDA graph is captured."""
 SLOTS = 64
@@ -81,11 +83,13 @@ class _Batch:
         self.num_rows = len(rows)
         num_pieces = [sum(map(len, words)) for words in rows]
         pieces = np.zeros((len(rows), max(num_pieces) + 1), np.int64)
-        starts = np.zeros(pieces.shape, bool)
+        starts, begins = np.zeros(pieces.shape, bool), np.zeros(pieces.shape, bool)
         for row, words in enumerate(rows):
             pieces[row, : num_pieces[row]] = np.concatenate(words) + vocabulary.offset("text")
             pieces[row, num_pieces[row]] = vocabulary.end("reading")
             starts[row, np.cumsum([0, *map(len, words)])] = True
+            begins[row, : num_pieces[row]] = begins_unit(np.concatenate(words), gpt.config.reading_units)
+            begins[row, num_pieces[row]] = True
         before = [vocabulary.segment_ids(segment) for segment in prefix]
         begin = [vocabulary.begin("reading")]
         prompts = [
@@ -109,7 +113,9 @@ class _Batch:
         self.num_steps = max(num_pieces) + self.max_codes + 1
         self.longest = min(gpt.config.max_positions, int(used.max()) + self.max_codes + 1)
         self.capacity = -(-self.longest // SLOTS) * SLOTS
-        self.pieces, self.starts = (torch.from_numpy(array).to(self.device) for array in (pieces, starts))
+        self.pieces, self.starts, self.begins = (
+            torch.from_numpy(array).to(self.device) for array in (pieces, starts, begins)
+        )
         self.num_pieces = torch.tensor(num_pieces, device=self.device)
         self.cache = SlotCache.empty(gpt.config, len(prompts), self.capacity, self.device, dtype)
         self._make_state(seeds, copies)
@@ -164,7 +170,7 @@ class _Batch:
         for step in range(1, self.num_steps):
             if step % CHECK_EVERY == 0 and bool(self.done.all()):
                 break
-            rest = self._rest_of_word() if alone else None
+            rest = self._rest_of_unit() if alone else None
             reach = int(self.length.max()) + 1 + (0 if rest is None else len(rest)) if alone else longest + step
             self.cache.visible = self.capacity if graph else min(self.capacity, -(-reach // SLOTS) * SLOTS)
             if graph and captured is None and step > WARM_UP:
@@ -209,29 +215,29 @@ class _Batch:
         self.length.add_(used)
         self._draw()
 
-    def _rest_of_word(self) -> torch.Tensor | None:
-        """Return the ids that follow the first piece of a word, where that is the only row's token: on a CPU a few
+    def _rest_of_unit(self) -> torch.Tensor | None:
+        """Return the ids that follow the first piece of a unit, where that is the only row's token: on a CPU a few
         tokens at once cost little more than one.
         """
         cursor = int(self.cursor)
-        if not bool(self.active[0]) or not cursor or bool(self.starts[0, cursor]):
+        if not bool(self.active[0]) or not cursor or bool(self.begins[0, cursor]):
             return None
         if int(self.token[0]) != int(self.pieces[0, cursor - 1]):
             return None
-        stop = cursor + int(self.starts[0, cursor:].int().argmax())
+        stop = cursor + int(self.begins[0, cursor:].int().argmax())
         return self.pieces[0, cursor:stop]
 
     def _draw(self) -> None:
         """Decide each row's next token by its hidden state, and write down what it is."""
         config, rows = self.config, self.num_rows
-        following = self.pieces.gather(1, self.cursor[:, None])[:, 0]
-        logits = self._logits(following)
-        scores = logits.log_softmax(-1)
+        cursor = self.cursor[:, None]
+        following = self.pieces.gather(1, cursor)[:, 0]
+        is_word, is_unit = self.starts.gather(1, cursor)[:, 0], self.begins.gather(1, cursor)[:, 0]
+        scores = self._scores(following, is_word)
         noise = self.noise.take_along_dim(self.decided[:, None, None], 1)[:, 0]
 
-        given = (self.cursor > 0) & (self.cursor < self.num_pieces)
-        given &= ~self.starts.gather(1, self.cursor[:, None])[:, 0]
-        may = (self.since >= config.min_codes_per_word) | (self.cursor == 0)
+        given = (self.cursor > 0) & (self.cursor < self.num_pieces) & ~is_unit
+        may = (self.since >= config.min_codes_per_word) | (self.cursor == 0) | ~is_word
         must = self.since >= config.max_codes_per_word
         odds = scores[:, 0] - scores[:, 1:].logsumexp(-1)
         # Whether to go on is drawn by itself, so that sharpening what the codes say does not change how long they last.
@@ -241,9 +247,9 @@ class _Batch:
 
         live = ~self.done
         ends = live & going & (self.cursor == self.num_pieces)
-        words = live & going & ~ends
+        units = live & going & ~ends
         codes = live & ~given & ~going
-        event = torch.full_like(code, NOTHING).masked_fill(words, WORD).masked_fill(ends, END)
+        event = torch.full_like(code, NOTHING).masked_fill(units, UNIT).masked_fill(ends, END)
         event = torch.where(codes, code, event)
         score = torch.where(going, scores[:, 0], scores.gather(1, code[:, None] + 1)[:, 0])
         self.events.index_copy_(1, self.step_index, event[:, None])
@@ -251,29 +257,39 @@ class _Batch:
         self.step_index.add_(1)
 
         self.decided.add_(~given)
-        self.cursor.add_(words | (live & given))
-        self.since.copy_(torch.where(words, 0, self.since + codes))
+        self.cursor.add_(units | (live & given))
+        self.since.copy_(torch.where(units & is_word, 0, self.since + codes))
         self.count.add_(codes)
         self.done |= ends | (self.count >= self.max_codes)
         self.token[:rows] = torch.where(codes, code + self.first_code, following)
         self.active[:rows] = live & ~ends
         if self.guided:
             self.token[rows:] = self.token[:rows]
-            self.active[rows:] = words | codes
+            self.active[rows:] = (units & is_word) | codes
 
-    def _logits(self, following: torch.Tensor) -> torch.Tensor:
-        """Return the scores ``(rows, 1 + num_codes)`` float32 of going on to the id ``following`` and of each code."""
+    def _scores(self, following: torch.Tensor, is_word: torch.Tensor) -> torch.Tensor:
+        """Return log-probabilities ``(rows, 1 + num_codes)`` float32 of going on to the id ``following`` and of each
+        code.
+
+        Rows without text know of words alone: where what follows is within a word, they guide the codes, not whether
+        to go on.
+        """
         if self.guided:
             following = torch.cat([following, following])
         with torch.autocast(self.device.type, enabled=False):  # a choice between near codes needs all digits
             hidden = self.hidden.to(self.code_head.dtype)
             onward = (hidden * self.gpt.head.weight[following]).sum(-1, keepdim=True)
             logits = torch.cat([onward.float(), (hidden @ self.code_head.T).float()], dim=1)
+        scores = logits.log_softmax(-1)
         if not self.guided:
-            return logits
-        logits = logits.log_softmax(-1)
-        with_text, without = logits[: self.num_rows], logits[self.num_rows :]
-        return without + self.config.guidance * (with_text - without)
+            return scores
+        read, blind = scores[: self.num_rows], scores[self.num_rows :]
+        both = (blind + self.config.guidance * (read - blind)).log_softmax(-1)
+        if self.gpt.config.reading_units == "words":
+            return both
+        lasting = torch.log1p(-read[:, :1].exp().clamp_max(1 - 1e-6))
+        within = torch.cat([read[:, :1], lasting + both[:, 1:].log_softmax(-1)], dim=1)
+        return torch.where(is_word[:, None], both, within)
 
     def candidates(self) -> list[list[Candidate]]:
         """Return the readings of each text, those that reached their end and are the most likely first."""
@@ -282,9 +298,9 @@ class _Batch:
         for events, score in zip(self.events.cpu().numpy(), scores, strict=True):
             decided = events != NOTHING
             codes = events[events >= 0]
-            words = np.cumsum(events >= 0)[events == WORD]
+            units = np.cumsum(events >= 0)[events == UNIT]
             mean = float(score[decided].mean())
-            found.append(Candidate(codes, mean, bool((events == END).any()), False, words))
+            found.append(Candidate(codes, mean, bool((events == END).any()), False, units))
         copies = self.config.num_candidates
         groups = [found[i : i + copies] for i in range(0, len(found), copies)]
         return [sorted(group, key=lambda c: (not c.reached_end, -c.log_probability)) for group in groups]

@@ -148,8 +148,16 @@ class GPTTask(Task):
         return model.extended(*(m for m in vocabulary.modalities if m.name not in known))
 
     def _documents(self, keep: Any, *, as_it_is: bool = False) -> Documents:
-        vocabulary = self.model.config.vocabulary
-        return Documents(self.store, vocabulary, self.tokenizer, self.config, keep, as_it_is=as_it_is)
+        shape = self.model.config
+        return Documents(
+            self.store,
+            shape.vocabulary,
+            self.tokenizer,
+            self.config,
+            keep,
+            units=shape.reading_units,
+            as_it_is=as_it_is,
+        )
 
     def _evaluation_batches(self, documents: Documents) -> list[PackedBatch]:
         """One document a row, the same ones each time; none where there is nothing to keep."""

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from triforce.models.blocks.packed_attention import has_varlen
 from triforce.models.gpt import GPT, GPTConfig, GPTShape
-from triforce.models.reading.phonemes import BOUNDARY, PhonemeTokenizer
+from triforce.models.reading.phonemes import PhonemeTokenizer
 from triforce.train.data.order import Place
 from triforce.train.data.tokens.reading_corpus import ReadingCorpus
 from triforce.train.data.tokens.rows import PackedBatch, RowStream
@@ -64,7 +64,13 @@ class ReadingTask(Task):
         else:
             settings = shape.model_dump(exclude_unset=True) | {"vocabulary": corpus.vocabulary}
             settings.setdefault("max_positions", context)
+            settings.setdefault("reading_units", corpus.config.units)
             self.model = GPT(GPTConfig.model_validate(settings)).to(self.device)
+        if self.model.config.reading_units != corpus.config.units:
+            raise ValueError(
+                f"reading_units {self.model.config.reading_units!r} of the network, units {corpus.config.units!r} of "
+                "the corpus: give both the same"
+            )
         self.varlen = has_varlen(self.device, self.model.config.head_dim)
         """Whether rows are attended to by the kernel for variable lengths."""
         self.rows = RowStream(corpus.documents, context, corpus.config.seed)
@@ -117,14 +123,14 @@ class ReadingTask(Task):
 
     @torch.no_grad()
     def evaluate(self, model: nn.Module) -> dict[str, float]:
-        """Bits a code, and a decision to go on to the next word, of held-out sentences; the weighted loss in nats."""
+        """Bits a code, and a decision to go on, of held-out sentences; the weighted loss in nats."""
         return reading_bits(model, self.evaluation)
 
 
 def reading_bits(model: GPT, batches: list[PackedBatch]) -> dict[str, float]:
-    """Return the mean weighted loss in nats, and bits a code and a word's begin, of packed rows."""
+    """Return the mean weighted loss in nats, and bits a code and a word's or piece's begin, of packed rows."""
     vocabulary = model.config.vocabulary
-    first, boundary = vocabulary.offset("speech"), vocabulary.offset("text") + BOUNDARY
+    first, text = vocabulary.offset("speech"), vocabulary.offset("text")
     sums = torch.zeros(3, 2, dtype=torch.float64, device=batches[0].ids.device)
     for batch in batches:
         logits = model.logits(hidden_states(model, batch)).float()
@@ -132,8 +138,9 @@ def reading_bits(model: GPT, batches: list[PackedBatch]) -> dict[str, float]:
         targets, weights = batch.targets.flatten(), batch.weights.flatten()
         counted = weights > 0
         is_code = counted & (targets >= first) & (targets < first + vocabulary.modality("speech").num_codes)
-        for row, weight in enumerate((weights, is_code.float(), (counted & (targets == boundary)).float())):
+        onward = counted & (targets >= text) & (targets < text + vocabulary.modality("text").num_codes)
+        for row, weight in enumerate((weights, is_code.float(), onward.float())):
             sums[row, 0] += (losses * weight).sum()
             sums[row, 1] += weight.sum()
-    loss, code, word = (sums[:, 0] / sums[:, 1].clamp_min(1e-6)).tolist()
-    return {"loss": loss, "code_bits": code / math.log(2), "word_bits": word / math.log(2)}
+    loss, code, onward = (sums[:, 0] / sums[:, 1].clamp_min(1e-6)).tolist()
+    return {"loss": loss, "code_bits": code / math.log(2), "onward_bits": onward / math.log(2)}

@@ -13,8 +13,15 @@ from triforce.models.blocks.positions import text_pointers
 from triforce.models.gpt import GPT, GPTConfig
 from triforce.models.gpt_sampling import SamplingConfig
 from triforce.models.reading import sampling
-from triforce.models.reading.interleave import codes_before, interleave, reading_weights, time_words
-from triforce.models.reading.phonemes import BOUNDARY, PhonemeTokenizer
+from triforce.models.reading.interleave import (
+    begins_unit,
+    codes_before,
+    interleave,
+    piece_times,
+    reading_weights,
+    time_words,
+)
+from triforce.models.reading.phonemes import BOUNDARY, SYMBOLS, PhonemeTokenizer
 from triforce.models.reading.sampling import draw_codes, read_aloud
 from triforce.models.vocabulary import Modality, Segment, Vocabulary
 
@@ -46,12 +53,12 @@ def words_of(text: str) -> list[np.ndarray]:
 def test_pieces_stand_before_the_codes_that_say_them():
     # Ten codes a second: code k has its centre at k + 0.5 tenths.
     timed = [("Dear", 0.25, 0.5), ("world.", 0.5, 0.9)]
-    words, starts = time_words(READER, "Dear world.", timed)
-    before = codes_before(starts, 10, 10.0)
+    found = time_words(READER, "Dear world.", timed)
+    before = codes_before(found.starts_s, 10, 10.0)
     assert before.tolist() == [2, 5]  # the centre of code 2 is at 0.25
-    dear, world = (word.read for word in words)
-    codes = np.arange(10)
-    segment = Segment("reading", interleave(codes, [dear, world], before, NUM_CODES))
+    dear, world = (word.read for word in found.words)
+    codes, pieces = np.arange(10), np.concatenate([dear, world])
+    segment = Segment("reading", interleave(codes, pieces, before.repeat([len(dear), len(world)]), NUM_CODES))
     ids = VOCABULARY.segment_ids(segment)
     first, text = VOCABULARY.offset("speech"), VOCABULARY.offset("text")
     begin, end = VOCABULARY.begin("reading"), VOCABULARY.end("reading")
@@ -60,17 +67,39 @@ def test_pieces_stand_before_the_codes_that_say_them():
     again = VOCABULARY.split(ids)[0]
     assert again.modality == "reading"
     np.testing.assert_array_equal(again.codes, segment.codes)
-    weights = reading_weights(segment.codes, NUM_CODES, BOUNDARY)
+    weights = reading_weights(segment.codes, NUM_CODES)
     given = [*dear[1:], *world[1:]]
     assert weights.sum() == 10 + 2 + 1
     assert ids[weights == 0].tolist() == [begin, *(text + np.array(given))]
 
 
+def test_by_pieces_each_stands_before_its_own_codes():
+    timed = [('"Dear', 0.2, 0.54), ("world,", 0.6, 1.0), ("go", 1.3, 1.5)]
+    found = time_words(READER, '"Dear world, go', timed)
+    pieces = [word.read for word in found.words]
+    owner = np.repeat(np.arange(3), [len(word) for word in pieces])
+    flat = np.concatenate(pieces)
+    starts = piece_times(flat, owner, found.starts_s, found.ends_s)
+    assert READER.decode(flat) == '"{D IH1 R} {W ER1 L D}, {G OW1}'
+    # The boundary and the opening mark go with the first sound; a vowel lasts 1.4 of a consonant.
+    np.testing.assert_allclose(starts[:5], [0.2, 0.2, 0.2, 0.3, 0.44])
+    comma = flat.tolist().index(SYMBOLS.index(","))
+    np.testing.assert_allclose(starts[comma], 1.0)  # what is left before the next word is the comma's
+    begun = begins_unit(flat, "pieces")
+    assert begun[:6].tolist() == [True, False, False, True, True, True]  # the last is the second word's boundary
+    assert begun.sum() == len(flat) - 4
+    assert begins_unit(flat, "words").sum() == 3
+    codes = interleave(np.arange(16), flat, codes_before(starts, 16, 10.0), NUM_CODES)
+    assert codes[:9].tolist() == [0, 1, *(NUM_CODES + flat[:3]), 2, NUM_CODES + flat[3], 3, NUM_CODES + flat[4]]
+    assert reading_weights(codes, NUM_CODES, "pieces").sum() == 16 + begun.sum() + 1
+
+
 def test_times_of_words_that_do_not_fit_are_refused():
     year = [("In", 0, 0.2), ("1984", 0.2, 0.8), ("rain", 0.8, 1.0)]
-    words, starts = time_words(READER, "In 1984 rain", year)
-    assert len(words) == 5
-    np.testing.assert_allclose(starts, [0, 0.2, 0.4, 0.6, 0.8])
+    found = time_words(READER, "In 1984 rain", year)
+    assert len(found.words) == 5
+    np.testing.assert_allclose(found.starts_s, [0, 0.2, 0.4, 0.6, 0.8])
+    np.testing.assert_allclose(found.ends_s, [0.2, 0.4, 0.6, 0.8, 1.0])
     assert time_words(READER, "In 1984 rain fell", year) is None
     assert time_words(READER, "one two", [("one", 0.5, 0.6), ("two", 0.2, 0.3)]) is None
     assert time_words(READER, "", []) is None
@@ -139,7 +168,7 @@ def test_rows_by_the_kernel_for_all_lengths_are_the_documents(monkeypatch):
     torch.testing.assert_close(found[0, 3:7], model(ids[:1, 3:7])[0], atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("settings", [{"pointer": True}, {"pointer": False}])
+@pytest.mark.parametrize("settings", [{"pointer": True}, {"pointer": False}, {"reading_units": "pieces"}])
 @pytest.mark.parametrize("guidance", [1.0, 1.8])
 def test_a_reading_has_each_word_once_and_the_scores_of_the_whole(settings, guidance):
     """A network that knows nothing reads every word in its order and then ends; scores are those of a forward pass."""
@@ -149,24 +178,29 @@ def test_a_reading_has_each_word_once_and_the_scores_of_the_whole(settings, guid
     )
     drawn = read_aloud(model, texts, config, seeds=[5, 6, 7])
     for number, (words, candidates) in enumerate(zip(texts, drawn, strict=True)):
-        assert [len(candidate.words) for candidate in candidates] == [len(words)] * 2
+        flat = np.concatenate(words)
+        begun = begins_unit(flat, model.config.reading_units)
         assert all(candidate.reached_end for candidate in candidates)
         for candidate in candidates:
-            spans = np.diff([*candidate.words, len(candidate.codes)])
-            assert candidate.words[0] <= 12
+            assert len(candidate.units) == begun.sum()
+            begins = candidate.units[flat[begun] == BOUNDARY]
+            assert len(begins) == len(words)
+            spans = np.diff([*begins, len(candidate.codes)])
+            assert begins[0] <= 12
             assert ((spans >= 2) & (spans <= 12)).all()
             assert candidate.log_probability == pytest.approx(uncached(model, words, candidate, guidance), abs=1e-4)
         alone = read_aloud(model, [words], config, seeds=[5 + number])[0]
         for one, other in zip(alone, candidates, strict=True):
             np.testing.assert_array_equal(one.codes, other.codes)
-            np.testing.assert_array_equal(one.words, other.words)
+            np.testing.assert_array_equal(one.units, other.units)
     assert not np.array_equal(drawn[0][0].codes, drawn[0][1].codes)
 
 
+@pytest.mark.parametrize("units", ["words", "pieces"])
 @pytest.mark.parametrize("guidance", [1.0, 1.8])
-def test_one_reading_alone_is_as_beside_others(monkeypatch, guidance):
-    """Alone on a CPU, the pieces of a word are fed at once."""
-    model, texts = make_gpt(pointer=True), [words_of(text) for text in TEXTS]
+def test_one_reading_alone_is_as_beside_others(monkeypatch, guidance, units):
+    """Alone on a CPU, the pieces of a unit are fed at once."""
+    model, texts = make_gpt(pointer=True, reading_units=units), [words_of(text) for text in TEXTS]
     config = SamplingConfig(guidance=guidance, max_codes_per_word=12)
     beside = read_aloud(model, texts, config, seeds=[5, 6, 7])
     fed = []
@@ -176,38 +210,48 @@ def test_one_reading_alone_is_as_beside_others(monkeypatch, guidance):
         del fed[:]
         [alone] = read_aloud(model, [words], config, seeds=[5 + number])[0]
         np.testing.assert_array_equal(alone.codes, beside[number][0].codes)
-        np.testing.assert_array_equal(alone.words, beside[number][0].words)
+        np.testing.assert_array_equal(alone.units, beside[number][0].units)
         assert alone.log_probability == pytest.approx(beside[number][0].log_probability, abs=1e-4)
-        assert [length for length in fed[1:] if length > 1] == [len(word) for word in words if len(word) > 1]
+        begins = [*np.flatnonzero(begins_unit(np.concatenate(words), units)), sum(map(len, words))]
+        assert [length for length in fed[1:] if length > 1] == [size for size in np.diff(begins) if size > 1]
 
 
 def uncached(model: GPT, words: list[np.ndarray], candidate, guidance: float) -> float:
-    """The mean log-probability of what was decided, by a forward pass over the whole document."""
+    """The mean log-probability of what was decided, by forward passes over the whole document."""
+    flat, units = np.concatenate(words), model.config.reading_units
+    begun = begins_unit(flat, units)
+    before = candidate.units[np.cumsum(begun) - 1]
+    is_word = np.append(flat[begun] == BOUNDARY, True)  # the end too
 
-    def scores(shown: bool) -> tuple[torch.Tensor, list[int]]:
-        pieces = words if shown else [word[:1] for word in words]
-        reading = Segment("reading", interleave(candidate.codes, pieces, candidate.words, NUM_CODES))
-        segments = [Segment("text", np.concatenate(words)), reading] if shown else [reading]
+    def scores(shown: bool) -> torch.Tensor:
+        """The scores of going on and of each code before each decision; without text, where it knows of any."""
+        kept = np.ones(len(flat), bool) if shown else flat == BOUNDARY
+        reading = Segment("reading", interleave(candidate.codes, flat[kept], before[kept], NUM_CODES))
+        segments = [Segment("text", flat), reading] if shown else [reading]
         ids = np.concatenate([VOCABULARY.segment_ids(segment) for segment in segments])
         logits = model.logits(model(torch.from_numpy(ids)[None]))[0]
-        begin = int(np.flatnonzero(ids == VOCABULARY.begin("reading"))[0])
-        weights = reading_weights(reading.codes, NUM_CODES, BOUNDARY)
-        speech, onward = VOCABULARY.offset("speech"), VOCABULARY.offset("text") + BOUNDARY
-        rows, choices, begun = [], [], 0
-        for place in np.flatnonzero(weights) + begin:
-            target = ids[place]
-            ahead = onward if begun < len(words) else VOCABULARY.end("reading")
-            legal = [ahead, *range(speech, speech + NUM_CODES)]
-            rows.append(logits[place - 1, legal].log_softmax(-1))
-            choices.append(legal.index(target))
-            begun += target == onward
-        return torch.stack(rows), choices
+        decisions = np.flatnonzero(reading_weights(reading.codes, NUM_CODES, units)) - 1
+        return logits[decisions + int(np.flatnonzero(ids == VOCABULARY.begin("reading"))[0])]
 
-    rows, choices = scores(True)
-    if guidance != 1:
-        without = scores(False)[0]
-        rows = (without + guidance * (rows - without)).log_softmax(-1)
-    return float(rows[torch.arange(len(choices)), choices].mean())
+    ahead = [*(VOCABULARY.offset("text") + flat[begun]), VOCABULARY.end("reading")]
+    first = VOCABULARY.offset("speech")
+    events = np.insert(candidate.codes, candidate.units, -1)  # what was decided, in order: -1 is to go on
+    events = np.append(events, -1)
+    told, blind = scores(True), scores(False)
+    total, unit, place = [], 0, 0
+    for event in events:
+        legal = [ahead[unit], *range(first, first + NUM_CODES)]
+        read = told[len(total), legal].log_softmax(-1)
+        if guidance != 1:
+            without = blind[place, legal].log_softmax(-1)
+            both = (without + guidance * (read - without)).log_softmax(-1)
+            if not is_word[unit]:
+                both = torch.cat([read[:1], (1 - read[0].exp()).log() + both[1:].log_softmax(-1)])
+            read = both
+        total.append(read[event + 1 if event >= 0 else 0])
+        place += event >= 0 or bool(is_word[unit])
+        unit += event < 0
+    return float(torch.stack(total).mean())
 
 
 def test_a_reading_that_is_cut_off_says_so():

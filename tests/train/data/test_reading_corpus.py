@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from triforce.models.gpt import GPT, GPTConfig
-from triforce.models.reading.interleave import codes_before, interleave, reading_weights, time_words
+from triforce.models.reading.interleave import codes_before, interleave, piece_times, reading_weights, time_words
 from triforce.models.reading.phonemes import BOUNDARY, PhonemeTokenizer
 from triforce.models.vocabulary import END_OF_DOCUMENT
 from triforce.train.data.tokens.reading_corpus import ReadingConfig, ReadingCorpus, ReadingTexts
@@ -44,10 +44,11 @@ def make_corpus(**settings) -> ReadingCorpus:
         {"spelled_share": 0.0},
         {"text_dropout": 0.4, "spelled_share": 0.5},
         {"layouts": {"text>reading": 1, "text>speech": 2}, "text_dropout": 0.3, "text_weight": 0.1},
+        {"units": "pieces", "text_dropout": 0.3, "spelled_share": 0.5},
     ],
 )
 def test_documents_made_at_once_are_those_made_one_by_one(settings):
-    corpus = make_corpus(**settings)
+    corpus, units = make_corpus(**settings), settings.get("units", "words")
     kinds = set()
     for epoch in range(4):
         documents = corpus.documents(epoch)
@@ -69,9 +70,14 @@ def test_documents_made_at_once_are_those_made_one_by_one(settings):
             body = segments[-1]
             expected, wanted = codes, np.concatenate([[0], np.ones(len(codes) + 1)])
             if body.modality == "reading":
-                before = codes_before(time_words(READER, text, words)[1], len(codes), RATE)
-                expected = interleave(codes, shown, before, NUM_CODES)
-                wanted = reading_weights(expected, NUM_CODES, BOUNDARY)
+                found, flat = time_words(READER, text, words), np.concatenate(shown)
+                word = np.repeat(np.arange(len(shown)), [len(each) for each in shown])
+                starts, ends = (each.astype(np.float32) for each in found[1:])  # as a corpus keeps them
+                times = starts[word]
+                if units == "pieces":
+                    times = piece_times(flat, word, starts, ends)
+                expected = interleave(codes, flat, codes_before(times, len(codes), RATE), NUM_CODES)
+                wanted = reading_weights(expected, NUM_CODES, units)
             np.testing.assert_array_equal(body.codes, expected)
             np.testing.assert_array_equal(weights[-len(wanted) - 1 :], [*wanted, 0])
             text_weight = settings.get("text_weight", 0.0)

@@ -65,7 +65,7 @@ def test_it_reads_sentences_that_it_never_saw():
     assert task.card({"dvae": "abc"}) == {"dvae_hash": "abc", "layouts": ["text>reading"]}
     metrics = trainer.state.history[-1]
     assert metrics["eval/code_bits"] < 0.5
-    assert metrics["eval/word_bits"] < 0.5
+    assert metrics["eval/onward_bits"] < 0.5
     texts, sounds = ("zebra hello xyzzy night", "apple apple apple"), sound_of_words()
     pieces = [READER.split(READER.encode(text)) for text in texts]
     for guidance in (1.0, 1.5):

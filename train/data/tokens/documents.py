@@ -14,10 +14,17 @@ from collections.abc import Callable
 import numpy as np
 
 from triforce.models.reading.front_end import FrontEnd, keeps_words, require_phonemes
-from triforce.models.reading.interleave import codes_before, interleave, reading_weights, time_words
-from triforce.models.reading.phonemes import BOUNDARY, PhonemeTokenizer, WordPieces
+from triforce.models.reading.interleave import (
+    WordTimes,
+    codes_before,
+    interleave,
+    piece_times,
+    reading_weights,
+    time_words,
+)
+from triforce.models.reading.phonemes import PhonemeTokenizer
 from triforce.models.text import clean_text
-from triforce.models.vocabulary import Segment, Vocabulary
+from triforce.models.vocabulary import ReadingUnits, Segment, Vocabulary
 from triforce.tokenize.token_sample import TokenSample
 from triforce.train.data.config import TokenDataConfig
 from triforce.train.data.order import Place, ShuffledOrder
@@ -47,9 +54,11 @@ class Documents:
         config: TokenDataConfig,
         keep: Callable[[str], bool],
         *,
+        units: ReadingUnits = "words",
         as_it_is: bool = False,
     ) -> None:
         self.store, self.vocabulary, self.config, self.keep = store, vocabulary, config, keep
+        self.units = units
         self.num_untimed = 0
         """Documents that could not be a reading, because the times of their words are not known or do not fit."""
         self._spelled_share = config.spelled_share if keeps_words(tokenizer) and not as_it_is else 0.0
@@ -87,7 +96,7 @@ class Documents:
             codes: np.ndarray | None
             if name == "reading":
                 words = [word[:1] for word in pieces] if hidden else pieces
-                codes = interleave(sample.codes, words, timed[1], self._num_speech_codes)
+                codes = self._reading(sample, timed, words)
             elif name == "text" and pieces is not None:
                 codes = np.concatenate([np.zeros(0, np.int64), *pieces])
             else:
@@ -100,29 +109,35 @@ class Documents:
     def _num_speech_codes(self) -> int:
         return self.vocabulary.modality("speech").num_codes
 
-    def _timed_words(self, where: Where, sample: TokenSample) -> tuple[list[WordPieces], np.ndarray] | None:
-        """The words of a sample of speech and the codes before each; None where times are not known or do not fit."""
+    def _timed_words(self, where: Where, sample: TokenSample) -> WordTimes | None:
+        """The words of a sample of speech and their times; None where these are not known or do not fit."""
         if self._reader is None or self.store.modality(where) != "speech":
             return None
         found = time_words(self._reader, self._text(sample), sample.metadata.get("words") or [])
-        if found is None:
-            self.num_untimed += 1
-            return None
+        self.num_untimed += found is None
+        return found
+
+    def _reading(self, sample: TokenSample, timed: WordTimes, words: list[np.ndarray]) -> np.ndarray:
+        """The codes of a ``reading`` segment whose words are given as these pieces."""
+        pieces, word = np.concatenate(words), np.repeat(np.arange(len(words)), [len(each) for each in words])
+        times = timed.starts_s[word]
+        if self.units == "pieces":
+            times = piece_times(pieces, word, timed.starts_s, timed.ends_s)
         (num_frames,), duration_s = sample.metadata["size"], sample.metadata["duration_s"]
         # Frames are hops apart, the first at 0 s, and each code has as many frames.
         frames_per_code = -(-num_frames // max(1, sample.codes.size))
         rate = max(1, num_frames - 1) / duration_s / frames_per_code
-        return found[0], codes_before(found[1], sample.codes.size, rate)
+        return interleave(sample.codes, pieces, codes_before(times, sample.codes.size, rate), self._num_speech_codes)
 
     def _word_pieces(
         self,
         sample: TokenSample,
-        timed: tuple[list[WordPieces], np.ndarray] | None,
+        timed: WordTimes | None,
         generator: np.random.Generator,
     ) -> list[np.ndarray] | None:
         """The pieces of each word, a share of them spelt; None where the front end keeps no words."""
         if timed is not None:
-            words = timed[0]
+            words = timed.words
         elif self._spelled_share and isinstance(self._tokenizer, PhonemeTokenizer):
             words = self._tokenizer.words(self._text(sample))
         else:
@@ -191,7 +206,7 @@ class Documents:
         weights = [np.full(length, value) for length, value in zip(lengths, values, strict=True)]
         for number, segment in enumerate(segments):
             if segment.modality == "reading":
-                weights[number] = values[number] * reading_weights(segment.codes, self._num_speech_codes, BOUNDARY)
+                weights[number] = values[number] * reading_weights(segment.codes, self._num_speech_codes, self.units)
         last = 0.0 if segments and segments[-1].modality == "reading" else 1.0
         return ids, np.concatenate([*weights, [last]]).astype(np.float32)
 

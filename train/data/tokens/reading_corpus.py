@@ -14,9 +14,15 @@ from pathlib import Path
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from triforce.models.reading.interleave import TimedWord, codes_before, time_words
+from triforce.models.reading.interleave import (
+    TimedWord,
+    begins_unit,
+    codes_before,
+    piece_times,
+    time_words,
+)
 from triforce.models.reading.phonemes import PhonemeTokenizer
-from triforce.models.vocabulary import END_OF_DOCUMENT, Vocabulary
+from triforce.models.vocabulary import END_OF_DOCUMENT, ReadingUnits, Vocabulary
 from triforce.train.data.tokens.rows import FlatDocuments
 
 LAYOUTS = ("text>reading", "text>speech")
@@ -38,6 +44,7 @@ class ReadingConfig(BaseModel):
     text_dropout: float = Field(
         0.0, ge=0, lt=1, description="Share of the documents whose text is hidden: each word is its boundary alone."
     )
+    units: ReadingUnits = Field("words", description="As `GPTConfig.reading_units`, which has to be the same.")
     text_weight: float = Field(0.0, ge=0, description="Weight of the text's pieces in the loss.")
     codes_per_s: float = Field(24_000 / 256 / 4, gt=0, description="Codes of a second of speech.")
 
@@ -65,20 +72,25 @@ class ReadingTexts:
     """First word of each sentence, and the number of all words, int64 ``(N + 1,)``."""
     starts_s: np.ndarray
     """Start of each word in seconds from the clip's start, float32 ``(W,)``; 0 where it is not known."""
+    ends_s: np.ndarray
+    """End of each word in seconds, float32 ``(W,)``; 0 where it is not known."""
     timed: np.ndarray
     """Whether the words of a sentence have times, bool ``(N,)``."""
 
     @classmethod
     def make(cls, reader: PhonemeTokenizer, texts: Iterable[tuple[str, Sequence[TimedWord] | None]]) -> ReadingTexts:
         """Read texts, each with its words and their times where they are known; where they do not fit, none are."""
-        read, spelt, counts, starts, timed = [], [], [], [], []
+        read, spelt, counts, timed = [], [], [], []
+        starts: list[np.ndarray] = [np.zeros(0)]
+        ends: list[np.ndarray] = [np.zeros(0)]
         for text, words in texts:
             found = time_words(reader, text, words) if words else None
-            both = reader.words(text) if found is None else found[0]
+            both = reader.words(text) if found is None else found.words
             read += [word.read for word in both]
             spelt += [word.spelt for word in both]
             counts.append(len(both))
-            starts.append(np.zeros(len(both)) if found is None else found[1])
+            starts.append(np.zeros(len(both)) if found is None else found.starts_s)
+            ends.append(np.zeros(len(both)) if found is None else found.ends_s)
             timed.append(found is not None)
         pieces = np.concatenate([*read, *spelt, np.zeros(0, np.int64)]).astype(np.int16)
         bounds = np.cumsum([0, *map(len, read), *map(len, spelt)])
@@ -87,7 +99,8 @@ class ReadingTexts:
             bounds[: len(read) + 1],
             bounds[len(read) :],
             np.cumsum([0, *counts]),
-            np.concatenate([*starts, np.zeros(0)]).astype(np.float32),
+            np.concatenate(starts).astype(np.float32),
+            np.concatenate(ends).astype(np.float32),
             np.array(timed, dtype=bool),
         )
 
@@ -117,7 +130,6 @@ class ReadingCorpus:
         if self.codes.size and (self.codes.min() < 0 or self.codes.max() >= limit):
             raise ValueError(f"codes from {self.codes.min()} to {self.codes.max()}: the vocabulary has {limit}")
         self._sentence_of_word = np.repeat(np.arange(len(codes)), np.diff(texts.sentences))
-        self._before = codes_before(texts.starts_s, self.num_codes[self._sentence_of_word], config.codes_per_s)
         reading = config.layouts.get("text>reading", 0.0)
         self._reading_share = reading / sum(config.layouts.values())
 
@@ -144,6 +156,7 @@ class ReadingCorpus:
             bounds[len(words) :],
             np.concatenate([[0], np.diff(texts.sentences)[rows].cumsum()]).astype(np.int64),
             texts.starts_s[words],
+            texts.ends_s[words],
             texts.timed[rows],
         )
         codes = [self.codes[ends[n] - self.num_codes[n] : ends[n]] for n in rows]
@@ -157,7 +170,7 @@ class ReadingCorpus:
         reads = (generator.random(num) < self._reading_share) & texts.timed
         there = reads | (self._reading_share < 1)
         hidden = generator.random(num) < config.text_dropout
-        spelt = generator.random(len(self._before)) < config.spelled_share
+        spelt = generator.random(len(texts.starts_s)) < config.spelled_share
         of_word = self._sentence_of_word
 
         # Pieces of each word, and of each sentence
@@ -191,30 +204,36 @@ class ReadingCorpus:
 
         # Pieces in the text and, before the codes that say them, in the reading
         source = np.repeat(first - ends[:-1], length) + np.arange(ends[-1])
-        pieces = texts.pieces[source].astype(np.int32) + vocabulary.offset("text")
-        owner = np.repeat(of_word, length)
+        pieces = texts.pieces[source].astype(np.int32)
+        word = np.repeat(np.arange(len(length)), length)
+        owner = of_word[word]
         along = np.arange(ends[-1]) - ends[texts.sentences[:-1]][owner]
         in_text = shown[owner]
         place = starts[:-1][owner[in_text]] + 1 + along[in_text]
-        ids[place] = pieces[in_text]
+        ids[place] = pieces[in_text] + vocabulary.offset("text")
         weights[place] = config.text_weight
         in_reading = reads[owner]
-        place = body[owner] + 1 + along + np.repeat(self._before, length)
-        ids[place[in_reading]] = pieces[in_reading]
-        is_first = np.zeros(ends[-1], bool)
-        is_first[ends[:-1][length > 0]] = True
-        weights[place[in_reading]] = is_first[in_reading]
+        before = self._codes_before(pieces, word, owner)
+        place = (body[owner] + 1 + along + before)[in_reading]
+        ids[place] = pieces[in_reading] + vocabulary.offset("text")
+        weights[place] = begins_unit(pieces, config.units)[in_reading]
 
-        # Codes, behind the pieces of all words that have begun
+        # Codes, behind all pieces that have begun
         slots = np.concatenate([[0], (self.num_codes + 1).cumsum()])
-        passed = np.bincount(
-            slots[of_word] + self._before, weights=np.where(reads[of_word], length, 0), minlength=int(slots[-1])
-        ).cumsum()
+        passed = np.bincount((slots[owner] + before)[in_reading], minlength=int(slots[-1])).cumsum()
         passed = passed - np.concatenate([[0], passed])[slots[:-1]].repeat(self.num_codes + 1)
         of_code = np.repeat(np.arange(num), self.num_codes)
         code = np.arange(len(self.codes)) - np.repeat(self.num_codes.cumsum() - self.num_codes, self.num_codes)
-        place = body[of_code] + 1 + code + passed[slots[of_code] + code].astype(np.int64)
+        place = body[of_code] + 1 + code + passed[slots[of_code] + code]
         kept = there[of_code]
         ids[place[kept]] = self.codes[kept] + vocabulary.offset("speech")
         weights[place[kept]] = 1.0
         return FlatDocuments(ids, weights, starts)
+
+    def _codes_before(self, pieces: np.ndarray, word: np.ndarray, owner: np.ndarray) -> np.ndarray:
+        """Return how many codes come before each piece ``(L,)`` of words and sentences ``(L,)`` in a reading."""
+        texts, config = self.texts, self.config
+        times = texts.starts_s[word]
+        if config.units == "pieces":
+            times = piece_times(pieces, word, texts.starts_s, texts.ends_s)
+        return codes_before(times, self.num_codes[owner], config.codes_per_s)
