@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from triforce.models.vocabulary import ReadingUnits
+
 
 class NarratorConfig(BaseModel):
     """Settings of `triforce.flows.examples.narrator.run`. The defaults are for one H100 and nine minutes in all."""
@@ -29,6 +31,7 @@ class NarratorConfig(BaseModel):
     teacher_model: str = Field("tiny.en", description="Which Whisper: a name, or a folder with its model.bin.")
     teacher_weight: float = Field(1.0, ge=0, description="Weight of the teacher's loss.")
     teacher_every: int = Field(1, ge=1, description="Steps from one that the teacher sees to the next.")
+    reading_units: ReadingUnits = Field("pieces", description="What the transformer goes on to by decision.")
     gpt_layers: int = Field(8, ge=1, description="Blocks of the transformer.")
     gpt_width: int = Field(384, ge=16, description="Channels of the transformer.")
     gpt_heads: int = Field(6, ge=1, description="Heads of the transformer.")

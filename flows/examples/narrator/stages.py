@@ -165,12 +165,13 @@ def gpt(work: Work) -> None:
         width=config.gpt_width,
         num_heads=config.gpt_heads,
         pointer=True,
+        reading_units=config.reading_units,
         dropout=config.dropout,
         max_positions=2 * config.context,
     )
     torch.manual_seed(config.seed)
     model = GPT(GPTConfig(vocabulary=vocabulary, **shape.model_dump()))
-    settings = ReadingConfig(seed=config.seed, text_dropout=config.text_dropout)
+    settings = ReadingConfig(seed=config.seed, text_dropout=config.text_dropout, units=config.reading_units)
     if config.on_gpu and not work.plain:
         _compile(work, model)
     work.wait_for("codes", "texts")

@@ -108,7 +108,7 @@ def gpt_recipe(config: ReadingConfig) -> dict[str, Any]:
     return {
         "stage": "gpt",
         "layouts": {"text>reading": 1.0},
-        "model": {"num_layers": 6, "width": 256, "num_heads": 4, "dropout": 0.2},
+        "model": {"num_layers": 6, "width": 256, "num_heads": 4, "dropout": 0.2, "reading_units": "pieces"},
         "text_dropout": 0.1,
         "code_noise": 0.15,
         "batch_size": 3,
