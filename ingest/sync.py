@@ -27,7 +27,7 @@ from triforce.ingest.corpus.store import Corpus
 from triforce.ingest.errors import Rejected
 from triforce.ingest.fetch import transcripts
 from triforce.ingest.fetch.download import discard
-from triforce.ingest.fetch.examine import HEAD_BYTES, examine, sniff_extension
+from triforce.ingest.fetch.examine import examine
 from triforce.ingest.listing import Listing
 from triforce.ingest.sources.base import LocalMedia
 from triforce.ingest.sources.registry import open_source
@@ -111,10 +111,6 @@ def _fetch(recording: Recording, source: Source, settings: Settings, corpus: Cor
 def _examined(media: LocalMedia, shortest_s: float, longest_s: float) -> tuple[Recording, str]:
     """Return the recording with what its media really is, and the extension for its file name."""
     recording = media.recording
-    with media.path.open("rb") as file:
-        extension = sniff_extension(file.read(HEAD_BYTES))
-    if extension is None:
-        raise Rejected(RejectReason.NOT_AUDIO, f"{recording.url}: {media.num_bytes} bytes of no known audio format")
     sound = examine(media.path, max_duration_s=longest_s)
     if sound.duration_s < shortest_s:
         raise Rejected(RejectReason.TOO_SHORT, f"{sound.duration_s:.2f} s of sound, the least is {shortest_s} s")
@@ -125,7 +121,7 @@ def _examined(media: LocalMedia, shortest_s: float, longest_s: float) -> tuple[R
         "sample_rate_hz": str(sound.sample_rate_hz),
         "channels": str(sound.num_channels),
     }
-    return replace(recording, num_bytes=media.num_bytes, sha256=media.sha256, metadata=metadata), extension
+    return replace(recording, num_bytes=media.num_bytes, sha256=media.sha256, metadata=metadata), sound.extension
 
 
 def _commit(recording: Recording, corpus: Corpus, path: Path, extension: str) -> Recording:

@@ -34,6 +34,12 @@ from triforce.ingest.media.decode import decode
 
 logger = logging.getLogger(__name__)
 
+MAX_TRIES = 3
+"""Runs that meet an error which is not put down to the recording, before it is rejected for good. Assumed."""
+
+TRIES = "clip_tries"
+"""Metadata key of the number of such runs."""
+
 
 class ClipConfig(BaseModel):
     """All settings from a media file to its clips."""
@@ -80,7 +86,7 @@ def clip_recording(
 
     ``transcriber`` may be None: then clips have no text and no scores of it. ``progress`` is called with the seconds
     of the recording that are done. Raises only what is not the recording's fault: a full disk, a missing media file.
-    Running it again gives the same bytes.
+    Running it again gives the same bytes. A transient rejection leaves the recording to the next run, `MAX_TRIES` times.
     """
     if not recording.media_path:
         raise ValueError(f"recording {recording.recording_id} has no media file: fetch it first")
@@ -97,8 +103,17 @@ def clip_recording(
 
 
 def _reject(recording: Recording, corpus: Corpus, error: Rejected, started: float) -> ClipSummary:
-    """Put the recording on record as rejected; an empty clip file marks it as done."""
+    """Put the recording on record as rejected; an empty clip file marks it as done, unless a later run may do better."""
     logger.warning("recording %s of %s: %s: %s", recording.recording_id, recording.source, error.reason, error.detail)
+    if error.reason.transient:
+        tries = int(recording.metadata.get(TRIES, "0")) + 1
+        if tries < MAX_TRIES:
+            counted = recording.metadata | {TRIES: str(tries)}
+            corpus.write_recording(dataclasses.replace(recording, metadata=counted, detail=error.detail))
+            return ClipSummary(
+                recording.recording_id, Status.REJECTED, str(error.reason), error.detail, wall_s=time.monotonic() - started
+            )
+        error = Rejected(RejectReason.UNDECODABLE, f"{error.detail}; given up after {tries} runs")
     corpus.write_recording(
         dataclasses.replace(recording, status=Status.REJECTED, reason=str(error.reason), detail=error.detail)
     )

@@ -53,6 +53,8 @@ class RejectReason(StrEnum):
     NOT_AUDIO = "not_audio"
     UNDECODABLE = "undecodable"
     NO_SPEECH = "no_speech"
+    UNKNOWN = "unknown"
+    """An error that no table of errors puts down to the recording: the machine's, this program's, or a new one."""
     DUPLICATE_ID = "duplicate_id"
     DUPLICATE_URL = "duplicate_url"
     DUPLICATE_BYTES = "duplicate_bytes"
@@ -61,7 +63,13 @@ class RejectReason(StrEnum):
     @property
     def transient(self) -> bool:
         """Whether a later run may find otherwise."""
-        return self in {RejectReason.NETWORK, RejectReason.BLOCKED, RejectReason.TOO_SLOW, RejectReason.WRONG_LENGTH}
+        return self in {
+            RejectReason.NETWORK,
+            RejectReason.BLOCKED,
+            RejectReason.TOO_SLOW,
+            RejectReason.WRONG_LENGTH,
+            RejectReason.UNKNOWN,
+        }
 
 
 class DropReason(StrEnum):

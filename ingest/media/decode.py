@@ -17,7 +17,8 @@ import soxr
 
 from triforce.ingest.corpus.records import SAMPLE_RATE_HZ, RejectReason
 from triforce.ingest.errors import Rejected
-from triforce.ingest.media.frames import BLOCK_S, channel_weights, mono_blocks, open_media
+from triforce.ingest.media.downmix import Downmix
+from triforce.ingest.media.frames import BLOCK_S, mono_blocks, open_media
 from triforce.ingest.media.mp3 import read_plain_mp3
 from triforce.ingest.media.samples import to_int16
 
@@ -28,10 +29,10 @@ def decode(path: str | Path, sample_rate_hz: int = SAMPLE_RATE_HZ) -> Iterator[n
     """Yield blocks of about one second, ``(N,) int16`` mono at ``sample_rate_hz``, of the best audio stream of the
     file ``path``.
 
-    Channels are averaged (of more than two, the centre counts as much as the front pair), rates are converted by
-    soxr. Packets that cannot be decoded are skipped and counted. Raises `Rejected` with NOT_AUDIO where there is no
-    audio stream, and with UNDECODABLE where there is one that gives no samples or too many errors; then part of the
-    blocks may have been yielded.
+    Channels are averaged (of more than two, the centre counts as much as the front pair) so that none cancels another,
+    rates are converted by soxr. Packets that cannot be decoded are skipped and counted. Raises `Rejected` with
+    NOT_AUDIO where there is no audio stream, with UNDECODABLE where there is one that gives no samples or too many
+    errors, and with UNKNOWN where the machine is at fault; then part of the blocks may have been yielded.
     """
     return map(to_int16, decode_float(path, sample_rate_hz))
 
@@ -55,18 +56,17 @@ def decode_float(path: str | Path, sample_rate_hz: int = SAMPLE_RATE_HZ) -> Iter
         if len(samples):
             yield samples
     if num_samples == 0:
-        raise Rejected(RejectReason.UNDECODABLE, f"{Path(path).name}: the audio stream holds no samples")
+        raise Rejected(
+            RejectReason.UNDECODABLE, f"{Path(path).name}: the audio stream holds no samples; fetch it again"
+        )
 
 
 def probe_duration_s(path: Path) -> float:
     """Return the length that the container states, or the decoded one where it states none. Raises `Rejected` where
     there is no audio."""
-    try:
-        with open_media(path) as container:
-            if container.streams.audio and container.duration:
-                return container.duration / av.time_base
-    except (av.FFmpegError, ValueError) as error:
-        raise Rejected(RejectReason.NOT_AUDIO, f"{path}: not decodable as audio ({error}); convert it") from error
+    with open_media(path) as container:
+        if container.streams.audio and container.duration:
+            return container.duration / av.time_base
     return sum(map(len, decode_float(path))) / SAMPLE_RATE_HZ
 
 
@@ -90,10 +90,10 @@ def _blocks(path: Path) -> Iterator[tuple[np.ndarray, int]]:
     if is_plain_mp3(path):
         try:
             with _Forward(path) as file:
-                weights = channel_weights(("",) * file.channels)
-                while len(block := file.read(round(BLOCK_S * file.samplerate), dtype="float32")):
+                downmix = Downmix(("",) * file.channels)
+                while len(block := file.read(round(BLOCK_S * file.samplerate), dtype="float32", always_2d=True)):
                     num_read += len(block)
-                    yield (block if block.ndim == 1 else block @ weights), file.samplerate
+                    yield downmix.mix(block.T), file.samplerate
             return
         except soundfile.LibsndfileError as error:
             logger.warning("%s: libsndfile stops after %d samples, FFmpeg goes on: %s", path.name, num_read, error)

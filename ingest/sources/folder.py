@@ -12,16 +12,16 @@ import av
 from triforce.ingest.config import AudiobookSource
 from triforce.ingest.corpus.records import Recording, RejectReason, Status, make_recording_id
 from triforce.ingest.errors import Rejected
+from triforce.ingest.media.chapters import Chapter, mend_chapters
+from triforce.ingest.media.ffmpeg_errors import rejection
+from triforce.ingest.media.frames import AudioReader, open_media
 from triforce.ingest.sources.base import LocalMedia, SourceKind
 from triforce.ingest.sources.pages import Pages
 
 ENDINGS = (".mp3", ".m4a", ".m4b", ".flac", ".ogg", ".oga", ".opus", ".wav", ".aac", ".webm", ".aiff", ".mka")
 
-MAX_CHAPTERS = 2000
-"""Most chapters of one file; the Bible has 1 189. Assumed."""
-
 CHAPTER_FAULT = "chapter_fault"
-"""Metadata key of a fault in a file's chapter table, found when it is listed and put on record when it is fetched."""
+"""Metadata key of a fault in a file's chapter table, which was mended."""
 
 
 class Folder(SourceKind[AudiobookSource]):
@@ -83,55 +83,51 @@ def recordings(name: str, source: AudiobookSource) -> Iterator[Recording]:
         yield _recording(name, path, source, {}, None)
         return
     try:
-        with av.open(str(path), metadata_errors="ignore") as container:
-            tags, chapters = dict(container.metadata), check_chapters(container)
-    except Rejected as rejection:
-        tags, chapters = {CHAPTER_FAULT: rejection.detail}, []
-    except av.FFmpegError:
+        with open_media(path) as container:
+            claimed = read_chapters(container)
+            chapters, fault = mend_chapters(claimed, (container.duration or 0) / av.time_base)
+            tags = container.metadata | ({CHAPTER_FAULT: fault} if fault else {})
+    except (Rejected, OSError):
         tags, chapters = {}, []  # `fetch` meets the same, and puts it on record
-    if len(chapters) < 2:
+    if not chapters:
         yield _recording(name, path, source, tags, None)
-    for number, chapter in enumerate(chapters if len(chapters) > 1 else [], start=1):
-        yield _recording(name, path, source, tags, (number, *chapter))
+    for number, chapter in enumerate(chapters, start=1):
+        yield _recording(name, path, source, tags, (number, chapter))
 
 
-def check_chapters(container: av.container.InputContainer) -> list[tuple[float, float, str]]:
-    """Return start and end in seconds and title of each chapter; `Rejected` for a table that no book could have."""
-    chapters = container.chapters()
-    if len(chapters) > MAX_CHAPTERS:
-        raise Rejected(RejectReason.BAD_METADATA, f"{len(chapters)} chapters in one file, the limit is {MAX_CHAPTERS}")
-    found = [(float(row["start"] * row["time_base"]), float(row["end"] * row["time_base"]), row) for row in chapters]
-    last_s = (container.duration or 0) / av.time_base + 1.0
-    for number, (start_s, end_s, _) in enumerate(found):
-        earliest_s = found[number - 1][1] - 0.1 if number else 0.0
-        if not earliest_s <= start_s < end_s <= last_s:
-            raise Rejected(
-                RejectReason.BAD_METADATA,
-                f"chapter {number + 1} claims {start_s:.1f} to {end_s:.1f} s in a file of {last_s - 1:.1f} s",
-            )
-    return [(start_s, end_s, row["metadata"].get("title", "")) for start_s, end_s, row in found]
+def read_chapters(container: av.container.InputContainer) -> list[Chapter]:
+    """Return the chapters that a file's table claims."""
+    return [
+        Chapter(
+            float(row["start"] * row["time_base"]),
+            float(row["end"] * row["time_base"]),
+            row["metadata"].get("title", ""),
+        )
+        for row in container.chapters()
+    ]
 
 
 def _recording(
-    name: str, path: Path, source: AudiobookSource, tags: dict[str, str], chapter: tuple[int, float, float, str] | None
+    name: str, path: Path, source: AudiobookSource, tags: dict[str, str], numbered: tuple[int, Chapter] | None
 ) -> Recording:
-    source_id = f"{name}#{chapter[0]}" if chapter else name
+    number, chapter = numbered or (0, None)
+    source_id = f"{name}#{number}" if chapter else name
     metadata = {"file": name} | {key: value for key, value in tags.items() if key == CHAPTER_FAULT}
     if chapter:
-        metadata |= {"chapter": str(chapter[0]), "start_s": f"{chapter[1]:.3f}", "end_s": f"{chapter[2]:.3f}"}
+        metadata |= {"chapter": str(number), "start_s": f"{chapter.start_s:.3f}", "end_s": f"{chapter.end_s:.3f}"}
     lower = {key.lower(): value for key, value in tags.items()}
     return Recording(
         recording_id=make_recording_id(source.name, source_id),
         source=source.name,
         source_kind=source.kind,
         source_id=source_id,
-        url=f"{path.absolute().as_uri()}{f'#chapter={chapter[0]}' if chapter else ''}",
-        title=(chapter[3] if chapter else lower.get("title")) or path.stem,
+        url=f"{path.absolute().as_uri()}{f'#chapter={number}' if chapter else ''}",
+        title=(chapter.title if chapter else lower.get("title")) or path.stem,
         author=lower.get("artist") or lower.get("album_artist"),
         collection=lower.get("album") or (path.parent.name if "/" in name else None),
         licence=source.licence or lower.get("copyright"),
         language=source.language,
-        duration_s=chapter[2] - chapter[1] if chapter else None,
+        duration_s=chapter.end_s - chapter.start_s if chapter else None,
         status=Status.DISCOVERED,
         metadata=metadata,
     )
@@ -143,8 +139,6 @@ def copy_file(recording: Recording, source: AudiobookSource, target: Path, *, ma
     `Rejected` if the file is gone or too large.
     """
     path = Path(source.path) / recording.metadata["file"]
-    if CHAPTER_FAULT in recording.metadata:
-        raise Rejected(RejectReason.BAD_METADATA, f"{path}: {recording.metadata[CHAPTER_FAULT]}")
     if not path.is_file():
         raise Rejected(RejectReason.NOT_FOUND, f"{path}: gone since it was listed")
     if path.stat().st_size > max_bytes:
@@ -165,8 +159,8 @@ def _cut_chapter(path: Path, target: Path, start_s: float, end_s: float) -> None
     """Copy the packets of a chapter into a file of their own. The same input gives the same bytes."""
     try:
         options = {"fflags": "+bitexact"}
-        with av.open(str(path)) as source, av.open(str(target), "w", format="mp4", options=options) as output:
-            stream = source.streams.audio[0]
+        with open_media(path) as source, av.open(str(target), "w", format="mp4", options=options) as output:
+            stream = AudioReader(path, source).stream
             copy = output.add_stream_from_template(stream)
             source.seek(int(start_s * av.time_base), backward=True)
             first = None
@@ -178,5 +172,5 @@ def _cut_chapter(path: Path, target: Path, start_s: float, end_s: float) -> None
                 first = packet.pts if first is None else first
                 packet.pts, packet.dts, packet.stream = packet.pts - first, packet.pts - first, copy
                 output.mux(packet)
-    except (av.FFmpegError, IndexError) as error:
-        raise Rejected(RejectReason.UNDECODABLE, f"{path}: chapter from {start_s:.1f} s: {error}") from error
+    except av.FFmpegError as error:
+        raise rejection(path, f"cutting out the chapter from {start_s:.1f} s", error) from error

@@ -50,6 +50,12 @@ def talk(spoken) -> np.ndarray:
     return waveform + noise.normal(0, 1e-3, len(waveform)).astype(np.float32)
 
 
+def _wav(channels: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, channels, SAMPLE_RATE_HZ, format="WAV")
+    return file.getvalue()
+
+
 def _words(text: str) -> list[str]:
     return re.findall(r"[a-z]+", text.lower().replace("harbor", "harbour"))
 
@@ -113,3 +119,32 @@ def test_silence_and_overlong_recordings_are_rejected_by_name(tmp_path: Path, ta
     assert clip_recording(silence, corpus, ClipConfig(), None).reason == RejectReason.NO_SPEECH
     long = _put(corpus, "long", _mp3(talk))
     assert clip_recording(long, corpus, ClipConfig(max_recording_s=3), None).reason == RejectReason.TOO_LONG
+
+
+def test_speech_in_channels_that_cancel_each_other_is_found(tmp_path: Path, talk):
+    corpus = Corpus(str(tmp_path))
+    found = []
+    for name, right in (("same", talk), ("turned", -talk)):
+        recording = _put(corpus, name, _wav(np.stack([talk, right], axis=1)))
+        assert clip_recording(recording, corpus, ClipConfig(), None).status == Status.FETCHED
+        rows = [row for row in corpus.clips().to_pylist() if row["recording_id"] == name]
+        found.append([(row["start_sample"], round(row["rms_dbfs"], 1)) for row in rows])
+    assert found[0] == found[1] != []
+
+
+def test_what_is_not_the_recordings_fault_is_tried_again_and_no_more_than_three_times(tmp_path: Path):
+    corpus = Corpus(str(tmp_path))
+    media_path = corpus.media_path("talks", "odd", "wav")
+    (tmp_path / media_path).mkdir(parents=True)  # an error of the machine: a folder in the file's place
+    recording = Recording("odd", "talks", "files", "odd", "https://example.org/odd", media_path=media_path)
+    for tries in ("1", "2"):
+        summary = clip_recording(recording, corpus, ClipConfig(), None)
+        assert (summary.status, summary.reason) == (Status.REJECTED, RejectReason.UNKNOWN)
+        recording = corpus.read_recording("talks", "odd")
+        assert (recording.status, recording.metadata["clip_tries"]) == (Status.FETCHED, tries)
+        assert corpus.clipped_ids("talks") == set()
+    clip_recording(recording, corpus, ClipConfig(), None)
+    recording = corpus.read_recording("talks", "odd")
+    assert (recording.status, recording.reason) == (Status.REJECTED, RejectReason.UNDECODABLE)
+    assert "IsADirectoryError" in recording.detail
+    assert corpus.clipped_ids("talks") == {"odd"}

@@ -12,7 +12,8 @@ import soundfile
 
 from triforce.ingest.corpus.records import RejectReason
 from triforce.ingest.errors import Rejected
-from triforce.ingest.fetch.examine import examine, sniff_extension
+from triforce.ingest.fetch.examine import examine
+from triforce.ingest.media.decode import decode
 
 
 def put(tmp_path, data: bytes):
@@ -29,18 +30,41 @@ def reason(path, **options) -> RejectReason:
 
 @pytest.mark.parametrize(("format", "extension"), [("FLAC", "flac"), ("WAV", "wav"), ("OGG", "ogg"), ("MP3", "mp3")])
 def test_kinds_are_told_by_their_bytes(tmp_path, sound, format, extension):
-    data = sound(1, 1.0, format)
-    assert sniff_extension(data[:64]) == extension
-    found = examine(put(tmp_path, data), max_duration_s=10)
+    found = examine(put(tmp_path, sound(1, 1.0, format)), max_duration_s=10)
+    assert found.extension == extension
     assert found.duration_s == pytest.approx(1.0, abs=0.1)
     assert (found.sample_rate_hz, found.num_channels) == (16_000, 1)
 
 
 @pytest.mark.parametrize(
-    "head", [b"", b"<!doctype html>", b"%PDF-1.7", b'{"a": 1}', b"\x00" * 64, b"MZ\x90", b"#!/bin/sh"]
+    "head", [b"", b"<!doctype html>", b"%PDF-1.7", b'{"a": 1}', b"\x00" * 64, b"MZ\x90", b"#!/bin/sh", b"#EXTM3U\n/a.mp3\n"]
 )
-def test_what_is_no_audio_is_told_too(head):
-    assert sniff_extension(head) is None
+def test_what_is_no_audio_is_told_too(tmp_path, head):
+    assert reason(put(tmp_path, head)) == RejectReason.NOT_AUDIO
+
+
+def test_what_a_player_plays_is_read(tmp_path, sound):
+    found = examine(put(tmp_path, bytes(512) + sound(1, 1.0, "MP3")), max_duration_s=10)
+    assert (found.extension, found.codec) == ("mp3", "mp3float")
+    assert found.duration_s == pytest.approx(1.0, abs=0.15)
+
+
+def test_the_hash_is_of_the_stream_that_clips_are_cut_from(tmp_path):
+    """Of a mono and a stereo stream, in either order, both take the stereo one."""
+    hashes = set()
+    for layouts in (("mono", "stereo"), ("stereo", "mono")):
+        with av.open(str(tmp_path / "a.mka"), "w") as output:
+            streams = [output.add_stream("pcm_s16le", rate=16_000, layout=layout) for layout in layouts]
+            for stream, layout in zip(streams, layouts, strict=True):
+                samples = np.full((1, 16_000 * (1 + (layout == "stereo"))), 1_000 * len(layout), np.int16)
+                frame = av.AudioFrame.from_ndarray(samples, format="s16", layout=layout)
+                frame.sample_rate = 16_000
+                output.mux(stream.encode(frame))
+        found = examine(tmp_path / "a.mka", max_duration_s=10)
+        assert found.num_channels == 2
+        hashes.add(found.pcm_sha256)
+        assert np.median(np.concatenate(list(decode(tmp_path / "a.mka")))) == 6_000
+    assert len(hashes) == 1
 
 
 def test_the_hash_is_of_the_sound_alone(tmp_path, sound):
@@ -63,7 +87,7 @@ def test_the_hash_is_of_the_sound_alone(tmp_path, sound):
 
 
 def test_bombs_and_ruins_are_named(tmp_path, sound):
-    assert reason(put(tmp_path, b"")) == RejectReason.UNDECODABLE
+    assert reason(put(tmp_path, b"")) == RejectReason.NOT_AUDIO
     assert reason(put(tmp_path, b"ID3" + bytes(5000))) == RejectReason.UNDECODABLE
     assert reason(put(tmp_path, sound(1, 5.0)), max_duration_s=2) == RejectReason.TOO_LONG
     silence = io.BytesIO()

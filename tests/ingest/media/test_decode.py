@@ -13,6 +13,7 @@ import soundfile
 from triforce.ingest.corpus.records import SAMPLE_RATE_HZ, RejectReason
 from triforce.ingest.errors import Rejected
 from triforce.ingest.media.decode import decode
+from triforce.ingest.media.downmix import Downmix
 from triforce.ingest.media.mp3 import read_plain_mp3
 
 LENGTH_S = 3.0
@@ -193,3 +194,38 @@ def test_pictures_without_sound_are_not_audio(tmp_path: Path):
 def test_a_file_that_is_not_there_is_no_verdict_on_the_recording(tmp_path: Path):
     with pytest.raises(FileNotFoundError):
         list(decode(tmp_path / "gone.mp3"))
+
+
+def test_channels_are_turned_over_in_the_middle_without_a_click(tmp_path: Path):
+    """Of ten seconds, the right channel is the left one, then its opposite."""
+    left = _tone(48_000, 10.0)
+    right = np.concatenate([left[:240_000], -left[240_000:]])
+    soundfile.write(tmp_path / "a.wav", np.stack([left, right], axis=1), 48_000)
+    samples = _read(tmp_path / "a.wav").astype(int)
+    _assert_is_tone(samples.astype(np.int16), 10.0)
+    steepest = 0.4 * 32768 * 2 * np.pi * TONE_HZ / SAMPLE_RATE_HZ
+    assert np.abs(np.diff(samples)).max() < 1.2 * steepest
+    assert min(np.abs(samples[at : at + 4_800]).max() for at in range(0, len(samples) - 4_800, 2_400)) > 0.38 * 32768
+
+
+def test_an_offset_turns_no_channel_over(tmp_path: Path):
+    tone = _tone(48_000)
+    soundfile.write(tmp_path / "a.wav", np.stack([0.5 * tone + 0.4, 0.5 * tone - 0.4], axis=1), 48_000)
+    samples = _read(tmp_path / "a.wav")
+    assert np.abs(samples).max() > 0.19 * 32768
+
+
+def test_channels_without_correlation_are_averaged(tmp_path: Path):
+    noise = np.random.default_rng(0).normal(0, 0.1, (2, 3 * SAMPLE_RATE_HZ)).astype(np.float32)
+    soundfile.write(tmp_path / "a.wav", noise.T, SAMPLE_RATE_HZ, subtype="FLOAT")
+    np.testing.assert_allclose(_read(tmp_path / "a.wav"), noise.mean(0) * 32768, atol=1)
+
+
+@pytest.mark.parametrize("turned", range(6))
+def test_no_channel_of_six_cancels_the_others(turned):
+    names = ("FL", "FR", "FC", "LFE", "BL", "BR")
+    tone = _tone(48_000)
+    samples = np.stack([tone] * 6)
+    straight = Downmix(names).mix(samples)
+    samples[turned] *= -1
+    np.testing.assert_allclose(np.abs(Downmix(names).mix(samples)), np.abs(straight), atol=1e-6)

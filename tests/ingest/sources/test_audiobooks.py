@@ -15,6 +15,7 @@ from sync_loop import sync_source
 from triforce.ingest import storage
 from triforce.ingest.config import AudiobookSource
 from triforce.ingest.corpus.records import RejectReason, Status
+from triforce.ingest.media.chapters import Chapter, mend_chapters
 from triforce.ingest.sources import folder as listed
 from triforce.ingest.sources.archive_org import best_files
 from triforce.ingest.sync import discover
@@ -169,10 +170,54 @@ def test_the_chapters_of_a_book_are_recordings(m4b, corpus, settings, monkeypatc
     assert opened == ["book.m4b"]
 
 
-@pytest.mark.parametrize("chapters", [[(0, 3), (3, 900)], [(n / 1000, (n + 1) / 1000) for n in range(2500)]])
-def test_an_absurd_chapter_table_is_named(m4b, corpus, settings, chapters):
-    source = AudiobookSource(name="own", library="folder", path=str(m4b(chapters).parent))
+@pytest.mark.parametrize(
+    ("claimed", "lengths_s"),
+    [
+        ([(0, 2), (2, 2), (2, 6)], [2.0, 4.0]),
+        ([(0, 3), (2.5, 6)], [2.5, 3.5]),
+        ([(0, 3), (3, 900)], [3.0, 3.0]),
+        ([(0, 2), (4, 6)], [4.0, 2.0]),
+        ([(1, 3), (3, 6)], [3.0, 3.0]),
+        ([(0, 6), (700, 900)], [6.0]),
+        ([(n / 1000, (n + 1) / 1000) for n in range(2500)], [6.0]),
+    ],
+    ids=["empty", "overlap", "past the end", "gap", "late", "one is left", "thousands"],
+)
+def test_a_damaged_chapter_table_costs_no_sound(m4b, corpus, settings, claimed, lengths_s):
+    source = AudiobookSource(name="own", library="folder", path=str(m4b(claimed).parent))
     sync_source(source, settings, corpus)
-    [row] = [row for row in corpus.recordings() if row.metadata["file"] == "book.m4b"]
-    assert (row.status, row.reason) == (Status.REJECTED, RejectReason.BAD_METADATA)
-    assert "chapter" in row.detail
+    rows = sorted((row for row in corpus.recordings() if row.metadata["file"] == "book.m4b"), key=lambda r: r.source_id)
+    assert [row.status for row in rows] == [Status.FETCHED] * len(lengths_s), [row.detail for row in rows]
+    decoded_s = [float(row.metadata["decoded_duration_s"]) for row in rows]
+    assert decoded_s == pytest.approx(lengths_s, abs=0.2)
+    assert sum(decoded_s) == pytest.approx(6.0, abs=0.2)
+
+
+def test_a_mended_chapter_table_is_on_record(m4b, corpus, settings):
+    source = AudiobookSource(name="own", library="folder", path=str(m4b([(0, 2), (2, 2), (2, 6)]).parent))
+    rows = [row for row in discover(source, settings, corpus) if row.metadata["file"] == "book.m4b"]
+    assert [row.title for row in rows] == ["Chapter 0", "Chapter 2"]
+    assert all(row.metadata["chapter_fault"].startswith("chapter 2 claims 2.0 to 2.0 s") for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("claimed", "duration_s", "found"),
+    [
+        ([], 10.0, []),
+        ([(0, 4), (4, 10)], 10.0, [(0, 4), (4, 10)]),
+        ([(4, 10), (0, 4)], 10.0, [(0, 4), (4, 10)]),
+        ([(-5, 4), (4, 3)], 10.0, [(0, 4), (4, 10)]),
+        ([(0, 4), (4, 4), (4, 4)], 10.0, [(0, 4), (4, 10)]),
+        ([(0, 0.3), (0.3, 4), (4, 9.7), (9.7, 10)], 10.0, [(0, 4), (4, 10)]),
+        ([(0, 4), (4, 10)], 0.0, [(0, 4), (4, 10)]),
+        ([(3, 3), (3, 3)], 10.0, []),
+    ],
+)
+def test_chapters_lie_end_to_end(claimed, duration_s, found):
+    chapters, _ = mend_chapters([Chapter(*bounds) for bounds in claimed], duration_s)
+    assert [(chapter.start_s, chapter.end_s) for chapter in chapters] == found
+
+
+def test_a_table_without_fault_is_told_so():
+    assert mend_chapters([Chapter(0, 4), Chapter(4, 10.5)], 10.0)[1] is None
+    assert "chapter 2 claims" in str(mend_chapters([Chapter(0, 4), Chapter(3, 10)], 10.0)[1])
