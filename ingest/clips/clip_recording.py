@@ -86,7 +86,7 @@ def clip_recording(
 
     ``transcriber`` may be None: then clips have no text and no scores of it. ``progress`` is called with the seconds
     of the recording that are done. Raises only what is not the recording's fault: a full disk, a missing media file.
-    Running it again gives the same bytes. A transient rejection leaves the recording to the next run, `MAX_TRIES` times.
+    Running it again gives the same bytes. A transient rejection leaves the recording to a later run, `MAX_TRIES` in all.
     """
     if not recording.media_path:
         raise ValueError(f"recording {recording.recording_id} has no media file: fetch it first")
@@ -103,7 +103,7 @@ def clip_recording(
 
 
 def _reject(recording: Recording, corpus: Corpus, error: Rejected, started: float) -> ClipSummary:
-    """Put the recording on record as rejected; an empty clip file marks it as done, unless a later run may do better."""
+    """Put the recording on record as rejected; an empty clip file marks it as done, unless a later run may differ."""
     logger.warning("recording %s of %s: %s: %s", recording.recording_id, recording.source, error.reason, error.detail)
     if error.reason.transient:
         tries = int(recording.metadata.get(TRIES, "0")) + 1
@@ -111,7 +111,11 @@ def _reject(recording: Recording, corpus: Corpus, error: Rejected, started: floa
             counted = recording.metadata | {TRIES: str(tries)}
             corpus.write_recording(dataclasses.replace(recording, metadata=counted, detail=error.detail))
             return ClipSummary(
-                recording.recording_id, Status.REJECTED, str(error.reason), error.detail, wall_s=time.monotonic() - started
+                recording.recording_id,
+                Status.REJECTED,
+                str(error.reason),
+                error.detail,
+                wall_s=time.monotonic() - started,
             )
         error = Rejected(RejectReason.UNDECODABLE, f"{error.detail}; given up after {tries} runs")
     corpus.write_recording(

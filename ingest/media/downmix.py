@@ -20,6 +20,12 @@ PIECE_SAMPLES = 4096
 """Samples over which signs are decided: 85 ms at 48 kHz, so of a splice of unlike parts less than that is lost.
 Assumed."""
 
+LOUDEST = 1e6
+"""Samples are cut off at this for the decision, so that no square overflows; full scale is 1."""
+
+SILENCE = 1e-10
+"""Power under which nothing is decided: -100 dB of full scale."""
+
 FADE_SAMPLES = 480
 """Samples over which the mix goes from the old signs to new ones: 10 ms at 48 kHz. Assumed."""
 
@@ -49,7 +55,7 @@ class Downmix:
         """Mix ``(channels, N) float32`` to ``(N,) float32``. What is not finite is zero."""
         if not np.isfinite(samples).all():
             samples = np.nan_to_num(samples, posinf=0.0, neginf=0.0)
-        if len(self._weights) == 1:
+        if len(self._weights) == 1 or not samples.size:
             return samples[0]
         mono = np.empty(samples.shape[1], np.float32)
         at = 0
@@ -66,28 +72,44 @@ class Downmix:
 
     def _runs(self, samples: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
         """Yield lengths that add up to the block, each with its signs."""
-        num_samples = samples.shape[1]
-        length, signs = 0, self._signs
-        for start in range(0, num_samples, PIECE_SAMPLES):
-            piece = samples[:, start : start + PIECE_SAMPLES]
-            decided = self._aligned(piece, signs)
-            if length and signs is not None and (decided != signs).any():
-                yield length, signs
-                length = 0
-            length, signs = length + piece.shape[1], decided
-        if length and signs is not None:
-            yield length, signs
+        powers, left = _powers(samples), samples.shape[1]
+        signs = np.ones_like(self._weights) if self._signs is None else self._signs
+        while len(powers):
+            cancels = self._cancels(powers, signs)
+            if not cancels.any():
+                break
+            num_pieces, channel = min(zip(*np.nonzero(cancels), strict=True))
+            if num_pieces:
+                yield num_pieces * PIECE_SAMPLES, signs
+                powers, left = powers[num_pieces:], left - num_pieces * PIECE_SAMPLES
+            signs = signs.copy()
+            signs[channel] = -signs[channel]
+        if left:
+            yield left, signs
 
-    def _aligned(self, samples: np.ndarray, before: np.ndarray | None) -> np.ndarray:
-        """The signs by which no channel cancels those before it; where that is no question, the signs ``before``."""
-        signs = np.ones(len(samples), np.float32) if before is None else before.copy()
-        centred = samples - samples.mean(axis=1, keepdims=True)  # a constant offset says nothing about the sound
-        with np.errstate(over="ignore", invalid="ignore"):  # of samples far beyond full scale nothing is decided
-            powers = centred @ centred.T
-            for channel in range(1, len(samples)):
-                mix = (self._weights * signs)[:channel]
-                cross = signs[channel] * (mix @ powers[:channel, channel])
-                scale = np.sqrt((mix @ powers[:channel, :channel] @ mix) * powers[channel, channel])
-                if cross < CANCELLING * scale:
-                    signs[channel] = -signs[channel]
-        return signs
+    def _cancels(self, powers: np.ndarray, signs: np.ndarray) -> np.ndarray:
+        """Whether each channel cancels those before it, in each piece: ``(pieces, channels) bool``."""
+        found = np.zeros(powers.shape[:2], bool)
+        mix = self._weights * signs
+        for channel in range(1, len(signs)):
+            cross = signs[channel] * (powers[:, channel, :channel] @ mix[:channel])
+            power = powers[:, :channel, :channel] @ mix[:channel] @ mix[:channel]
+            scale = np.sqrt(np.maximum(power * powers[:, channel, channel], 0.0))
+            found[:, channel] = cross < CANCELLING * np.maximum(scale, SILENCE)
+        return found
+
+
+def _powers(samples: np.ndarray) -> np.ndarray:
+    """Return the covariances of the channels in each piece, ``(pieces, channels, channels)``.
+
+    Of the samples less their mean: a constant offset says nothing about the sound.
+    """
+    num_channels, num_samples = samples.shape
+    padded = np.zeros((num_channels, -(-num_samples // PIECE_SAMPLES) * PIECE_SAMPLES), np.float32)
+    padded[:, :num_samples] = np.clip(samples, -LOUDEST, LOUDEST)
+    pieces = padded.reshape(num_channels, -1, PIECE_SAMPLES).transpose(1, 0, 2)
+    lengths = np.full(len(pieces), PIECE_SAMPLES)
+    lengths[-1] -= padded.shape[1] - num_samples
+    centred = pieces - (pieces.sum(axis=2) / lengths[:, None])[:, :, None].astype(np.float32)
+    centred[-1, :, lengths[-1] :] = 0.0
+    return centred @ centred.transpose(0, 2, 1) / lengths[:, None, None]

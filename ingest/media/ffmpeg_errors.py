@@ -24,7 +24,9 @@ class Verdict(NamedTuple):
 
 
 BROKEN = Verdict(RejectReason.UNDECODABLE, "play it elsewhere; if that works, convert it, as in ffmpeg -i FILE a.flac")
-UNSUPPORTED = Verdict(RejectReason.UNDECODABLE, "this build of FFmpeg lacks a part for it; convert it to FLAC elsewhere")
+UNSUPPORTED = Verdict(
+    RejectReason.UNDECODABLE, "this build of FFmpeg lacks a part for it; convert it to FLAC elsewhere"
+)
 MACHINE = Verdict(RejectReason.UNKNOWN, "it is tried again; look at this machine's disk, memory and rights")
 NETWORK = Verdict(RejectReason.UNKNOWN, "a local file needs no network; it is tried again; report it with the file")
 OURS = Verdict(RejectReason.UNKNOWN, "a fault of this program, not of the file; it is tried again; report it")

@@ -37,7 +37,8 @@ def test_kinds_are_told_by_their_bytes(tmp_path, sound, format, extension):
 
 
 @pytest.mark.parametrize(
-    "head", [b"", b"<!doctype html>", b"%PDF-1.7", b'{"a": 1}', b"\x00" * 64, b"MZ\x90", b"#!/bin/sh", b"#EXTM3U\n/a.mp3\n"]
+    "head",
+    [b"", b"<!doctype html>", b"%PDF-1.7", b'{"a": 1}', b"\x00" * 64, b"MZ\x90", b"#!/bin/sh", b"#EXTM3U\n/a.mp3\n"],
 )
 def test_what_is_no_audio_is_told_too(tmp_path, head):
     assert reason(put(tmp_path, head)) == RejectReason.NOT_AUDIO

@@ -225,7 +225,8 @@ def _junk() -> Iterator[Damaged]:
 
 def _cut_off() -> Iterator[Damaged]:
     whole = {
-        "a.mp3": mp3, "a.wav": wav, "a.flac": lambda: coded("FLAC"), "a.opus": lambda: muxed("ogg", "libopus", rate_hz=48_000),
+        "a.mp3": mp3, "a.wav": wav, "a.flac": lambda: coded("FLAC"),
+        "a.opus": lambda: muxed("ogg", "libopus", rate_hz=48_000),
         "a.webm": lambda: muxed("webm", "libopus", rate_hz=48_000), "a.aac": lambda: muxed("adts", "aac"),
         "a.ts": lambda: muxed("mpegts", "aac"), "a.aiff": lambda: coded("AIFF"),
     }  # fmt: skip
@@ -283,7 +284,9 @@ def _unusual() -> Iterator[Damaged]:
     yield Damaged("phase-inverted.wav", lambda: coded("WAV", signs=(1.0, -1.0)), SOUND)
     yield Damaged("phase-inverted.mp3", lambda: coded("MP3", signs=(1.0, -1.0)), SOUND)
     yield Damaged("phase-inverted-and-softer.flac", lambda: coded("FLAC", signs=(1.0, -0.8)), SOUND)
-    yield Damaged("phase-inverted-centre.mp4", lambda: muxed("mp4", "aac", "5.1", 48_000, signs=(1, 1, -1, 0, 1, 1)), SOUND)
+    yield Damaged(
+        "phase-inverted-centre.mp4", lambda: muxed("mp4", "aac", "5.1", 48_000, signs=(1, 1, -1, 0, 1, 1)), SOUND
+    )
     yield Damaged("one-silent-channel.wav", lambda: coded("WAV", signs=(1.0, 0.0)), SOUND)
     yield Damaged("surround.mp4", lambda: muxed("mp4", "aac", "5.1", 48_000), SOUND)
     yield Damaged("eight-channels.wav", lambda: coded("WAV", signs=(1.0,) * 8), SOUND)
@@ -327,9 +330,13 @@ def _tags() -> Iterator[Damaged]:
     yield Damaged("id3-of-two-megabytes.mp3", lambda: id3(cover(bytes(2 << 20))) + mp3(), SOUND)
     yield Damaged("id3-claiming-256-megabytes.mp3", lambda: id3(claims=(1 << 28) - 1) + mp3(), REJECTED)
     yield Damaged("id3-claiming-less.mp3", lambda: id3(id3_frame(b"TIT2", b"\0title" * 50), claims=20) + mp3(), SOUND)
-    yield Damaged("id3-frame-claiming-gigabytes.mp3", lambda: id3(id3_frame(b"TIT2", b"\0a", claims=1 << 30)) + mp3(), SOUND)
+    yield Damaged(
+        "id3-frame-claiming-gigabytes.mp3", lambda: id3(id3_frame(b"TIT2", b"\0a", claims=1 << 30)) + mp3(), SOUND
+    )
     yield Damaged("id3-three-times.mp3", lambda: id3() + id3(id3_frame(b"TIT2", b"\0a")) + id3() + mp3(), SOUND)
-    yield Damaged("id3-of-a-thousand-chapters.mp3", lambda: id3(*(chapter(i, i, i) for i in range(1000))) + mp3(), SOUND)
+    yield Damaged(
+        "id3-of-a-thousand-chapters.mp3", lambda: id3(*(chapter(i, i, i) for i in range(1000))) + mp3(), SOUND
+    )
     yield Damaged("id3-of-chapters-backwards.mp3", lambda: id3(chapter(0, 2000, 0), chapter(1, 0, 9)) + mp3(), SOUND)
     yield Damaged("id3-in-no-encoding.mp3", lambda: id3(id3_frame(b"TIT2", b"\x09\xff\xfe\xd8\0")) + mp3(), SOUND)
     yield Damaged("id3-in-the-middle.mp3", lambda: mp3()[:8_000] + id3(bytes(900)) + mp3()[8_000:], SOUND)
@@ -353,7 +360,8 @@ def _foreign() -> Iterator[Damaged]:
         "pdf.mp3": b"%PDF-1.7\n" + b"1 0 obj\n" * 500, "zeros.mp3": bytes(20_000), "rubbish.mp3": rubbish(20_000),
         "png.mp3": picture("PNG"), "jpeg.mp3": picture("JPEG"), "zip.mp3": b"PK\3\4" + rubbish(5_000),
         "playlist.mp3": PLAYLIST % b"other.mp3", "playlist.m3u8": PLAYLIST % b"file:///etc/passwd",
-        "concatenation.mp3": b"ffconcat version 1.0\nfile other.mp3\n", "subtitles.mp3": b"1\n00:00:01,0 --> 00:00:02,0\nA\n",
+        "concatenation.mp3": b"ffconcat version 1.0\nfile other.mp3\n",
+        "subtitles.mp3": b"1\n00:00:01,0 --> 00:00:02,0\nA\n",
         "program.mp3": b"MZ\x90\0" + bytes(500), "sdp.mp3": b"v=0\no=- 0 0 IN IP4 127.0.0.1\nm=audio 5004 RTP/AVP 0\n",
     }  # fmt: skip
     for name, data in foreign.items():
@@ -379,10 +387,17 @@ def outcome(path: Path) -> dict:
     try:
         examine(path, max_duration_s=36_000.0)
         samples = np.concatenate(list(decode(path)))
-        found |= {"outcome": SOUND, "seconds": len(samples) / SAMPLE_RATE_HZ, "peak": int(np.abs(samples.astype(int)).max())}
+        found |= {
+            "outcome": SOUND,
+            "seconds": len(samples) / SAMPLE_RATE_HZ,
+            "peak": int(np.abs(samples.astype(int)).max()),
+        }
     except Rejected as error:
         found |= {"outcome": error.reason.value, "detail": error.detail}
-    return found | {"wall_s": time.monotonic() - started, "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10}
+    return found | {
+        "wall_s": time.monotonic() - started,
+        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10,
+    }
 
 
 def main(folder: Path) -> None:

@@ -56,7 +56,9 @@ def test_a_damaged_file_is_sound_or_is_refused_with_advice(outcomes, name):
 
 
 def test_every_class_of_error_has_its_row():
-    classes = {found for found in vars(av.error).values() if isinstance(found, type) and issubclass(found, av.FFmpegError)}
+    classes = {
+        found for found in vars(av.error).values() if isinstance(found, type) and issubclass(found, av.FFmpegError)
+    }
     assert classes - set(ERRORS) == {av.FFmpegError}
 
 
