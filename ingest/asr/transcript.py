@@ -10,16 +10,18 @@ from triforce.ingest.asr.config import TranscribeConfig
 from triforce.ingest.asr.repetition import repeats_its_end
 from triforce.ingest.asr.window_packing import Window
 from triforce.ingest.asr.word_times import Word
+from triforce.ingest.asr.writing import spoken_letters
 
 
 @dataclass(frozen=True)
 class Transcript:
     """What was recognised in one clip, with Whisper's own scores."""
 
-    text: str
+    text: str | None
+    """None where the clip is in a language that is not transcribed."""
     language: str
     language_probability: float | None
-    """None where the language was given or the model knows only one."""
+    """Given the language that was expected; None where no model was asked."""
     words: list[Word] = field(default_factory=list)
     avg_logprob: float | None = None
     """Mean natural logarithm of the tokens' probabilities; None without text."""
@@ -47,7 +49,7 @@ def suspects(
         for index, other in ((one, next_one), (next_one, one))
         if index in found
     }
-    stuck = {index for index, one in transcripts.items() if repeats_its_end(one.text)}
+    stuck = {index for index, one in transcripts.items() if repeats_its_end(one.text or "")}
     return sorted(found | beside | stuck)
 
 
@@ -55,16 +57,12 @@ def is_suspect(transcript: Transcript, duration_s: float, config: TranscribeConf
     """Return whether a transcript has no text, improbable or repetitive text, or too little or too much of it."""
     if not transcript.text or transcript.avg_logprob is None:
         return True
-    rate = len(transcript.text) / max(duration_s, 0.1)
+    rate = spoken_letters(transcript.text) / max(duration_s, 0.1)
     return (
         transcript.avg_logprob < config.min_avg_logprob
         or transcript.compression_ratio > config.max_compression_ratio
         or (transcript.no_speech_prob or 0.0) > config.max_no_speech_prob
         or not config.min_chars_per_s <= rate <= config.max_chars_per_s
-        or (
-            transcript.language_probability is not None
-            and transcript.language_probability < config.min_language_probability
-        )
     )
 
 
@@ -72,5 +70,5 @@ def is_silence(
     text: str, avg_logprob: float, no_speech_prob: float, duration_s: float, config: TranscribeConfig
 ) -> bool:
     """Return whether what was recognised in a clip alone is to be taken for silence."""
-    is_doubtful = avg_logprob < config.min_avg_logprob or len(text) < config.min_chars_per_s * duration_s
+    is_doubtful = avg_logprob < config.min_avg_logprob or spoken_letters(text) < config.min_chars_per_s * duration_s
     return not duration_s or (no_speech_prob > config.max_no_speech_prob and is_doubtful)

@@ -2,26 +2,65 @@
 
 from __future__ import annotations
 
-import re
-
 from pydantic import BaseModel, ConfigDict, Field
 
+from triforce.ingest.asr.writing import plain_words, repeatable_units, spaced_words, spoken_letters
 from triforce.ingest.corpus.records import Clip, DropReason
 
-PHANTOM_PHRASES = (
-    "thank you for watching",
-    "thanks for watching",
-    "thank you so much for watching",
-    "please subscribe",
-    "subscribe to my channel",
-    "like and subscribe",
-    "subtitles by the amara org community",
-    "see you in the next video",
-    "i'll see you next time",
-    "transcription by castingwords",
-)
-"""What Whisper writes over music and silence: the ends of the videos it was trained on. A clip of nothing else is
-dropped."""
+PHANTOM_PHRASES = {
+    "en": (
+        "thank you for watching",
+        "thanks for watching",
+        "thank you so much for watching",
+        "please subscribe",
+        "subscribe to my channel",
+        "like and subscribe",
+        "subtitles by the amara org community",
+        "see you in the next video",
+        "i'll see you next time",
+        "transcription by castingwords",
+    ),
+    "de": (
+        "Vielen Dank fürs Zuschauen",
+        "Untertitel der Amara.org-Community",
+        "Untertitel im Auftrag des ZDF für funk, 2017",
+        "Untertitelung des ZDF, 2020",
+    ),
+    "es": (
+        "¡Gracias por ver el vídeo!",
+        "Gracias por ver el video",
+        "Subtítulos realizados por la comunidad de Amara.org",
+    ),
+    "fr": (
+        "Sous-titres réalisés par la communauté d'Amara.org",
+        "Sous-titrage ST' 501",
+        "Merci d'avoir regardé cette vidéo",
+    ),
+    "it": ("Sottotitoli creati dalla comunità Amara.org", "Sottotitoli e revisione a cura di QTSS"),
+    "ja": ("ご視聴ありがとうございました",),
+    "ko": ("시청해주셔서 감사합니다",),
+    "pt": ("Legendas pela comunidade Amara.org", "Obrigado por assistir"),
+    "ru": ("Продолжение следует...", "Субтитры сделал DimaTorzok", "Спасибо за просмотр"),
+    "zh": ("字幕由Amara.org社区提供", "请不吝点赞 订阅 转发 打赏支持明镜与点点栏目", "謝謝觀看", "谢谢观看"),
+}
+"""What Whisper writes over music and silence, by language: the ends of the videos it was trained on. A clip of nothing
+else is dropped."""
+_PHANTOMS = frozenset(" ".join(plain_words(phrase)) for phrases in PHANTOM_PHRASES.values() for phrase in phrases)
+
+SHORT_WORDED = frozenset({"en", "es", "fr", "it", "pt", "ca", "gl", "ro"})
+"""Languages that write compounds apart: no word of theirs is as long as `FilterConfig.max_word_chars`. All others may
+glue words together or endings to them, as German, Finnish and Turkish do."""
+
+TEXT_SCOPES = {
+    DropReason.NO_TEXT: "any script",
+    DropReason.WRONG_LANGUAGE: "the languages that the recogniser and its judge know",
+    DropReason.REPETITION: "any script; without spaces, runs of three characters count as words",
+    DropReason.LONG_WORD: "scripts with spaces; a higher limit where words are glued together",
+    DropReason.PHANTOM_PHRASE: "the languages of `PHANTOM_PHRASES`",
+    DropReason.LOW_CONFIDENCE: "any language that the recogniser knows",
+    DropReason.SPEAKING_RATE: "any script; characters count as the letters of an alphabet that they stand for",
+}
+"""For which scripts or languages each filter on text holds. In any other text it drops nothing."""
 
 EDGE_WORD_S = 0.05
 """Distance from a clip's end up to which a word touches it, seconds: two and a half frames of Whisper's encoder.
@@ -44,10 +83,15 @@ class FilterConfig(BaseModel):
         0.4, ge=0, le=1, description="Least share of different words, of ten words or more."
     )
     max_word_chars: int = Field(
-        25, ge=1, description="Length from which a word counts as a transcription error, characters."
+        25,
+        ge=1,
+        description="Length from which a word counts as a transcription error, characters; English and the like.",
     )
-    min_chars_per_s: float = Field(5.0, ge=0, description="Slowest speech, characters a second.")
-    max_chars_per_s: float = Field(21.0, gt=0, description="Fastest speech, characters a second.")
+    max_compound_chars: int = Field(
+        70, ge=1, description="The same in languages that glue words together, and where the language is not known."
+    )
+    min_chars_per_s: float = Field(5.0, ge=0, description="Slowest speech, letters of an alphabet a second.")
+    max_chars_per_s: float = Field(21.0, gt=0, description="Fastest speech, letters of an alphabet a second.")
     max_rate_iqr: float | None = Field(
         None,
         gt=0,
@@ -101,18 +145,24 @@ def _is_no_speech(clip: Clip, config: FilterConfig) -> bool:
 
 
 def _is_repetition(clip: Clip, config: FilterConfig) -> bool:
-    words = _plain_words(clip.text)
+    words = repeatable_units(clip.text)
     repeats = len(words) >= 10 and len(set(words)) / len(words) <= config.min_unique_word_share
     return repeats or _above(clip.compression_ratio, config.max_compression_ratio)
 
 
 def _is_wrong_language(clip: Clip, config: FilterConfig) -> bool:
     is_other = config.languages is not None and clip.language not in (None, *config.languages)
-    return is_other or _below(clip.language_probability, config.min_language_probability)
+    is_unwritten = clip.asr_model is not None and clip.text is None
+    return is_other or is_unwritten or _below(clip.language_probability, config.min_language_probability)
 
 
 def _is_phantom(clip: Clip, config: FilterConfig) -> bool:
-    return " ".join(_plain_words(clip.text)) in PHANTOM_PHRASES
+    return " ".join(plain_words(clip.text)) in _PHANTOMS
+
+
+def _has_long_word(clip: Clip, config: FilterConfig) -> bool:
+    limit = config.max_word_chars if clip.language in SHORT_WORDED else config.max_compound_chars
+    return max(map(len, spaced_words(clip.text)), default=0) >= limit
 
 
 def _is_cut_in_word(clip: Clip, config: FilterConfig) -> bool:
@@ -127,26 +177,26 @@ def _is_cut_in_word(clip: Clip, config: FilterConfig) -> bool:
 
 
 def _has_wrong_rate(clip: Clip, config: FilterConfig) -> bool:
-    rate = clip.chars_per_s
+    rate = letters_per_s(clip)
     return _below(rate, config.min_chars_per_s) or _above(rate, config.max_chars_per_s)
 
 
-def _plain_words(text: str | None) -> list[str]:
-    return re.findall(r"[\w']+", (text or "").lower())
+def letters_per_s(clip: Clip) -> float | None:
+    """Return how fast a clip is spoken, in letters of an alphabet a second, whatever script its text is in."""
+    if clip.chars_per_s is None or not clip.text:
+        return clip.chars_per_s
+    return clip.chars_per_s * spoken_letters(clip.text) / len(clip.text)
 
 
 _CHECKS = (
     (DropReason.NO_SPEECH, _is_no_speech),
-    (DropReason.NO_TEXT, lambda clip, _: clip.text is not None and not _plain_words(clip.text)),
+    (DropReason.NO_TEXT, lambda clip, _: clip.text is not None and not plain_words(clip.text)),
     (DropReason.TOO_SHORT, lambda clip, config: _below(clip.duration_s, config.min_s)),
     (DropReason.TOO_LONG, lambda clip, config: _above(clip.duration_s, config.max_s + 1e-3)),
     (DropReason.CUT_WORD, _is_cut_in_word),
     (DropReason.WRONG_LANGUAGE, _is_wrong_language),
     (DropReason.REPETITION, _is_repetition),
-    (
-        DropReason.LONG_WORD,
-        lambda clip, config: max(map(len, _plain_words(clip.text)), default=0) >= config.max_word_chars,
-    ),
+    (DropReason.LONG_WORD, _has_long_word),
     (DropReason.PHANTOM_PHRASE, _is_phantom),
     (DropReason.LOW_CONFIDENCE, lambda clip, config: _below(clip.avg_logprob, config.min_avg_logprob)),
     (DropReason.SPEAKING_RATE, _has_wrong_rate),

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from triforce.ingest import storage
-from triforce.ingest.clips.filters import FilterConfig, drop_reason
+from triforce.ingest.clips.filters import FilterConfig, drop_reason, letters_per_s
 from triforce.ingest.corpus.records import MEDIA_COLUMNS, Clip, DropReason
 from triforce.ingest.corpus.rewrite import replace_columns
 from triforce.ingest.corpus.store import Corpus
@@ -61,7 +61,7 @@ def _judge_file(
     clips = _read_scores(uri)
     reasons: list[str | None] = []
     for clip in clips:
-        reason, rate = drop_reason(clip, config), clip.chars_per_s
+        reason, rate = drop_reason(clip, config), letters_per_s(clip)
         if reason is None and limits and rate is not None and not limits[0] <= rate <= limits[1]:
             reason = DropReason.SPEAKING_RATE
         reasons.append(reason and str(reason))
@@ -75,7 +75,7 @@ def _rate_limits(files: list[str], config: FilterConfig) -> tuple[float, float] 
     rates: list[float] = []
     for uri in files:
         judged = zip(*_judge_file(uri, config, None), strict=True)
-        rates += [clip.chars_per_s for clip, reason in judged if reason is None and clip.chars_per_s is not None]
+        rates += [rate for clip, reason in judged if reason is None and (rate := letters_per_s(clip)) is not None]
     if len(rates) < MIN_CLIPS_FOR_RATE:
         return None
     low, high = np.percentile(rates, [25, 75])

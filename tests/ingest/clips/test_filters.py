@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from triforce.ingest import storage
-from triforce.ingest.clips.filters import FilterConfig, drop_reason
+from triforce.ingest.asr.repetition import compression_ratio
+from triforce.ingest.clips.filters import TEXT_SCOPES, FilterConfig, drop_reason
 from triforce.ingest.clips.refilter import refilter
 from triforce.ingest.corpus.records import Clip, DropReason, Media, Recording, Word, make_clip_id
 from triforce.ingest.corpus.store import Corpus
@@ -139,3 +140,77 @@ def test_refilter_drops_the_rates_that_are_unusual_in_a_source_of_enough_clips(t
     changes = refilter(_corpus(tmp_path / "many", [*usual, 20.0]), FilterConfig(max_rate_iqr=1.5)).to_pylist()
     assert [row["after"] for row in changes] == ["speaking_rate"]
     assert refilter(_corpus(tmp_path / "few", [*usual[:10], 20.0]), FilterConfig(max_rate_iqr=1.5)).num_rows == 0
+
+
+CHINESE = "我们今天要讨论的是城市交通的未来，以及它会怎样改变人们的生活方式。"
+JAPANESE = "今日は町の交通のこれからと、それが人々の暮らしをどのように変えるかについて話します。"
+KOREAN = "오늘 우리는 도시 교통의 미래와 그것이 사람들의 삶을 어떻게 바꿀지 이야기하려고 합니다."
+THAI = "วันนี้เราจะพูดถึงอนาคตของการเดินทางในเมืองและผลที่มีต่อชีวิตของผู้คน"
+HINDI = "आज हम शहर के यातायात के भविष्य के बारे में बात करेंगे और यह लोगों के जीवन को कैसे बदलेगा।"
+RUSSIAN = "Сегодня мы поговорим о будущем городского транспорта и о том, как он изменит жизнь людей."
+ARABIC = "سنتحدث اليوم عن مستقبل النقل في المدينة وكيف سيغير حياة الناس."
+GERMAN = "Die Rechtsschutzversicherungsgesellschaften und die Geschwindigkeitsbegrenzung waren das Thema."
+FINNISH = "Lentokonesuihkuturbiinimoottoriapumekaanikko kertoi tästä eilen illalla."
+
+
+def heard(text: str, language: str, chars_per_s: float) -> Clip:
+    ratio = compression_ratio(text)
+    return replace(GOOD, text=text, language=language, chars_per_s=chars_per_s, compression_ratio=ratio)
+
+
+@pytest.mark.parametrize(
+    ("text", "language", "chars_per_s"),
+    [
+        (CHINESE, "zh", 4.7),
+        (CHINESE, "zh", 3.0),
+        (CHINESE + "AI" + CHINESE, "zh", 4.7),
+        (JAPANESE, "ja", 6.0),
+        (KOREAN, "ko", 6.0),
+        (THAI, "th", 12.0),
+        (HINDI, "hi", 12.0),
+        (HINDI * 2, "hi", 12.0),
+        (RUSSIAN * 2, "ru", 14.0),
+        (ARABIC, "ar", 9.0),
+        (GERMAN, "de", 15.0),
+        (FINNISH, "fi", 13.0),
+        (GERMAN, None, 15.0),
+    ],
+)
+def test_speech_in_any_script_is_kept(text, language, chars_per_s):
+    assert drop_reason(heard(text, language, chars_per_s), FilterConfig()) is None
+
+
+@pytest.mark.parametrize(
+    ("reason", "clip"),
+    [
+        (DropReason.SPEAKING_RATE, heard(CHINESE, "zh", 1.2)),
+        (DropReason.SPEAKING_RATE, heard(CHINESE, "zh", 9.0)),
+        (DropReason.SPEAKING_RATE, heard(JAPANESE, "ja", 14.0)),
+        (DropReason.REPETITION, heard("我们今天要讨论" * 6, "zh", 4.7)),
+        (DropReason.REPETITION, heard("ขอบคุณครับ" * 12, "th", 12.0)),
+        (DropReason.REPETITION, heard("и так далее " * 20, "ru", 12.0)),
+        (DropReason.LONG_WORD, heard("The Rechtsschutzversicherungsgesellschaften were the topic.", "en", 12.0)),
+        (DropReason.LONG_WORD, heard("Das ist " + "abcdefghijklmnopqrstuvwxyz" * 2 + "zyxwvutsrqponmlkji", "de", 12.0)),
+        (DropReason.PHANTOM_PHRASE, heard("Untertitelung des ZDF, 2020.", "de", 12.0)),
+        (DropReason.PHANTOM_PHRASE, heard("ご視聴ありがとうございました。", "ja", 6.0)),
+        (DropReason.NO_TEXT, heard("。。。", "zh", 4.7)),
+    ],
+)
+def test_what_is_wrong_in_another_script_is_still_dropped(reason, clip):
+    assert drop_reason(clip, FilterConfig()) == reason
+
+
+def test_a_clip_in_a_language_that_its_recogniser_does_not_write_is_dropped():
+    foreign = replace(GOOD, text=None, words=None, chars_per_s=None, language="de", asr_model="whisper-tiny.en")
+    assert drop_reason(foreign, FilterConfig()) == DropReason.WRONG_LANGUAGE
+    assert drop_reason(replace(foreign, asr_model=None), FilterConfig()) is None
+
+
+def test_every_filter_on_text_says_what_it_holds_for():
+    """A filter that drops a good clip for its text, or for a score of it, is one on text."""
+    bad_texts = [bad for _, bad, _ in CASES if {"text", "chars_per_s", "compression_ratio", "avg_logprob"} & set(bad)]
+    on_text = {drop_reason(replace(GOOD, **bad), CONFIG) for bad in bad_texts} - {DropReason.NO_SPEECH}
+    assert on_text | {DropReason.WRONG_LANGUAGE} == set(TEXT_SCOPES)
+    page = (Path(__file__).parents[3] / "ingest/README.md").read_text(encoding="utf-8")
+    for reason, scope in TEXT_SCOPES.items():
+        assert f"| `{reason}` | {scope} |" in page
