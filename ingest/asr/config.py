@@ -20,7 +20,14 @@ class TranscribeConfig(BaseModel):
         "default", description="CTranslate2 type; 'default' is int8 on the CPU, float16 on a GPU."
     )
     language: str | None = Field(
-        None, description="ISO 639-1 code; null: detected, where the model knows more than English."
+        None,
+        description="ISO 639-1 code of the only language that is transcribed; null: all that the model knows.",
+    )
+    language_model: str | None = Field(
+        "base",
+        min_length=1,
+        description="Multilingual Whisper model that tells the language of each clip before it is transcribed; null: "
+        "the model itself, and where it knows only English, all speech is taken for that.",
     )
     beam_size: int = Field(5, ge=1, le=20, description="Hypotheses kept while decoding.")
     batch_size: int = Field(8, ge=1, le=128, description="Windows of 30 s decoded together.")
@@ -41,9 +48,9 @@ class TranscribeConfig(BaseModel):
         0.6, gt=0, le=1, description="Clips more probably without speech are transcribed again."
     )
     min_language_probability: float = Field(
-        0.8, ge=0, le=1, description="Windows less probably in the language are transcribed again."
+        0.8, ge=0, le=1, description="A clip whose first seconds are less probably in any language is heard whole."
     )
     min_chars_per_s: float = Field(
-        5.0, ge=0, description="Clips with less text are transcribed again: batches drop speech."
+        5.0, ge=0, description="Clips with less text are transcribed again, in letters: batches drop speech."
     )
     max_chars_per_s: float = Field(25.0, gt=0, description="Clips with more text are transcribed again.")

@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from triforce.ingest.asr.config import TranscribeConfig
+from triforce.ingest.asr.language import Judged, LanguageJudge, whisper_code
 from triforce.ingest.asr.repetition import compression_ratio, repeats_its_end
 from triforce.ingest.asr.transcript import Transcript, is_silence, suspects
 from triforce.ingest.asr.whisper import (
@@ -30,6 +32,7 @@ from triforce.ingest.asr.whisper import (
 )
 from triforce.ingest.asr.window_packing import Window, batches_of_like_length, pack_in_order
 from triforce.ingest.asr.word_times import AlignedWords, share_out, within
+from triforce.ingest.asr.writing import NON_LATIN
 from triforce.ingest.corpus.records import SAMPLE_RATE_HZ
 
 TAIL_S = 1.0
@@ -41,6 +44,11 @@ is a loop."""
 MAX_TOKENS_PER_S = 10
 """Tokens per second of a clip transcribed alone: twice what the fastest speech needs, so a loop over noise ends soon.
 Assumed."""
+NON_LATIN_TOKENS = 3
+"""Both limits are so many times as high for languages in other scripts, a letter of which may take as many tokens. The
+model's context ends the longest."""
+CONTEXT_TOKENS = 440
+"""Tokens that the model's context of 448 holds beside the prompt."""
 TEMPERATURES = (0.0, 0.5, 1.0)
 """Temperatures of the fallback of Radford et al. 2022, 4.5, in half as many steps: what needs more is hardly ever
 speech."""
@@ -63,6 +71,25 @@ class Transcriber:
             num_threads=self.config.cpu_threads,
         )
         self.whisper.check_language(self.config.language)
+        self._judge = self._load_judge()
+
+    def _load_judge(self) -> LanguageJudge | None:
+        name, settings = self.config.language_model, self.config
+        if name is None or name == self.whisper.model:
+            whisper = self.whisper
+        else:
+            try:
+                whisper = Whisper(
+                    name, device=settings.device, compute_type=settings.compute_type, num_threads=settings.cpu_threads
+                )
+            except (OSError, RuntimeError, ValueError) as error:
+                raise ValueError(
+                    f"language_model {name!r} cannot be loaded ({error}): pip install 'triforce[whisper]', or set "
+                    "transcribe.language_model=null, and nothing tells foreign speech"
+                ) from error
+        if name is None and not whisper.is_multilingual:
+            return None
+        return LanguageJudge(whisper, settings.batch_size, settings.min_language_probability)
 
     @property
     def name(self) -> str:
@@ -70,32 +97,29 @@ class Transcriber:
         return self.whisper.name
 
     def detect_language(
-        self, waveforms: Sequence[np.ndarray], sample_rate_hz: int = SAMPLE_RATE_HZ
+        self, waveforms: Sequence[np.ndarray], sample_rate_hz: int = SAMPLE_RATE_HZ, *, hint: str | None = None
     ) -> tuple[str, float | None]:
-        """Return the language of clips of one recording, and its mean probability over their windows.
+        """Return the language to expect of a recording, and its mean probability over its first clips.
 
-        The probability is None where the language is given or the model knows only English.
+        It is the config's, else the ``hint`` of its source, else that of its first clips. The probability is None
+        where no clip was listened to.
         """
-        if self.config.language or not self.whisper.is_multilingual:
+        if self._judge is None or self.config.language:
             return self.config.language or "en", None
-        clips = [resample(waveform, sample_rate_hz) for waveform in waveforms]
-        windows = self.pack(clips)[: self.config.batch_size]
-        if not windows:
-            return "en", None
-        totals: dict[str, float] = {}
-        for probabilities in self.whisper.language_probabilities(self.encode(clips, windows)):
-            for language, probability in probabilities.items():
-                totals[language] = totals.get(language, 0.0) + probability / len(windows)
-        best = max(totals, key=lambda language: totals[language])
-        return best, totals[best]
+        if self._judge.knows(code := whisper_code(hint)):
+            return str(code), None
+        clips = [resample(waveform, sample_rate_hz) for waveform in waveforms[: self.config.batch_size]]
+        found = self._judge.common_language(clips)
+        return (found.language, found.probability) if found else ("en", None)
 
     def transcribe(
         self, waveforms: Sequence[np.ndarray], sample_rate_hz: int = SAMPLE_RATE_HZ, *, language: str | None = None
     ) -> list[Transcript]:
         """Return one transcript per clip, in order. ``waveforms`` are ``(N,)``, float in [-1, 1] or int16, up to 30 s.
 
-        ``language`` is what `detect_language` found; without it the config's counts, or it is detected from these
-        clips.
+        ``language`` is the expected one, which `detect_language` found; without it it is found from these clips. Each
+        clip is transcribed in its own language; one in a language that the model does not know, or the config does not
+        want, has no text.
         """
         clips = [resample(waveform, sample_rate_hz) for waveform in waveforms]
         for number, clip in enumerate(clips):
@@ -103,13 +127,32 @@ class Transcriber:
                 raise ValueError(f"clip {number} is {len(clip) / RATE_HZ:.1f} s long, and Whisper takes 30 s: cut it")
         if language is None:
             language, _ = self.detect_language(waveforms, sample_rate_hz)
+        heard = [Judged(language, None)] * len(clips) if self._judge is None else self._judge.judge(clips, language)
+        transcripts: dict[int, Transcript] = {}
+        for code in sorted({each.language for each in heard}):
+            own = [index for index, each in enumerate(heard) if each.language == code]
+            if self._writes(code):
+                found = self._transcribe_in(code, [clips[index] for index in own])
+            else:
+                found = [Transcript(None, code, None)] * len(own)
+            for index, transcript in zip(own, found, strict=True):
+                transcripts[index] = replace(transcript, language_probability=heard[index].probability)
+        return [transcripts[index] for index in range(len(clips))]
+
+    def _writes(self, language: str) -> bool:
+        """Whether speech in ``language`` is transcribed."""
+        if self.config.language:
+            return language == self.config.language
+        return self.whisper.knows(language)
+
+    def _transcribe_in(self, language: str, clips: Sequence[np.ndarray]) -> list[Transcript]:
         transcripts: dict[int, Transcript] = {}
         windows = self.pack(clips)
         for batch in batches_of_like_length(windows, self.config.batch_size):
             transcripts |= self._transcribe_batch(clips, batch, language)
         durations_s = [len(clip) / RATE_HZ for clip in clips]
         for index in suspects(transcripts, durations_s, windows, self.config):
-            is_stuck = repeats_its_end(transcripts[index].text)
+            is_stuck = repeats_its_end(transcripts[index].text or "")
             transcripts[index] = self._transcribe_alone(clips[index], language, is_whole=is_stuck)
         return [transcripts[index] for index in range(len(clips))]
 
@@ -131,39 +174,32 @@ class Transcriber:
         self, clips: Sequence[np.ndarray], windows: list[Window], language: str
     ) -> dict[int, Transcript]:
         encoded = self.encode(clips, windows)
-        probabilities = self._language_probabilities(encoded, language)
         hypotheses = self.whisper.generate(
             encoded,
             language,
             beam_size=self.config.beam_size,
-            max_new_tokens=MAX_NEW_TOKENS,
+            max_new_tokens=max_tokens(language),
             suppressed=self.whisper.non_speech_tokens(language),
         )
         aligned = self.whisper.align(encoded, language, [hypothesis.tokens for hypothesis in hypotheses])
         transcripts: dict[int, Transcript] = {}
-        for window, words, hypothesis, probability in zip(windows, aligned, hypotheses, probabilities, strict=True):
+        for window, words, hypothesis in zip(windows, aligned, hypotheses, strict=True):
             shares = share_out(words, _bounds(window, clips))
             for index, share in zip(window.clips, shares, strict=True):
-                transcripts[index] = _transcript(share, hypothesis, language, probability)
+                transcripts[index] = _transcript(share, hypothesis, language)
         return transcripts
-
-    def _language_probabilities(self, encoded: Encoded, language: str) -> list[float | None]:
-        if not self.whisper.is_multilingual:
-            return [None] * encoded.shape[0]
-        return [found.get(language) for found in self.whisper.language_probabilities(encoded)]
 
     def _transcribe_alone(self, clip: np.ndarray, language: str, *, is_whole: bool = False) -> Transcript:
         """Transcribe one clip by itself in the window, at rising temperatures until its text passes Whisper's own
         tests."""
         encoded = self.encode([clip], [Window((0,), (0,), len(clip))], is_whole=is_whole)
-        probability = self._language_probabilities(encoded, language)[0]
         duration_s = len(clip) / RATE_HZ
         found = self.whisper.generate_with_fallback(
             encoded,
             language,
             self._fallback(),
             beam_size=self.config.beam_size,
-            max_new_tokens=min(MAX_NEW_TOKENS, 20 + math.ceil(MAX_TOKENS_PER_S * duration_s)),
+            max_new_tokens=max_tokens(language, duration_s),
         )
         if repeats_its_end(found.text) and not is_whole:
             return self._transcribe_alone(clip, language, is_whole=True)
@@ -172,11 +208,11 @@ class Transcriber:
         return Transcript(
             "" if is_empty else found.text,
             language,
-            probability,
+            None,
             [within(word, 0.0, duration_s) for word in words],
             found.avg_logprob,
             found.no_speech_prob,
-            found.compression_ratio,
+            compression_ratio(found.text),
             found.temperature,
         )
 
@@ -198,12 +234,18 @@ def _bounds(window: Window, clips: Sequence[np.ndarray]) -> list[tuple[float, fl
     ]
 
 
-def _transcript(share: AlignedWords, found: Hypothesis, language: str, probability: float | None) -> Transcript:
+def max_tokens(language: str, duration_s: float | None = None) -> int:
+    """Return the most tokens that a window in ``language`` may give, or a clip of ``duration_s`` alone."""
+    least = MAX_NEW_TOKENS if duration_s is None else min(MAX_NEW_TOKENS, 20 + math.ceil(MAX_TOKENS_PER_S * duration_s))
+    return min(CONTEXT_TOKENS, NON_LATIN_TOKENS * least) if language in NON_LATIN else least
+
+
+def _transcript(share: AlignedWords, found: Hypothesis, language: str) -> Transcript:
     """Return the transcript of a clip that shared its window."""
     return Transcript(
         share.text,
         language,
-        probability,
+        None,
         share.words,
         share.avg_logprob,
         found.no_speech_prob,

@@ -105,6 +105,10 @@ class Whisper:
         if language is not None:
             self._tokenizer(language)
 
+    def knows(self, language: str | None) -> bool:
+        """Return whether the model transcribes a language, by its code."""
+        return language in self._whisper.supported_languages
+
     def encode(self, waveforms: Sequence[np.ndarray], num_mel_frames: int = WINDOW_MEL_FRAMES) -> Encoded:
         """Encode sounds ``(N,)`` float32 at `RATE_HZ`, filled up with silence to ``num_mel_frames``.
 

@@ -86,7 +86,7 @@ def clip_recording(
 
     ``transcriber`` may be None: then clips have no text and no scores of it. ``progress`` is called with the seconds
     of the recording that are done. Raises only what is not the recording's fault: a full disk, a missing media file.
-    Running it again gives the same bytes. A transient rejection leaves the recording to a later run, `MAX_TRIES` in all.
+    Running it again gives the same bytes. A transient rejection leaves it to a later run, `MAX_TRIES` times in all.
     """
     if not recording.media_path:
         raise ValueError(f"recording {recording.recording_id} has no media file: fetch it first")
@@ -216,7 +216,7 @@ class _Run:
         if self._transcriber is None:
             return [None] * len(clips)
         if self._language is None:
-            self._language, _ = self._transcriber.detect_language(clips)
+            self._language, _ = self._transcriber.detect_language(clips, hint=self._recording.language)
         return list(self._transcriber.transcribe(clips, language=self._language))
 
     def _clip(self, cut: Cut, transcript: Transcript | None) -> Clip:
@@ -226,7 +226,7 @@ class _Run:
             columns |= heard | {
                 "words": tuple(Word(**word) for word in heard["words"]),
                 "asr_model": self._transcriber.name,
-                "chars_per_s": len(transcript.text) / (len(cut.samples) / SAMPLE_RATE_HZ),
+                "chars_per_s": _chars_per_s(transcript.text, len(cut.samples) / SAMPLE_RATE_HZ),
             }
         clip = sound_clip(self._recording, cut.span.start, cut.samples, **columns)
         reason = drop_reason(clip, self._config.filter)
@@ -252,6 +252,10 @@ def cut_stream(blocks: Iterable[np.ndarray], config: ClipConfig) -> Iterator[Cut
     is_speech = smoother.finish()
     spans = [*cutter.push(is_speech, levels[: len(is_speech)]), *cutter.finish(held.end)]
     yield from (Cut(span, held.slice(span.start, span.end)) for span in spans)
+
+
+def _chars_per_s(text: str | None, duration_s: float) -> float | None:
+    return None if text is None else len(text) / duration_s
 
 
 class _Held:

@@ -207,18 +207,20 @@ class Clip:
     audio: Media | None = None
     """16-bit mono FLAC of speech or music."""
     text: str | None = None
+    """None with an `asr_model`: the clip is in a language that the model does not transcribe."""
     asr_model: str | None = None
     """What wrote the text: a model's name, or `TRANSCRIPT`."""
     language: str | None = None
     """ISO 639-1 code."""
     language_probability: float | None = None
+    """Probability of the language by its sound, given the one that was expected, 0 to 1."""
     words: tuple[Word, ...] | None = None
     avg_logprob: float | None = None
     """Mean natural logarithm of the probabilities of the text's tokens."""
     no_speech_prob: float | None = None
     """Whisper's probability that nobody speaks, 0 to 1."""
     compression_ratio: float | None = None
-    """Bytes of the text over its bytes once compressed: large where it repeats itself."""
+    """Characters of the text over its bytes once compressed: large where it repeats itself."""
     temperature: float | None = None
     """Temperature at which Whisper decoded the text."""
     chars_per_s: float | None = None
