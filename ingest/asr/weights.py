@@ -8,6 +8,7 @@ all three.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import logging
@@ -51,8 +52,18 @@ def find_whisper(name: str) -> str:
 
 
 def cache_folder() -> Path:
-    """Return the folder of joined weights: ``$XDG_CACHE_HOME/triforce``, or ``~/.cache/triforce``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "triforce"
+    """Return the folder of joined weights: ``$XDG_CACHE_HOME/triforce`` or ``~/.cache/triforce``; where there is no
+    home, or it cannot be written and holds no weights, a folder of this user's among the temporary files."""
+    with contextlib.suppress(OSError, RuntimeError):
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "triforce"
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK) or any(folder.glob("whisper-base-*")):
+            return folder
+    folder = Path(tempfile.gettempdir()) / f"triforce-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.stat().st_uid != os.getuid():
+        raise PermissionError(f"{folder} is another user's: set XDG_CACHE_HOME to a folder that can be written")
+    return folder
 
 
 def _package_folder(module: str) -> Path | None:

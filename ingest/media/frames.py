@@ -82,6 +82,7 @@ class AudioReader:
                 self._skip(error, "decoding it")
                 continue
             for frame in frames:
+                assert isinstance(frame, av.AudioFrame)
                 if not RATES_HZ[0] <= frame.sample_rate <= RATES_HZ[1]:
                     raise Rejected(
                         RejectReason.BAD_METADATA,

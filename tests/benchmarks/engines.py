@@ -35,7 +35,12 @@ def ours(settings: argparse.Namespace) -> Callable[[np.ndarray], list[Segment]]:
     from triforce.ingest.corpus.records import Recording
     from triforce.ingest.media.samples import to_int16
 
-    config = TranscribeConfig(model=settings.model, beam_size=settings.beam_size, batch_size=settings.batch_size)
+    config = TranscribeConfig(
+        model=settings.model,
+        language_model=None,  # nor do the others tell languages
+        beam_size=settings.beam_size,
+        batch_size=settings.batch_size,
+    )
     transcriber = Transcriber(config)
     # Lone words between long pauses are speech, if of no use for training: length and rate refuse nothing here.
     filters = FilterConfig(min_s=0, min_snr_db=-100, min_chars_per_s=2)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+
 import pytest
 
 from triforce.ingest.asr import weights as whisper_weights
@@ -40,3 +42,12 @@ def test_base_is_joined_once_and_damaged_parts_are_refused(tmp_path, monkeypatch
     with pytest.raises(ValueError, match="SHA-256"):
         find_whisper("base")
     assert not list((tmp_path / "bad" / "triforce").iterdir())
+
+
+def test_without_a_home_that_can_be_written_weights_are_joined_among_temporary_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    folder = whisper_weights.cache_folder()
+    assert folder.parent == tmp_path
+    assert folder.stat().st_mode & 0o777 == 0o700
