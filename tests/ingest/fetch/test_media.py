@@ -9,7 +9,9 @@ import av
 import numpy as np
 import pytest
 import soundfile
+from sync_loop import sync_source
 
+from triforce.ingest.config import AudiobookSource
 from triforce.ingest.corpus.records import RejectReason
 from triforce.ingest.errors import Rejected
 from triforce.ingest.fetch.examine import examine
@@ -115,3 +117,12 @@ def test_a_video_without_sound_is_no_audio(tmp_path):
             output.mux(stream.encode(av.VideoFrame(32, 32, "yuv420p")))
         output.mux(stream.encode(None))
     assert reason(tmp_path / "v.mp4") == RejectReason.NOT_AUDIO
+
+
+def test_a_file_behind_junk_is_fetched(tmp_path, corpus, settings, sound):
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files/talk.mp3").write_bytes(bytes(512) + sound(1, 1.0, "MP3"))
+    source = AudiobookSource(name="own", library="folder", path=str(tmp_path / "files"))
+    assert sync_source(source, settings, corpus).fetched == 1
+    (row,) = corpus.recordings()
+    assert (row.media_path.rsplit(".", 1)[-1], row.metadata["codec"]) == ("mp3", "mp3float")
