@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from triforce.ingest.asr.config import TranscribeConfig
-from triforce.ingest.asr.transcribe import Transcriber
+from triforce.ingest.asr.transcribe import Transcriber, max_tokens
 from triforce.ingest.clips.filters import FilterConfig, drop_reason
 from triforce.ingest.corpus.records import SAMPLE_RATE_HZ, Clip, DropReason, Recording
 
@@ -100,6 +100,13 @@ def test_the_encoder_sees_no_more_than_its_windows_hold(transcriber):
     narrow = [np.zeros(16_000 * 4, np.float32)] * 3
     frames = [transcriber.encode(narrow, transcriber.pack(narrow), is_whole=whole).shape[1] for whole in (0, 1)]
     assert frames == [round((4 * 3 + 2 * 0.4 + 1.0) * 50), 1_500]
+
+
+@pytest.mark.parametrize(
+    ("language", "duration_s", "most"), [("en", None, 220), ("en", 2.0, 40), ("hi", None, 440), ("hi", 2.0, 120)]
+)
+def test_a_script_whose_letters_take_several_tokens_may_have_more(language, duration_s, most):
+    assert max_tokens(language, duration_s) == most
 
 
 @pytest.mark.slow
