@@ -35,6 +35,7 @@ from triforce.models.release_files import (
 )
 from triforce.models.text import clean_text
 from triforce.models.vocabulary import Segment
+from triforce.models.voice.bundled import VOICE
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,10 @@ class Release:
         self._vocoder = vocoder
 
     @classmethod
-    def load(cls, uri: str, *, device: str | torch.device = "cpu", vocoder: Vocoder | str | None = None) -> Release:
-        """Open the release at ``uri``; it needs at least a dVAE.
+    def load(
+        cls, uri: str = VOICE, *, device: str | torch.device = "cpu", vocoder: Vocoder | str | None = None
+    ) -> Release:
+        """Open the release at ``uri``, by default the voice that comes along; it needs at least a dVAE.
 
         ``vocoder`` is a vocoder or a name for `make_vocoder`; by default the release's own, or Griffin-Lim if it has
         none.

@@ -2,7 +2,8 @@
 
 Layout below a release URI: ``dvae/``, ``gpt/``, ``diffusion/`` and, where one was fitted, ``vocoder/``, each with
 ``model.safetensors`` and ``config.json`` (the card); ``gpt/`` also holds the text ``tokenizer.json``. ``config.json``
-is written last. The diffusion network names the hash of the dVAE that it was trained on, the GPT that of its codes.
+is written last. The diffusion network names the hash of the dVAE that it was trained on, the GPT that of its codes. The
+URI ``voice`` names the release that comes along (`models/voice`). Weights in bfloat16 are read into float32.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from triforce.models.diffusion import Diffusion, DiffusionConfig
 from triforce.models.dvae import DVAE, DVAEConfig
 from triforce.models.gpt import GPT, GPTConfig
 from triforce.models.reading.front_end import FrontEnd, load_front_end
+from triforce.models.voice.bundled import located
 
 FORMAT = 1
 """Version of the files' format."""
@@ -126,7 +128,7 @@ def load_card(uri: str, stage: str) -> dict[str, Any] | None:
 
     Raises ValueError for a card of another format or stage.
     """
-    fs, root = fsspec.core.url_to_fs(uri, use_listings_cache=False)
+    fs, root = fsspec.core.url_to_fs(located(uri), use_listings_cache=False)
     path = f"{root.rstrip('/')}/{stage}/config.json"
     if not fs.exists(path):
         return None
@@ -158,7 +160,7 @@ def load_stage(uri: str, stage: str, device: str | torch.device = "cpu") -> Trai
     card = load_card(uri, stage)
     if card is None:
         return None
-    fs, root = fsspec.core.url_to_fs(uri, use_listings_cache=False)
+    fs, root = fsspec.core.url_to_fs(located(uri), use_listings_cache=False)
     model_class, config_class = MODELS[stage]
     model = model_class(config_class.model_validate(card["model"]))
     load_unique(model, load_tensors(fs.cat_file(f"{root.rstrip('/')}/{stage}/model.safetensors")))
@@ -177,7 +179,7 @@ def require_dvae(uri: str, device: str | torch.device = "cpu") -> TrainedNetwork
 
 def load_tokenizer_of(uri: str) -> FrontEnd:
     """Load the text front end of a release's GPT; raises FileNotFoundError where there is none."""
-    fs, root = fsspec.core.url_to_fs(uri, use_listings_cache=False)
+    fs, root = fsspec.core.url_to_fs(located(uri), use_listings_cache=False)
     path = f"{root.rstrip('/')}/gpt/tokenizer.json"
     if not fs.exists(path):
         raise FileNotFoundError(f"{uri}: no gpt/tokenizer.json here; train one with `triforce train gpt`")

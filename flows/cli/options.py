@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from triforce.models.voice.bundled import VOICE
+
 
 class Panel(StrEnum):
     """Kinds of commands, as the help groups them."""
@@ -21,6 +23,9 @@ class Panel(StrEnum):
 
 CorpusUri = Annotated[str, typer.Option("--corpus", help="The corpus: a folder, or an address such as s3://bucket/x.")]
 ReleaseUri = Annotated[str, typer.Option("--release", help="The release: networks are read from and written to here.")]
+SpokenRelease = Annotated[
+    str, typer.Option("--release", help="The release whose networks speak; voice is the one that comes along.")
+]
 TokensUri = Annotated[str, typer.Option("--tokens", help="The folder of the token shards.")]
 RunsUri = Annotated[str, typer.Option("--runs", help="The folder for checkpoints and training curves.")]
 RayDashboard = Annotated[
@@ -38,6 +43,12 @@ Settings = Annotated[
         "--set", metavar="NAME=VALUE ...", help="Any other settings, as in max_steps=2000 optimizer.learning_rate=3e-4."
     ),
 ]
+
+
+def say_which(release: str) -> None:
+    """Tell on stderr where the voice that comes along speaks: nobody may take it for one of theirs."""
+    if release == VOICE:
+        typer.echo("voice: the one that comes along; --release names another", err=True)
 
 
 def example(arguments: str) -> str:

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from triforce.flows.cli.options import CorpusUri, Panel, ReleaseUri, Settings, example
+from triforce.flows.cli.options import CorpusUri, Panel, ReleaseUri, Settings, SpokenRelease, example, say_which
 from triforce.flows.cli.settings import merged
+from triforce.models.voice.bundled import VOICE
 
 app = typer.Typer()
 
@@ -20,8 +21,8 @@ HeldoutUri = Annotated[str, typer.Option(help="A corpus of clips that no network
     epilog=example("evaluate --release data/release --heldout data/heldout -o evaluation"),
 )
 def evaluate(
-    release: ReleaseUri,
     heldout: HeldoutUri,
+    release: SpokenRelease = VOICE,
     out: Annotated[str, typer.Option("--out", "-o", help="The folder for the figures and samples.")] = "evaluation",
     corpus: Annotated[
         str | None, typer.Option(help="The training corpus, for texts that were read in training.")
@@ -34,6 +35,7 @@ def evaluate(
     from triforce.train.evaluate.evaluate import evaluate as run_evaluation
 
     config = EvaluateConfig.model_validate(merged({}, settings))
+    say_which(release)
     typer.echo(run_evaluation(release, heldout, out, corpus_uri=corpus, config=config, force=force).table())
 
 

@@ -8,12 +8,12 @@ from typing import Annotated, Any
 
 import typer
 
-from triforce.flows.cli.options import Panel, example
+from triforce.flows.cli.options import Panel, SpokenRelease, example, say_which
 from triforce.flows.cli.settings import merged
+from triforce.models.voice.bundled import VOICE
 
 app = typer.Typer()
 
-ReleaseUri = Annotated[str, typer.Option("--release", help="The release whose networks speak.")]
 Voices = Annotated[
     list[Path] | None, typer.Option("--voice", help="A recording of the voice to say it in; repeatable.")
 ]
@@ -28,12 +28,10 @@ Settings = Annotated[
 ]
 
 
-@app.command(
-    rich_help_panel=Panel.SPEECH, epilog=example('speak "Good evening." --release data/release -o evening.wav')
-)
+@app.command(rich_help_panel=Panel.SPEECH, epilog=example('speak "Good evening." -o evening.wav'))
 def speak(
     text: Annotated[str, typer.Argument(help="What to say.")],
-    release: ReleaseUri,
+    release: SpokenRelease = VOICE,
     out: Annotated[Path, typer.Option("--out", "-o", help="Sound file to write; its ending says the format.")] = Path(
         "speech.wav"
     ),
@@ -58,6 +56,7 @@ def speak(
         raise ValueError(f"--out {out}: unknown sound format {out.suffix!r}; use .wav, .flac, .ogg or .mp3")
     fields: dict[str, Any] = {"speed": speed, "sampling": {"num_candidates": candidates}}
     config = SpeakConfig.model_validate(merged(fields, settings))
+    say_which(release)
     model = Release.load(release, device=device, vocoder=vocoder)
     speaker = Speaker(model, config, voices=[read_waveform(path, model.sample_rate_hz) for path in voice or []])
     started = time.monotonic()
@@ -74,10 +73,10 @@ def speak(
         typer.echo(f"heard: {heard or '(nothing)'}")
 
 
-@app.command(rich_help_panel=Panel.SPEECH, epilog=example("read book.epub --release data/release -o book.m4b"))
+@app.command(rich_help_panel=Panel.SPEECH, epilog=example("read book.epub -o book.m4b"))
 def read(
     book: Annotated[Path, typer.Argument(help="The book: .txt, .md or .epub.")],
-    release: ReleaseUri,
+    release: SpokenRelease = VOICE,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="The .m4b to write; by default named as the book.")
     ] = None,
@@ -94,6 +93,7 @@ def read(
 
     config = ReadConfig.model_validate(merged({"seed": seed}, settings))
     target = out or Path(book.with_suffix(".m4b").name)
+    say_which(release)
     model = Release.load(release, device=device, vocoder=vocoder)
     voices = [read_waveform(path, model.sample_rate_hz) for path in voice or []]
     summary = read_book(book, target, model, voices=voices, config=config)
@@ -105,9 +105,9 @@ def read(
             typer.echo(f"  {row['chapter']}: {row['text']!r}, heard as {row['heard']!r}")
 
 
-@app.command(rich_help_panel=Panel.SPEECH, epilog=example("serve --release data/release --port 8123"))
+@app.command(rich_help_panel=Panel.SPEECH, epilog=example("serve --port 8123"))
 def serve(
-    release: ReleaseUri,
+    release: SpokenRelease = VOICE,
     host: Annotated[str, typer.Option(help="Address to listen on; one that others reach needs a key.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on.")] = 8123,
     voices: Annotated[
@@ -124,4 +124,5 @@ def serve(
     fields: dict[str, Any] = {"release": release, "host": host, "port": port, "replicas": replicas, "vocoder": vocoder}
     fields["device"] = device
     fields["voices"] = None if voices is None else str(voices)
+    say_which(release)
     serve_forever(ServeConfig.model_validate(merged(fields, settings)))

@@ -31,6 +31,7 @@ from triforce.flows.speech.loudness import faded, silence
 from triforce.flows.speech.speaker import PAUSE_S, SpeakConfig, Speaker
 from triforce.flows.speech.voices import read_voices
 from triforce.ingest.media.encode import FORMATS, encode_stream
+from triforce.models.voice.bundled import VOICE
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +49,7 @@ class ServeConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    release: str = Field(description="URI of the release.")
+    release: str = Field(VOICE, description="URI of the release; voice is the one that comes along.")
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8123, ge=0, le=65535, description="Port; 0: any that is free.")
     replicas: int = Field(1, ge=1, le=256, description="Copies of the networks.")

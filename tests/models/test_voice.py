@@ -1,0 +1,90 @@
+"""The voice that comes along: it is installed with the package, speaks where no release is named, and is small."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import soundfile
+import torch
+from safetensors.torch import load_file
+from tiny_run import write_release
+
+from triforce.flows.examples.narrator.shrink import shrink
+from triforce.models.release import Release
+from triforce.models.voice import bundled
+
+ROOT = Path(__file__).resolve().parents[2]
+MAX_BYTES = 40_000_000
+SPEAK = ("-m", "triforce.flows.cli.main", "speak", "Good evening.", "--set", "sampling.max_codes=24")
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory) -> Path:
+    """A release in bfloat16."""
+    folder = tmp_path_factory.mktemp("voice")
+    write_release(folder / "release")
+    shrink(folder / "release", folder / "small")
+    return folder / "small"
+
+
+def test_weights_in_bfloat16_compute_in_float32(small):
+    stored = load_file(small / "gpt/model.safetensors")
+    assert {tensor.dtype for tensor in stored.values()} == {torch.bfloat16, torch.float32}
+    release = Release.load(str(small))
+    for network in (release.dvae, release.gpt, release.diffusion):
+        assert {tensor.dtype for tensor in network.parameters()} == {torch.float32}
+    name, tensor = next((name, tensor) for name, tensor in stored.items() if tensor.dtype == torch.bfloat16)
+    assert torch.equal(release.gpt.state_dict()[name], tensor.float())
+    assert release.speak("press one", seed=1).waveform.size
+
+
+def test_it_speaks_where_no_release_is_named(small, monkeypatch):
+    monkeypatch.setattr(bundled, "FOLDER", small)
+    assert Release.load().dvae_hash == Release.load("voice").dvae_hash == Release.load(str(small)).dvae_hash
+    assert Release.load().tokenizer.size == 256
+    assert bundled.located("./voice") == "./voice"  # a folder of that name
+
+
+@pytest.mark.slow
+def test_an_installation_speaks_at_once_anywhere(small, tmp_path):
+    source, installed, work = (tmp_path / name for name in ("source", "installed", "work"))
+    ignored = shutil.ignore_patterns("__pycache__", "*.safetensors", "*.egg-info")
+    for name in ("flows", "ingest", "models", "tokenize", "train", "infra/pkg"):
+        shutil.copytree(ROOT / name, source / name, symlinks=True, ignore=ignored)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source / name)
+    shutil.copytree(small, source / "models/voice", dirs_exist_ok=True)
+    build = ("-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(tmp_path), str(source))
+    subprocess.run([sys.executable, *build], check=True)
+    [wheel] = tmp_path.glob("*.whl")
+    zipfile.ZipFile(wheel).extractall(installed)
+    held = {path.relative_to(small) for path in small.rglob("*") if path.suffix in (".json", ".safetensors")}
+    assert all((installed / "triforce/models/voice" / name).is_file() for name in (*held, "README.md"))
+    work.mkdir()
+    # A proxy that nothing answers at: whatever asks the network fails.
+    offline = {name: "http://127.0.0.1:9" for name in ("HTTP_PROXY", "HTTPS_PROXY")} | {"HF_HUB_OFFLINE": "1"}
+    environment = os.environ | offline | {"PYTHONPATH": str(installed), "HOME": str(work / "home")}
+    done = subprocess.run(
+        [sys.executable, *SPEAK, "-o", "x.wav"], cwd=work, env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == "voice: the one that comes along; --release names another\n"
+    assert [path.name for path in work.iterdir()] == ["x.wav"]  # no folder of ours
+    assert soundfile.read(work / "x.wav")[0].size > 1000
+
+
+def test_what_comes_along_is_small_and_loads():
+    files = [path for path in bundled.FOLDER.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= MAX_BYTES
+    assert (bundled.FOLDER / "README.md").is_file()
+    if not (bundled.FOLDER / "dvae/config.json").is_file():
+        pytest.skip("no weights in models/voice yet")
+    release = Release.load()
+    assert release.reads
+    assert release.codes_hash
