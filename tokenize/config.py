@@ -27,6 +27,11 @@ class TokenizeConfig(BaseModel):
         description="Text front end: bpe, trained on the first run's texts; or, for English, phonemes (words of a "
         "dictionary as ARPAbet, others in letters) or characters, with which shards carry the times of words too.",
     )
+    init_from: str | None = Field(
+        None,
+        description="URI of a release whose text front end is used, for a GPT that goes on from there; voice is the "
+        "one that comes along. Decides text and normalised.",
+    )
     normalised: bool = Field(
         False, description="Write figures and signs as words before bpe; the other front ends always do."
     )
@@ -58,4 +63,6 @@ class TokenizeConfig(BaseModel):
     def _check_text(self) -> TokenizeConfig:
         if self.normalised and self.text != "bpe":
             raise ValueError(f"normalised: text {self.text} always is; leave it out")
+        if self.init_from is not None and (self.text != "bpe" or self.normalised):
+            raise ValueError(f"init_from {self.init_from}: its text front end is used; leave text and normalised out")
         return self

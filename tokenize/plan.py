@@ -23,10 +23,11 @@ import pyarrow.parquet as pq
 from triforce.ingest import storage
 from triforce.ingest.corpus.store import Corpus
 from triforce.models.dvae import DVAE
-from triforce.models.reading.front_end import make_front_end
-from triforce.models.release_files import TrainedNetwork
+from triforce.models.reading.front_end import front_end_kind, make_front_end
+from triforce.models.release_files import TrainedNetwork, load_tokenizer_of
 from triforce.models.text import clean_text
 from triforce.tokenize.config import TokenizeConfig
+from triforce.tokenize.shards import load_tokenizer
 from triforce.tokenize.token_sample import METADATA, WORDS
 
 PLAN_SCHEMA = pa.schema(
@@ -55,13 +56,15 @@ def open_tokens(config: TokenizeConfig, dvae: TrainedNetwork[DVAE]) -> dict:
     Raises ValueError for a folder that was begun with another dVAE or other settings, and where no clip is kept.
     """
     meta_uri = storage.join(config.tokens, "meta.json")
+    given = None if config.init_from is None else load_tokenizer_of(config.init_from)
+    text, normalised = (config.text, config.normalised) if given is None else front_end_kind(given)
     wanted = {
         "format": FORMAT,
         "dvae_hash": dvae.codes_hash,
         "clips_per_shard": config.clips_per_shard,
         "num_codes": dvae.model.config.num_codes,
-        "text": config.text,
-        "normalised": config.normalised,
+        "text": text,
+        "normalised": normalised,
     }
     if storage.exists(meta_uri):
         meta = read_meta(config.tokens)
@@ -72,13 +75,19 @@ def open_tokens(config: TokenizeConfig, dvae: TrainedNetwork[DVAE]) -> dict:
                     f"{config.tokens}: begun with {key} {begun}, this run has {value}; shards of both would not belong "
                     "together. Use another tokens folder, or remove this one"
                 )
+        if given is not None and given.to_json() != load_tokenizer(config.tokens).to_json():
+            raise ValueError(
+                f"{config.tokens}: begun with another text front end than init_from {config.init_from} has; use "
+                "another tokens folder"
+            )
         return meta
     modality = modality_of(dvae.card)
     texts = kept_clips(Corpus(config.corpus), modality)["text"].to_pylist()
     if not texts:
         raise ValueError(f"{config.corpus}: no {modality} clip to keep; run `triforce ingest`, or loosen the filters")
     cleaned = (clean_text(text or "") for text in texts)
-    tokenizer = make_front_end(config.text, cleaned, config.text_vocabulary_size, normalised=config.normalised)
+    size = config.text_vocabulary_size
+    tokenizer = given or make_front_end(config.text, cleaned, size, normalised=config.normalised)
     storage.write_bytes(storage.join(config.tokens, "tokenizer.json"), tokenizer.to_json().encode())
     meta = {key: value for key, value in wanted.items() if key not in ADDED or value != ADDED[key]} | {
         "modality": modality,

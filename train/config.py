@@ -26,6 +26,8 @@ from triforce.models.audio.vocos import VocosConfig
 from triforce.models.diffusion import DiffusionConfig
 from triforce.models.dvae import DVAEConfig
 from triforce.models.gpt import GPTShape
+from triforce.models.release_files import load_card
+from triforce.models.voice.bundled import VOICE
 from triforce.train import identity
 from triforce.train.data.config import CROP_AXES, CropConfig, SoundCropConfig, TokenDataConfig
 from triforce.train.recipes import diffusion, dvae, gpt, vocoder
@@ -34,6 +36,8 @@ from triforce.train.trainer.config import LoopConfig
 
 StageName = Literal["dvae", "gpt", "diffusion", "vocoder"]
 SizeName = Literal["tiny", "small", "medium", "tortoise", "dall-e"]
+READ_AS = ("layouts", "context", "voice_codes", "loss_weights", "spelled_share", "text_dropout", "code_noise")
+"""Settings that a GPT's training goes on with where it begins at a release: how documents are made of clips."""
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
 StageConfigT = TypeVar("StageConfigT", bound="StageConfig")
 
@@ -118,12 +122,17 @@ class StageConfig(PlacesConfig, LoopConfig, ClusterConfig):
             raise ValueError(f"size {size!r}: stage {stage} has {', '.join(cls.recipes)}")
         if values.get(cls.data_field) is None:
             raise ValueError(f"stage {stage} needs {cls.data_field}: give the URI of the {cls.data_field}")
-        recipe = cls.recipes[size]
+        recipe = cls.recipe(values, size)
         filled = recipe | values
         for name in ("model", "optimizer"):
             given = values.get(name, {})
             filled[name] = recipe.get(name, {}) | given if isinstance(given, dict) else given
         return filled
+
+    @classmethod
+    def recipe(cls, values: dict[str, Any], size: str) -> dict[str, Any]:
+        """Fields that hold where ``values`` do not set them: those of the named size."""
+        return cls.recipes[size]
 
     @model_validator(mode="after")
     def _check_batch(self) -> StageConfig:
@@ -175,7 +184,9 @@ class DVAETrainConfig(StageConfig, CropConfig):
 
     stage: Literal["dvae"] = "dvae"
     model: DVAEConfig = Field(description="Shape of the network; the recipe's where not set.")
-    init_from: str | None = Field(None, description="URI of a release whose dVAE is where training begins.")
+    init_from: str | None = Field(
+        None, description="URI of a release whose dVAE is where training begins, or voice, the one that comes along."
+    )
     teacher: TeacherName | None = Field(
         None,
         description="Frozen network whose features of a decode are to be those of the original, beside the error in "
@@ -224,8 +235,14 @@ class GPTTrainConfig(StageConfig, TokenDataConfig):
     data_field = "tokens"
 
     stage: Literal["gpt"] = "gpt"
-    model: GPTShape = Field(description="Shape of the network; the recipe's where not set.")
-    init_from: str | None = Field(None, description="URI of a release whose GPT is where training begins.")
+    model: GPTShape = Field(
+        description="Shape of the network; the recipe's where not set. With init_from all but dropout is the release's."
+    )
+    init_from: str | None = Field(
+        None,
+        description="URI of a release whose GPT is where training begins, or voice, the one that comes along: its "
+        "vocabulary, shape and text front end, and, where not set, how it was made to read (`READ_AS`).",
+    )
     code_noise: float = Field(
         0.0,
         ge=0,
@@ -241,6 +258,16 @@ class GPTTrainConfig(StageConfig, TokenDataConfig):
     checkpoint_activations: bool = Field(
         False, description="Recompute blocks in the backward pass: less memory, a third more work."
     )
+
+    @classmethod
+    def recipe(cls, values: dict[str, Any], size: str) -> dict[str, Any]:
+        """The named size's fields and, with ``init_from``, those of `READ_AS` by which that GPT was trained."""
+        card = load_card(values["init_from"], "gpt") if values.get("init_from") else None
+        if card is None:  # where it is missing, that is said when it is read
+            return super().recipe(values, size)
+        training = {"layouts": dict.fromkeys(card.get("layouts", []), 1.0)} | card.get("training", {})
+        read_as = {name: training[name] for name in READ_AS if training.get(name)}
+        return super().recipe(values, size) | read_as
 
     @model_validator(mode="after")
     def _check_positions(self) -> GPTTrainConfig:
@@ -362,6 +389,9 @@ def with_absolute_paths(config: ConfigT) -> ConfigT:
     found: dict[str, Any] = {}
     for name in FOLDERS:
         value = getattr(config, name) if name in type(config).model_fields else None
+        is_read = name == "init_from" or not isinstance(config, PlacesConfig)
+        if value == VOICE and is_read:
+            continue  # wherever the package is installed
         if isinstance(value, str):
             found[name] = storage.absolute(value)
         elif value is not None:

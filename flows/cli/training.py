@@ -53,10 +53,19 @@ def sizes() -> None:
 
 @app.command(epilog=example("train gpt --tokens data/tokens --release data/release --runs data/runs"))
 def gpt(
-    tokens: TokensUri, release: ReleaseUri, runs: RunsUri = "runs", ray: RayDashboard = None, settings: Settings = None
+    tokens: TokensUri,
+    release: ReleaseUri,
+    runs: RunsUri = "runs",
+    init_from: Annotated[
+        str | None,
+        typer.Option(help="A release whose GPT to go on from; voice is the one that comes along."),
+    ] = None,
+    ray: RayDashboard = None,
+    settings: Settings = None,
 ) -> None:
     """The transformer: text to codes, trained on the token shards."""
-    _train({"stage": "gpt", "tokens": tokens, "release": release, "runs": runs}, settings, ray)
+    fields = {"stage": "gpt", "tokens": tokens, "release": release, "runs": runs}
+    _train(fields | ({"init_from": init_from} if init_from else {}), settings, ray)
 
 
 @app.command(epilog=example(f"train diffusion {PLACES}"))

@@ -74,6 +74,13 @@ def make_front_end(
     return TextTokenizer.train(texts, vocabulary_size)
 
 
+def front_end_kind(front_end: FrontEnd) -> tuple[FrontEndName, bool]:
+    """Return a front end's name and whether it is ``bpe`` that normalises: what `make_front_end` made it by."""
+    if isinstance(front_end, PhonemeTokenizer):
+        return front_end.name, False
+    return "bpe", isinstance(front_end, NormalisedTokenizer)
+
+
 def require_phonemes(front_end: FrontEnd) -> PhonemeTokenizer:
     """Return a front end whose pieces fall apart into words; raises ValueError for BPE, whose pieces do not."""
     if not isinstance(front_end, PhonemeTokenizer):

@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -49,7 +49,7 @@ class PhonemeTokenizer:
         self.spell_all = spell_all
 
     @property
-    def name(self) -> str:
+    def name(self) -> Literal["phonemes", "characters"]:
         """Name of the front end."""
         return "characters" if self.spell_all else "phonemes"
 

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from triforce.ingest import storage
 from triforce.models.audio.mel import MelConfig
 from triforce.models.blocks.layers import size_mask
 from triforce.models.dvae import CODE_MODULES, DVAE, DVAEConfig
@@ -25,7 +24,7 @@ from triforce.train.data.crops import make_crops
 from triforce.train.data.order import Place
 from triforce.train.tasks.channel import jitter_channel
 from triforce.train.tasks.crop_task import CropTask
-from triforce.train.tasks.inputs import corpus_hash
+from triforce.train.tasks.inputs import corpus_hash, refuse_own_release
 from triforce.train.teachers.base import Teacher
 from triforce.train.teachers.registry import make_teacher
 
@@ -187,8 +186,7 @@ def _base_hash(config: DVAETrainConfig) -> str:
     replace it: run again, it would begin at its own result.
     """
     assert config.init_from is not None
-    if storage.absolute(config.init_from) == storage.absolute(config.release):
-        raise ValueError(f"init_from {config.init_from}: the release that is written; begin at a copy of it")
+    refuse_own_release(config.init_from, config.release)
     base = require_dvae(config.init_from)
     coded = base.card.get("modality", "speech")
     if coded != config.modality:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from triforce.models.footprint import footprint
 from triforce.models.gpt import GPT, GPTConfig
 from triforce.models.reading.front_end import FrontEnd, keeps_words
 from triforce.models.release_files import load_stage, load_tokenizer_of, require_dvae
-from triforce.models.vocabulary import Vocabulary
+from triforce.models.vocabulary import Modality, Vocabulary
 from triforce.tokenize.shards import load_tokenizer
 from triforce.train.config import GPTTrainConfig
 from triforce.train.data.order import Place, is_validation
@@ -27,11 +28,13 @@ from triforce.train.data.tokens.rows import PackedBatch, stack
 from triforce.train.data.tokens.token_store import TokenStore
 from triforce.train.tasks.base import Task
 from triforce.train.tasks.gpt_loss import media_vocabulary, packed_loss, token_losses, with_random_codes
-from triforce.train.tasks.inputs import require_gpt_card
+from triforce.train.tasks.inputs import refuse_own_release, require_gpt_card
 from triforce.train.trainer.prefetch import Prefetcher
 
 log = logging.getLogger(__name__)
 
+TRAINING_ONLY = ("dropout",)
+"""Settings of the network that may change where training goes on: they shape nothing."""
 SEARCH_PER_DOCUMENT = 2000
 """Positions searched for each validation document; a share of 1/2000 is still found. Assumed."""
 
@@ -45,7 +48,7 @@ class GPTTask(Task):
     def __init__(self, config: GPTTrainConfig, place: Place, device: torch.device) -> None:
         self.config, self.place, self.device = config, place, device
         self.store = TokenStore(config.shard_sets, config.cache_bytes)
-        self.tokenizer = self._tokenizer()
+        self.tokenizer = _front_end(config)
         self.model = self._model().to(device)
         self.model.checkpoint_activations = config.checkpoint_activations
         share = config.validation_share
@@ -66,21 +69,16 @@ class GPTTask(Task):
     @classmethod
     def input_hashes(cls, config: GPTTrainConfig) -> dict[str, str]:
         dvae = require_dvae(config.release)
-        index_uri = storage.join(config.tokens, "index.json")
-        if not storage.exists(index_uri):
-            raise FileNotFoundError(f"{config.tokens}: no index.json here; run `triforce tokenize`")
-        index = storage.read_bytes(index_uri)
-        coded_by = json.loads(index)["dvae_hash"]
+        indices = [_read_index(uri) for uri in config.shard_sets]
+        coded_by = json.loads(indices[0])["dvae_hash"]
         if coded_by != dvae.codes_hash:
             raise ValueError(
                 f"{config.tokens} holds codes of dVAE {coded_by[:12]}, the release has {dvae.codes_hash[:12]}; "
                 "tokenize again into another folder"
             )
-        for uri in config.more_tokens:
-            index += storage.read_bytes(storage.join(uri, "index.json"))
-        hashes = {"dvae": dvae.codes_hash, "tokens": hashlib.sha256(index).hexdigest()}
+        hashes = {"dvae": dvae.codes_hash, "tokens": hashlib.sha256(b"".join(indices)).hexdigest()}
         if config.init_from is not None:
-            hashes["init_from"] = require_gpt_card(config.init_from)["hash"]
+            hashes["init_from"] = _base_hash(config, [json.loads(index) for index in indices])
         return hashes
 
     @classmethod
@@ -89,7 +87,12 @@ class GPTTask(Task):
         store = TokenStore(config.shard_sets, config.cache_bytes)
         sizes = {name: (meta["num_codes"], None) for name, meta in zip(store.modalities, store.metas, strict=True)}
         vocabulary = media_vocabulary(load_tokenizer(config.tokens).size, sizes, reading=_reads(config))
-        shape = GPTConfig.model_validate(_decided_by_data(config, vocabulary) | config.model_settings)
+        if config.init_from is None:
+            shape = GPTConfig.model_validate(_decided_by_data(config, vocabulary) | config.model_settings)
+        else:
+            base = GPTConfig.model_validate(require_gpt_card(config.init_from)["model"])
+            added = _added(base.vocabulary, vocabulary)
+            shape = base.model_copy(update={"vocabulary": base.vocabulary.extended(*added)})
         shards = config.num_workers if config.sharding == "fsdp" else 1
         recompute = config.checkpoint_activations
         return str(footprint(shape, config.context, config.part_size, shards=shards, recompute=recompute))
@@ -109,18 +112,6 @@ class GPTTask(Task):
             | {"layouts": sorted(layout for layout, weight in self.config.layouts.items() if weight)}
         )
 
-    def _tokenizer(self) -> FrontEnd:
-        tokenizer = load_tokenizer(self.config.tokens)
-        if self.config.init_from is None:
-            return tokenizer
-        known = load_tokenizer_of(self.config.init_from)
-        if known.to_json() != tokenizer.to_json():
-            raise ValueError(
-                f"{self.config.tokens} was tokenized with other text pieces than {self.config.init_from} knows; "
-                "put the release's gpt/tokenizer.json into a new tokens folder before `triforce tokenize`"
-            )
-        return tokenizer
-
     def _model(self) -> GPT:
         config, store = self.config, self.store
         sizes = {
@@ -134,18 +125,12 @@ class GPTTask(Task):
                 settings = {"paces": {"text": store.codes_per_piece()}} | settings
             return GPT(GPTConfig.model_validate(settings))
         stage = load_stage(config.init_from, "gpt")
-        if stage is None:
-            raise FileNotFoundError(f"init_from {config.init_from}: no gpt/config.json here")
-        model = stage.model.requires_grad_(True).train()
-        known = {modality.name: modality for modality in model.config.vocabulary.modalities}
-        for modality in vocabulary.modalities:
-            if modality.name in known and known[modality.name].num_codes != modality.num_codes:
-                raise ValueError(
-                    f"init_from {config.init_from}: its {modality.name} has {known[modality.name].num_codes} codes, "
-                    f"these shards have {modality.num_codes}"
-                )
+        assert stage is not None  # its tokenizer was read
+        changed = {name: value for name, value in config.model_settings.items() if name in TRAINING_ONLY}
+        model = GPT(stage.model.config.model_copy(update=changed))
+        model.load_state_dict(stage.model.state_dict())
         torch.manual_seed(config.seed)
-        return model.extended(*(m for m in vocabulary.modalities if m.name not in known))
+        return model.extended(*_added(model.config.vocabulary, vocabulary)).train()
 
     def _documents(self, keep: Any, *, as_it_is: bool = False) -> Documents:
         shape = self.model.config
@@ -238,6 +223,63 @@ class GPTTask(Task):
                 entry[1] += int(inside.sum())
         bits = {f"{name}_bits": nats / count / math.log(2) for name, (nats, count) in sums.items() if count}
         return {"loss": total[0] / max(total[1], 1e-6)} | bits
+
+
+def _front_end(config: GPTTrainConfig) -> FrontEnd:
+    """The shards' text front end. Raises ValueError where the release that training begins at has another."""
+    tokenizer = load_tokenizer(config.tokens)
+    if config.init_from is not None and load_tokenizer_of(config.init_from).to_json() != tokenizer.to_json():
+        raise ValueError(
+            f"{config.tokens} was tokenized with another text front end than {config.init_from} reads; tokenize into "
+            f"another folder with --set init_from={config.init_from}"
+        )
+    return tokenizer
+
+
+def _base_hash(config: GPTTrainConfig, indices: Sequence[dict[str, Any]]) -> str:
+    """Hash of the GPT that training begins at. Raises ValueError where its codes or its text front end are not those of
+    the shards, where a shape is asked for that is not its own, and where the run would replace it.
+    """
+    assert config.init_from is not None
+    refuse_own_release(config.init_from, config.release)
+    card = require_gpt_card(config.init_from)
+    base = GPTConfig.model_validate(card["model"])
+    medium = next(modality.name for modality in base.vocabulary.modalities if modality.name != "text")
+    known = card.get("dvae_hashes") or {medium: card["dvae_hash"]}
+    for uri, index in zip(config.shard_sets, indices, strict=True):
+        coded_by = index["dvae_hash"]
+        expected = known.get(index.get("modality", "speech"), coded_by)
+        if expected != coded_by:
+            raise ValueError(
+                f"{uri} holds codes of dVAE {coded_by[:12]}, the GPT of init_from {config.init_from} knows those of "
+                f"{expected[:12]}: tokenize with that dVAE, or with one that goes on from it on frozen codes"
+            )
+    _front_end(config)
+    recipe = config.recipes[config.size]["model"]
+    for name, value in config.model_settings.items():
+        own = getattr(base, name)
+        if name not in TRAINING_ONLY and value not in (own, recipe.get(name)):
+            raise ValueError(f"model.{name} {value}: the GPT of init_from {config.init_from} has {own}; leave it out")
+    return card["hash"]
+
+
+def _added(known: Vocabulary, wanted: Vocabulary) -> list[Modality]:
+    """Modalities that a vocabulary lacks. Raises ValueError where one that it has has another number of codes."""
+    codes = {modality.name: modality.num_codes for modality in known.modalities}
+    for modality in wanted.modalities:
+        if codes.get(modality.name, modality.num_codes) != modality.num_codes:
+            raise ValueError(
+                f"init_from: its {modality.name} has {codes[modality.name]} codes, these shards have "
+                f"{modality.num_codes}"
+            )
+    return [modality for modality in wanted.modalities if modality.name not in codes]
+
+
+def _read_index(tokens: str) -> bytes:
+    uri = storage.join(tokens, "index.json")
+    if not storage.exists(uri):
+        raise FileNotFoundError(f"{tokens}: no index.json here; run `triforce tokenize`")
+    return storage.read_bytes(uri)
 
 
 def _decided_by_data(config: GPTTrainConfig, vocabulary: Vocabulary) -> dict[str, Any]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
+from triforce.ingest import storage
 from triforce.models.release_files import load_card
+from triforce.models.voice.bundled import located
 from triforce.train.data.packed.pack import Pack, is_pack
 
 
@@ -29,3 +31,11 @@ def require_gpt_card(uri: str) -> dict[str, Any]:
     if card is None:
         raise FileNotFoundError(f"{uri}: no gpt/config.json here; train one first with `triforce train gpt`")
     return card
+
+
+def refuse_own_release(init_from: str, release: str) -> None:
+    """Raise ValueError where a run would begin at the release that it writes: run again, it would begin at its own
+    result.
+    """
+    if storage.absolute(located(init_from)) == storage.absolute(release):
+        raise ValueError(f"init_from {init_from}: the release that is written; begin at a copy of it")

@@ -1,5 +1,7 @@
 """From clips whose words have times, over shards and training, to a release that reads word by word."""
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +14,12 @@ from triforce.ingest import storage
 from triforce.ingest.corpus.store import Corpus
 from triforce.models.audio.mel import MelConfig
 from triforce.models.dvae import DVAE, DVAEConfig
+from triforce.models.footprint import footprint
 from triforce.models.gpt_sampling import SamplingConfig
 from triforce.models.reading.interleave import codes_before, interleave, reading_weights
 from triforce.models.reading.phonemes import BOUNDARY, PhonemeTokenizer
 from triforce.models.release import Release
-from triforce.models.release_files import require_dvae, stage_files
+from triforce.models.release_files import load_card, load_stage, load_tokenizer_of, require_dvae, stage_files
 from triforce.tokenize.actors import EncodeActor, ReadActor, WriteActor, planned_row
 from triforce.tokenize.config import TokenizeConfig
 from triforce.tokenize.inspect.verify import verify_tokens
@@ -28,6 +31,7 @@ from triforce.train.data.order import Place
 from triforce.train.data.tokens.token_store import Where
 from triforce.train.launch.worker import write_release
 from triforce.train.tasks.gpt import GPTTask
+from triforce.train.tasks.registry import input_hashes
 from triforce.train.trainer.loop import Trainer
 
 
@@ -168,3 +172,68 @@ def test_a_release_reads_word_by_word(folder):
     assert spoken.reached_end
     with pytest.raises(ValueError, match="nothing to say"):
         release.draw("Привет")
+
+
+@pytest.fixture(scope="module")
+def base(folder) -> str:
+    """A release that reads."""
+    config = make_config(folder, {"text>reading": 1}, max_steps=2, eval_every=2, text_dropout=0.2)
+    trainer = Trainer(GPTTask(config, Place(0, 1), torch.device("cpu")), config)
+    trainer.fit(lambda *_: None, lambda _: None)
+    uri = str(folder / "base")
+    shutil.copytree(folder / "release/dvae", folder / "base/dvae")
+    inputs = {"dvae": require_dvae(uri).hash}
+    write_release(
+        trainer, trainer.task, config.model_copy(update={"release": uri}), {"run_name": "b", "inputs": inputs}
+    )
+    return uri
+
+
+def go_on(folder: Path, base: str, **settings):
+    places = {"release": str(folder / "release"), "runs": str(folder / "runs"), "tokens": str(folder / "tokens")}
+    fields = {"batch_size": 2, "max_steps": 3, "eval_every": 3, "validation_share": 0.0, "eval_clips": 4}
+    return train_config(stage="gpt", init_from=base, **(places | fields | settings))
+
+
+def test_a_release_goes_on_reading_as_it_was_made_to(folder, base):
+    tokenize(folder, "own", init_from=base)
+    assert load_tokenizer(str(folder / "own")).to_json() == load_tokenizer_of(base).to_json()
+    config = go_on(folder, base, tokens=str(folder / "own"), model={"dropout": 0.3})
+    assert (config.layouts, config.context, config.text_dropout) == ({"text>reading": 1.0}, 256, 0.2)
+    assert go_on(folder, base, layouts={"speech>text": 1}).layouts == {"speech>text": 1.0}
+    begun = load_stage(base, "gpt")
+    assert GPTTask.describe(config) == str(footprint(begun.model.config, config.context, config.part_size))
+    trainer = Trainer(GPTTask(config, Place(0, 1), torch.device("cpu")), config)
+    model = trainer.task.model
+    assert model.config == begun.model.config.model_copy(update={"dropout": 0.3})
+    assert all(torch.equal(tensor, begun.model.state_dict()[name]) for name, tensor in model.state_dict().items())
+    inputs = input_hashes(config)
+    assert inputs["init_from"] == begun.hash
+    trainer.fit(lambda *_: None, lambda _: None)
+    write_release(trainer, trainer.task, config, {"run_name": config.run_name(inputs), "inputs": inputs})
+    tuned = Release.load(config.release)
+    assert tuned.reads
+    assert load_card(config.release, "gpt")["hash"] != begun.hash
+    # A release whose card says no more than its layouts, as those have that were trained without a config.
+    path = Path(base) / "gpt/config.json"
+    card = json.loads(path.read_text())
+    shutil.copytree(base, folder / "bare")
+    (folder / "bare/gpt/config.json").write_text(json.dumps({k: v for k, v in card.items() if k != "training"}))
+    assert go_on(folder, str(folder / "bare")).layouts == {"text>reading": 1.0}
+
+
+def test_a_release_that_does_not_fit_the_shards_is_refused(folder, base):
+    with pytest.raises(ValueError, match=r"another text front end than .*base reads; .*--set init_from="):
+        input_hashes(go_on(folder, base, tokens=str(folder / "bpe")))
+    with pytest.raises(ValueError, match=r"model.width 96: the GPT of init_from .* has 32; leave it out"):
+        input_hashes(go_on(folder, base, model={"width": 96}))
+    with pytest.raises(ValueError, match="its text front end is used; leave text"):
+        TokenizeConfig(corpus="c", release="r", tokens="t", init_from=base, text="phonemes")
+    with pytest.raises(ValueError, match="begun with text bpe, this run has phonemes"):
+        tokenize(folder, "bpe", init_from=base)
+    other = folder / "other"
+    shutil.copytree(base, other)
+    card = json.loads((other / "gpt/config.json").read_text())
+    (other / "gpt/config.json").write_text(json.dumps(card | {"dvae_hash": "0" * 64}))
+    with pytest.raises(ValueError, match=r"the GPT of init_from .*other knows those of 000000000000: tokenize with"):
+        input_hashes(go_on(folder, str(other)))

@@ -257,7 +257,8 @@ def test_fine_tuning_begins_at_a_release_and_moves_only_what_it_is_told_to(train
     config = make_config(trained, "gpt", max_steps=3)
     base = fit(make_trainer(config))
     write_release(base, base.task, config, {"run_name": "base", "inputs": input_hashes(config)})
-    chosen = {"init_from": str(trained / "release"), "train_only": ("blocks.1.*", "*norm.weight")}
+    shutil.copytree(trained / "release", tmp_path / "base")
+    chosen = {"init_from": str(tmp_path / "base"), "train_only": ("blocks.1.*", "*norm.weight")}
     tuning = make_config(trained, "gpt", max_steps=3, seed=5, **chosen)
     tuned = make_trainer(tuning)
     before = copy.deepcopy(tuned.task.model.state_dict())
@@ -267,7 +268,9 @@ def test_fine_tuning_begins_at_a_release_and_moves_only_what_it_is_told_to(train
     moved = {name for name, tensor in tuned.task.model.state_dict().items() if not torch.equal(tensor, before[name])}
     assert {"blocks.1.attention.qkv.weight", "blocks.0.attention_norm.weight", "norm.weight"} <= moved
     assert all(name.startswith("blocks.1.") or name.endswith("norm.weight") for name in moved)
-    assert input_hashes(tuning)["init_from"] == load_card(str(trained / "release"), "gpt")["hash"]
+    assert input_hashes(tuning)["init_from"] == load_card(str(tmp_path / "base"), "gpt")["hash"]
+    with pytest.raises(ValueError, match="the release that is written; begin at a copy of it"):
+        input_hashes(tuning.model_copy(update={"init_from": tuning.release}))
     with pytest.raises(ValueError, match="fits no parameter"):
         make_trainer(tuning.model_copy(update={"train_only": ("block.1.*",)}))
     with pytest.raises(FileNotFoundError, match="no gpt/tokenizer"):
