@@ -1,4 +1,5 @@
-# make demo [SPEECH=dir]   the whole pipeline on real speech, into demo-run/; again: continues
+# make demo [SPEECH=dir]   the whole pipeline on real speech, into demo-run/; again: continues. FROM=voice (the default)
+#                          goes on from the voice that comes along, FROM=scratch trains all from nothing
 # make test                the test suite
 # make constraints         pin what an installation takes (infra/constraints.txt); UPGRADE=1 renews the pins that are there
 # make lint types arrows   style (ruff), types (mypy), and that imports between the folders point one way
@@ -14,7 +15,7 @@ DEMO_FOLDER ?= demo-run
 .DELETE_ON_ERROR:
 
 demo: $(STAMP)
-	@$(VENV)/bin/triforce demo "$(DEMO_FOLDER)" $(if $(SPEECH),--speech "$(SPEECH)")
+	@$(VENV)/bin/triforce demo "$(DEMO_FOLDER)" $(if $(SPEECH),--speech "$(SPEECH)") $(if $(FROM),--from "$(FROM)")
 
 test: $(STAMP)
 	@$(VENV)/bin/python -m pytest

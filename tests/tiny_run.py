@@ -14,18 +14,30 @@ from triforce.ingest.corpus.records import SAMPLE_RATE_HZ, TRANSCRIPT, Recording
 from triforce.ingest.corpus.store import Corpus
 from triforce.ingest.media.samples import to_int16
 from triforce.models.audio.mel import MelConfig
+from triforce.models.audio.vocos import Vocos, VocosConfig
 from triforce.models.diffusion import Diffusion, DiffusionConfig
 from triforce.models.dvae import DVAE, DVAEConfig
 from triforce.models.gpt import GPT, GPTConfig
-from triforce.models.release_files import stage_files
+from triforce.models.reading.phonemes import PhonemeTokenizer
+from triforce.models.release_files import require_dvae, stage_files
 from triforce.models.text import TextTokenizer
 from triforce.models.vocabulary import Modality, Vocabulary
+from triforce.tokenize.actors import EncodeActor, ReadActor, WriteActor, planned_row
+from triforce.tokenize.config import TokenizeConfig
+from triforce.tokenize.job import write_index
+from triforce.tokenize.plan import extend_plan, open_tokens
+from triforce.tokenize.shards import load_tokenizer
 
 LEVELS = (4, 4, 4)
 
 
-def write_release(folder: Path, *, seed: int = 0, stages: tuple[str, ...] = ("dvae", "gpt", "diffusion")) -> str:
-    """Networks that load, encode and speak, if not to the point; with training curves as the trainer writes them."""
+def write_release(
+    folder: Path, *, seed: int = 0, stages: tuple[str, ...] = ("dvae", "gpt", "diffusion"), reads: bool = False
+) -> str:
+    """Networks that load, encode and speak, if not to the point; with training curves as the trainer writes them.
+
+    With ``reads`` the GPT reads phonemes word by word.
+    """
     torch.manual_seed(seed)
     dvae = DVAE(DVAEConfig(hidden=16, stem=16, num_blocks=1, num_outer_blocks=0, fsq_levels=LEVELS))
     # In the range of log-mels, so that the vocoder is not asked for thunder.
@@ -34,13 +46,23 @@ def write_release(folder: Path, *, seed: int = 0, stages: tuple[str, ...] = ("dv
     files = {"dvae": stage_files("dvae", dvae.eval(), {"mel": mel, "steps": 20, "training_s": 61.0})}
     dvae_hash = json.loads(files["dvae"]["config.json"])["hash"]
     if "gpt" in stages:
-        tokenizer = TextTokenizer.train(["press one"], 256)
-        modalities = (Modality(name="text", num_codes=256), Modality(name="speech", num_codes=int(np.prod(LEVELS))))
-        config = GPTConfig(vocabulary=Vocabulary(modalities=modalities), num_layers=1, width=16, num_heads=2)
-        files["gpt"] = stage_files("gpt", GPT(config).eval(), {"dvae_hash": dvae_hash, "steps": 20}, tokenizer)
+        tokenizer = PhonemeTokenizer() if reads else TextTokenizer.train(["press one"], 256)
+        modalities = (
+            Modality(name="text", num_codes=tokenizer.size),
+            Modality(name="speech", num_codes=int(np.prod(LEVELS))),
+        )
+        if reads:
+            modalities += (Modality(name="reading", num_codes=64, shares="speech", interleaves="text"),)
+        vocabulary = Vocabulary(modalities=modalities)
+        config = GPTConfig(vocabulary=vocabulary, num_layers=1, width=16, num_heads=2, pointer=reads)
+        card = {"dvae_hash": dvae_hash, "steps": 20} | ({"layouts": ["text>reading"]} if reads else {})
+        files["gpt"] = stage_files("gpt", GPT(config).eval(), card, tokenizer)
     if "diffusion" in stages:
         model = Diffusion(DiffusionConfig(hidden=16, num_blocks=1))
         files["diffusion"] = stage_files("diffusion", model.eval(), {"dvae_hash": dvae_hash, "steps": 20})
+    if "vocoder" in stages:
+        vocoder = Vocos(VocosConfig(hidden=16, inner=32, num_blocks=1))
+        files["vocoder"] = stage_files("vocoder", vocoder.eval(), {"mel": mel, "steps": 20})
     for stage, named in files.items():
         curve = [
             {"step": step, "wall_s": step / 2, "train/loss": 3.0 / step, "train/learning_rate": 1e-4}
@@ -52,6 +74,17 @@ def write_release(folder: Path, *, seed: int = 0, stages: tuple[str, ...] = ("dv
         for name, data in named.items():
             storage.write_bytes(folder / stage / name, data)
     return str(folder)
+
+
+def tokenize_here(config: TokenizeConfig) -> None:
+    """Make all shards in this process, by the actors that Ray would start."""
+    stage = require_dvae(config.release)
+    open_tokens(config, stage)
+    read = ReadActor(config.corpus, stage.card, load_tokenizer(config.tokens).to_json())
+    encode, write = EncodeActor(config), WriteActor(config.tokens)
+    for shard in extend_plan(config):
+        write(encode(read(planned_row(shard))))
+    write_index(config, stage, 1, 0.0)
 
 
 def write_corpus(

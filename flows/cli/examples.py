@@ -21,12 +21,19 @@ def demo(
     speech: Annotated[
         Path | None, typer.Option(help="Your own folder of audio files, texts beside them as .txt.")
     ] = None,
+    init_from: Annotated[
+        str | None,
+        typer.Option(
+            "--from", help="Release that goes on to learn this speaker: voice, which comes along, or scratch: none."
+        ),
+    ] = None,
     settings: Settings = None,
 ) -> None:
     """The whole pipeline on real speech, on loopback: the path of the report is the last line."""
     from triforce.flows.examples.demo.run import DemoConfig, run_demo
 
-    run_demo(folder, speech, DemoConfig.model_validate(merged({}, settings)))
+    fields = {"init_from": init_from} if init_from else {}
+    run_demo(folder, speech, DemoConfig.model_validate(merged(fields, settings)))
 
 
 @app.command(rich_help_panel=Panel.EXAMPLES, epilog=example("digits digits-run --set gpt_steps=4000"))

@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 TEMPLATE = "report_template.html"
 STAGE_TITLES = {"dvae": "dVAE", "gpt": "GPT", "diffusion": "Diffusion", VOCODER: "Vocoder"}
 RESYNTHESES = ("original", "vocoder", "dvae", "diffusion")
+HEARD_FIRST = ("original", "tts_unseen", "tts_bundled")
+"""Systems whose players come first: the original, and who read its text without ever having heard it."""
 MAX_AUDIO_BYTES = 11_000_000
 """Sound in the page at most, base64 included, so that it stays under 15 MB; further samples are left out."""
 LIBRARIES = ("triforce", "torch", "ray", "prefect", "faster-whisper", "ctranslate2", "yt-dlp", "pyarrow", "numpy")
@@ -207,7 +209,7 @@ def _samples(uri: str | None, evaluation: Evaluation | None) -> list[dict[str, A
         reference = mels.get("original", next(iter(mels.values())))
         low, high = (float(np.quantile(reference, share)) for share in (0.01, 0.999)) if reference.size else (0.0, 1.0)
         players = []
-        for name, system in sample["systems"].items():
+        for name, system in sorted(sample["systems"].items(), key=lambda item: item[0] not in HEARD_FIRST):
             mel = mels[name]
             picture = figures.mel_png(mel, low, high) if mel.size else None
             sound = figures.mp3(storage.read_bytes(storage.join(uri, system["audio"]))) if mel.size else None

@@ -25,8 +25,9 @@ from triforce.ingest.corpus.records import Clip
 from triforce.models.flow_samplers import SamplerConfig
 from triforce.models.gpt_sampling import SamplingConfig
 from triforce.models.release import Release
+from triforce.models.voice.bundled import VOICE
 from triforce.train.evaluate import metrics
-from triforce.train.evaluate.clips import MAX_DURATION_S, MIN_DURATION_S, select_clips
+from triforce.train.evaluate.clips import MAX_DURATION_S, MIN_DURATION_S, clip_seed, select_clips
 from triforce.train.evaluate.figures import clip_figures, voice_similarities
 from triforce.train.evaluate.judge import Judge, JudgeConfig
 from triforce.train.evaluate.kept_samples import choose_samples, write_sample
@@ -38,7 +39,7 @@ from triforce.train.evaluate.results import (
     read_evaluation,
     summarize_systems,
 )
-from triforce.train.evaluate.systems import Output, run_systems
+from triforce.train.evaluate.systems import Output, read_aloud, run_systems
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +62,9 @@ class EvaluateConfig(BaseModel):
     num_training_clips: int = Field(8, ge=0, le=10_000, description="Texts from training that are read aloud.")
     quality: bool = Field(False, description="Score every sound with DNSMOS: extra `quality`, and some 0.1 s a second.")
     similarity: bool = Field(False, description="Compare each sound's voice with the original's: extra `speakers`.")
+    bundled_voice: bool = Field(
+        False, description="Let the voice that comes along read the texts of the kept held-out samples too."
+    )
     griffin_lim: bool = Field(False, description="Put the same mels through Griffin-Lim too, to compare the vocoder.")
     tts: bool = Field(True, description="Read texts aloud, where a GPT is trained.")
     num_unseen_texts: int | None = Field(None, ge=0, description="Held-out texts that are read aloud. None: all.")
@@ -119,8 +123,9 @@ def evaluate(
         DNSMOS()  # where the extra is missing, that is said now and not after the work
     speaks = config.tts and release.gpt is not None
     training = _select(corpus_uri, config, config.num_training_clips) if corpus_uri and speaks else []
+    beside = _bundled_voice(release, config.device) if config.bundled_voice else None
     info = release.info()
-    key = _key(info, heldout, training, config)
+    key = _key(info, heldout, training, config, beside)
     if not force and (done := read_evaluation(out_uri)) is not None and done.key == key:
         logger.info("evaluated before: %s", storage.join(out_uri, FILE_NAME))
         return done
@@ -132,7 +137,7 @@ def evaluate(
     with tqdm(total=len(heldout) + len(training), desc="evaluate", unit="clip", dynamic_ncols=True) as bar:
         for split, block in jobs:
             _evaluate_block(
-                run, release, judge, others, config, block, split, storage.join(out_uri, samples_folder), bar
+                run, release, beside, judge, others, config, block, split, storage.join(out_uri, samples_folder), bar
             )
     evaluation = _summarize(run, release, judge, config, key, _describe_data(heldout_uri, heldout, training))
     evaluation.timings["wall_s"] = round(time.monotonic() - started, 1)
@@ -153,10 +158,35 @@ def _blocks(clips: Sequence[Clip]) -> Iterator[Sequence[Clip]]:
     return (clips[first : first + BLOCK_CLIPS] for first in range(0, len(clips), BLOCK_CLIPS))
 
 
-def _key(info: dict, heldout: Sequence[Clip], training: Sequence[Clip], config: EvaluateConfig) -> str:
-    stages = {name: stage["hash"] for name, stage in info["stages"].items()} | {"vocoder": info["vocoder"]}
+def _bundled_voice(release: Release, device: str) -> Release:
+    """Load the voice that comes along. Raises ValueError where its rate is not the release's."""
+    voice = Release.load(VOICE, device=device)
+    if voice.sample_rate_hz != release.sample_rate_hz:
+        raise ValueError(
+            f"bundled_voice: its rate is {voice.sample_rate_hz} Hz, that of {release.uri} {release.sample_rate_hz}; "
+            "leave it out"
+        )
+    return voice
+
+
+def _hashes(info: dict) -> dict[str, str]:
+    return {name: stage["hash"] for name, stage in info["stages"].items()} | {"vocoder": info["vocoder"]}
+
+
+def _key(
+    info: dict,
+    heldout: Sequence[Clip],
+    training: Sequence[Clip],
+    config: EvaluateConfig,
+    beside: Release | None,
+) -> str:
+    stages: dict[str, Any] = _hashes(info)
+    if beside is not None:
+        stages["bundled_voice"] = _hashes(beside.info())
     clips = [[clip.clip_id, clip.text, hashlib.sha256(clip.media).hexdigest()] for clip in (*heldout, *training)]
-    later = {name for name in ("griffin_lim", "more_judges") if not getattr(config, name)}  # fields that were added
+    later = {
+        name for name in ("griffin_lim", "more_judges", "bundled_voice") if not getattr(config, name)
+    }  # fields that were added
     fields = config.model_dump(mode="json", exclude=later | {"device"})
     data = json.dumps([stages, clips, len(heldout), fields], sort_keys=True)
     return hashlib.sha256(data.encode()).hexdigest()
@@ -165,6 +195,7 @@ def _key(info: dict, heldout: Sequence[Clip], training: Sequence[Clip], config: 
 def _evaluate_block(
     run: _Run,
     release: Release,
+    beside: Release | None,
     judge: Judge,
     others: Sequence[Judge],
     config: EvaluateConfig,
@@ -174,9 +205,12 @@ def _evaluate_block(
     bar: tqdm,
 ) -> None:
     """Run every system on every clip of the block, then the judge on each system, and take the figures."""
+    wanted = config.num_samples - sum(sample["set"] == split for sample in run.samples)
+    kept = choose_samples([clip.duration_s for clip in block], wanted, config.max_sample_s)
     outputs: list[dict[str, Output]] = []
-    for number, clip in enumerate(block, len(run.rows)):
-        outputs.append(_run_systems(run, release, config, clip, split, number))
+    for i, clip in enumerate(block):
+        voice = beside if split == "heldout" and i in kept else None
+        outputs.append(_run_systems(run, release, voice, config, clip, split, len(run.rows) + i))
         bar.update()
     hypotheses = _recognize(run, judge, release.sample_rate_hz, block, outputs, bar)
     figures = partial(
@@ -196,8 +230,7 @@ def _evaluate_block(
             systems[name]["words_by"] = {model: counts[clip.clip_id] for model, counts in words_by[name].items()}
         row = {"set": split, "clip_id": clip.clip_id, "text": clip.text, "source": clip.source, "title": clip.title}
         run.rows.append(row | {"duration_s": round(clip.duration_s, 3), "systems": systems})
-    wanted = config.num_samples - sum(sample["set"] == split for sample in run.samples)
-    for i in choose_samples([clip.duration_s for clip in block], wanted, config.max_sample_s):
+    for i in kept:
         number, rate = len(run.samples), release.sample_rate_hz
         sample = write_sample(folder, number, block[i], outputs[i], hypotheses[i], rate)
         run.samples.append({"set": split} | sample)
@@ -214,7 +247,7 @@ def _recognize(
     """Return what the judge recognises in each clip, by system; packed windows hold one system only."""
     hypotheses: list[dict[str, str]] = [{} for _ in block]
     started = time.monotonic()
-    for name in outputs[0]:
+    for name in dict.fromkeys(name for output in outputs for name in output):
         bar.set_postfix_str(f"judging {name}")
         there = [i for i, output in enumerate(outputs) if name in output]
         sounds = [outputs[i][name].waveform for i in there]
@@ -246,7 +279,13 @@ def _words_by(
 
 
 def _run_systems(
-    run: _Run, release: Release, config: EvaluateConfig, clip: Clip, split: str, number: int
+    run: _Run,
+    release: Release,
+    beside: Release | None,
+    config: EvaluateConfig,
+    clip: Clip,
+    split: str,
+    number: int,
 ) -> dict[str, Output]:
     read = split == "training" or config.num_unseen_texts is None or number < config.num_unseen_texts
     outputs, codes = run_systems(
@@ -262,6 +301,15 @@ def _run_systems(
     )
     if codes is not None:
         run.codes.append(codes)
+    if beside is not None:
+        outputs["tts_bundled"] = read_aloud(
+            beside,
+            clip.text,
+            seed=clip_seed(config.seed, clip.clip_id),
+            sampling=config.sampling,
+            sampler=config.sampler,
+            min_chars_per_s=config.min_chars_per_s,
+        )
     for name, one in outputs.items():
         run.work_s[name] = run.work_s.get(name, 0.0) + one.seconds
         run.sound_s[name] = run.sound_s.get(name, 0.0) + one.waveform.size / release.sample_rate_hz

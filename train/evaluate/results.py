@@ -32,6 +32,7 @@ LABELS = {
     "diffusion": "dVAE + diffusion",
     "tts_unseen": "TTS, unseen text",
     "tts_train": "TTS, training text",
+    "tts_bundled": "Voice that comes along",
 }
 """Systems in the order of tables: each adds a loss, or should win some back, over the one before."""
 

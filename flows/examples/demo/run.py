@@ -11,48 +11,39 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field
-
+from triforce.flows.examples.demo.config import SAMPLING, SCRATCH, DemoConfig
 from triforce.flows.examples.demo.sources import SOURCES, write_sources
 from triforce.flows.examples.timed_steps import Timings, file_hash, release_hashes
 from triforce.flows.jobs import environment
 from triforce.flows.jobs.run_stage import run_tokenize, run_train
 from triforce.ingest import storage
+from triforce.models.voice import bundled
+from triforce.models.voice.bundled import VOICE, located
 
 if TYPE_CHECKING:
     from triforce.flows.examples.demo.speech import SpeechDataset
     from triforce.flows.pipeline import PipelineConfig
 
-STEPS = (
-    *("speech", "sites", *(f"ingest-{kind}" for kind in SOURCES), "heldout", "train-dvae", "tokenize"),
-    *("train-gpt", "train-diffusion", "speak", "evaluate", "report"),
-)
-NUM_TEXTS = 8
-"""Held-out texts that are read aloud and judged, as many as from training: an early GPT babbles at length."""
+NUM_SAMPLES = 6
+"""Held-out prompts whose sounds the report plays."""
+NUM_TRAINING_TEXTS = 4
+"""Texts from training that are read aloud."""
 SENTENCE_WORDS = 12
 """Words of the sentence that is spoken: the held-out text nearest to this length. Assumed."""
 
 
-class DemoConfig(BaseModel):
-    """How long and how large. The defaults take about 14 minutes on two cores."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    minutes: float = Field(14.0, gt=0, description="Longest training time of the three networks together, in minutes.")
-    shares: dict[str, float] = Field(
-        {"dvae": 0.4, "gpt": 0.35, "diffusion": 0.25}, description="How the minutes are divided among the networks."
-    )
-    max_steps: int | None = Field(None, ge=1, description="Optimizer steps of each network; none: its recipe's.")
-    size: str = Field("tiny", description="Preset of the networks' shapes.")
-    recogniser: str = Field("tiny.en", description="Whisper model that transcribes the sites.")
-    judge: str = Field("base", description="Whisper model that judges all speech.")
+def step_names(config: DemoConfig) -> list[str]:
+    """Return the names of the demo's steps, in order."""
+    training = [f"train-{stage}" for stage in config.minutes_of]
+    first = ["speech", "sites", *(f"ingest-{kind}" for kind in SOURCES), "heldout", *training[:1], "tokenize"]
+    return [*first, *training[1:], *([] if config.from_scratch else ["vocoder"]), "speak", "evaluate", "report"]
 
 
 def run_demo(folder: Path, speech: Path | None = None, config: DemoConfig | None = None) -> None:
     """Run, or continue, the demo in ``folder``; what is done is skipped.
 
-    ``speech`` is a folder of the user's own recordings. Raises ValueError where the folder was begun with other speech,
-    and whatever a step raises.
+    ``speech`` is a folder of the user's own recordings. Raises ValueError where the folder was begun with other speech
+    or from another release, FileNotFoundError where there is no release to begin at, and whatever a step raises.
     """
     config = config or DemoConfig()
     folder = folder.absolute()
@@ -60,9 +51,10 @@ def run_demo(folder: Path, speech: Path | None = None, config: DemoConfig | None
     environment.prepare(folder / "prefect")
     # Errors are raised; their tracebacks are not for the screen.
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
-    _remember_speech(folder, speech)
+    _require_beginning(config)
+    _remember(folder, speech, config)
     with _progress_on_screen():
-        run_steps(folder, speech, config, Timings(folder, STEPS, _say))
+        run_steps(folder, speech, config, Timings(folder, step_names(config), _say))
     _say(f"report: {folder / 'report.html'}" if (folder / "report.html").exists() else f"done: {folder}")
 
 
@@ -87,16 +79,18 @@ def run_steps(folder: Path, speech_folder: Path | None, config: DemoConfig, run:
         total = run_tokenize(pipeline.tokenize_config())
         step.line = f"{total.num_clips} clips, {total.num_codes} codes in {total.num_shards} shards"
         step.done_before = total.num_new_shards == 0
-    _train("gpt", pipeline, run)
-    _train("diffusion", pipeline, run)
+    for stage in list(config.minutes_of)[1:]:
+        _train(stage, pipeline, run)
+    if not config.from_scratch:
+        take_vocoder(config.init_from, pipeline.uri("release"), run)
 
     release, evaluation = folder / "release", folder / "evaluation/evaluation.json"
     run.stored(
         "speak", folder / "spoken.wav", lambda: [release_hashes(release), SENTENCE_WORDS], lambda: _speak(folder)
     )
-    run.stored(
-        "evaluate", evaluation, lambda: [release_hashes(release), config.judge], lambda: _evaluate(folder, config)
-    )
+    voice = release_hashes(bundled.FOLDER)
+    judged = functools.partial(_evaluate, folder, config, bundled_voice=bool(voice))
+    run.stored("evaluate", evaluation, lambda: [release_hashes(release), config.judge, voice], judged)
     run.stored(
         "report",
         folder / "report.html",
@@ -126,17 +120,18 @@ def pipeline_config(folder: Path, config: DemoConfig) -> PipelineConfig:
     from triforce.flows.pipeline import PipelineConfig
     from triforce.ingest.asr.transcribe import TranscribeConfig
     from triforce.ingest.clips.clip_recording import ClipConfig
+    from triforce.ingest.clips.cut import CutConfig
 
-    steps = {} if config.max_steps is None else {"max_steps": config.max_steps}
-    training = {
-        stage: {"size": config.size, "max_minutes": round(config.minutes * share, 2)} | steps
-        for stage, share in config.shares.items()
-    }
     return PipelineConfig(
         folder=str(folder),
         sources=str(folder / "sources.yaml"),
-        clips=ClipConfig(transcribe=TranscribeConfig(model=config.recogniser, language="en")),
-        **training,
+        # A prompt or two a clip, as the sentences that will be asked for.
+        clips=ClipConfig(
+            cut=CutConfig(merge_gap_s=0.6, max_s=12.0),
+            transcribe=TranscribeConfig(model=config.recogniser, language="en"),
+        ),
+        tokenize=config.text,
+        **config.recipes,
     )
 
 
@@ -177,24 +172,40 @@ def _train(stage: str, pipeline: PipelineConfig, run: Timings) -> None:
         step.done_before = summary.skipped
 
 
+def take_vocoder(init_from: str, release: str, run: Timings) -> None:
+    """Copy the vocoder of the release that was begun at, where it has one; without, Griffin-Lim is the demo's."""
+    from triforce.models.release_files import load_card
+
+    taken, source = Path(release) / "vocoder", located(init_from)
+    card = load_card(init_from, "vocoder")
+    with run.step("vocoder") as step:
+        step.line = f"that of {init_from}" if card else f"{init_from} has none: Griffin-Lim"
+        step.done_before = (load_card(release, "vocoder") or {}).get("hash") == (card or {}).get("hash")
+        if card and not step.done_before:
+            for name in ("model.safetensors", "config.json"):  # the last one marks it as complete
+                storage.write_bytes(taken / name, storage.read_bytes(storage.join(source, "vocoder", name)))
+
+
 def _speak(folder: Path) -> str:
     """Say one held-out sentence, from its text alone, into ``spoken.wav``."""
     import soundfile
 
     from triforce.ingest.corpus.store import Corpus
+    from triforce.models.gpt_sampling import SamplingConfig
     from triforce.models.release import Release
 
     texts = Corpus(str(folder / "heldout")).clips(["text"], kept_only=True)["text"].to_pylist()
     text = min(texts, key=lambda text: (abs(len(text.split()) - SENTENCE_WORDS), text))
     release = Release.load(str(folder / "release"))
-    speech = release.speak(text)
+    speech = release.speak(text, sampling=SamplingConfig(**SAMPLING))
     with storage.atomic_file(folder / "spoken.wav") as path:
         soundfile.write(path, speech.waveform, release.sample_rate_hz, format="WAV")
     seconds = len(speech.waveform) / release.sample_rate_hz
     return f"spoken.wav, {seconds:.1f} s in {speech.wall_s:.1f} s: {text!r}"
 
 
-def _evaluate(folder: Path, config: DemoConfig) -> str:
+def _evaluate(folder: Path, config: DemoConfig, *, bundled_voice: bool) -> str:
+    from triforce.models.gpt_sampling import SamplingConfig
     from triforce.train.evaluate.evaluate import EvaluateConfig, evaluate
     from triforce.train.evaluate.judge import JudgeConfig
 
@@ -203,7 +214,13 @@ def _evaluate(folder: Path, config: DemoConfig) -> str:
         str(folder / "heldout"),
         str(folder / "evaluation"),
         corpus_uri=str(folder / "corpus"),
-        config=EvaluateConfig(judge=JudgeConfig(model=config.judge), num_unseen_texts=NUM_TEXTS),
+        config=EvaluateConfig(
+            judge=JudgeConfig(model=config.judge),
+            num_training_clips=NUM_TRAINING_TEXTS,
+            num_samples=NUM_SAMPLES,
+            sampling=SamplingConfig(**SAMPLING),
+            bundled_voice=bundled_voice,
+        ),
     )
     return "WER " + ", ".join(f"{system.name} {system.wer.value:.1%}" for system in evaluation.systems)
 
@@ -215,15 +232,29 @@ def _report(folder: Path) -> str:
     return f"{place.name}, {place.stat().st_size / 1e6:.1f} MB"
 
 
-def _remember_speech(folder: Path, speech: Path | None) -> None:
-    given = str(speech.absolute()) if speech else None
+def _require_beginning(config: DemoConfig) -> None:
+    from triforce.models.release_files import load_card
+
+    if not config.from_scratch and load_card(config.init_from, "gpt") is None:
+        raise FileNotFoundError(
+            f"FROM={config.init_from}: no gpt/config.json here to go on from; name a release that reads, or train all "
+            "networks from nothing: make demo FROM=scratch"
+        )
+
+
+def _remember(folder: Path, speech: Path | None, config: DemoConfig) -> None:
+    begins = config.init_from if config.init_from in (VOICE, SCRATCH) else storage.absolute(config.init_from)
+    given = {"speech": str(speech.absolute()) if speech else None, "init_from": begins}
     note = folder / "speech.json"
     if not note.exists():
-        storage.write_bytes(note, json.dumps({"speech": given}).encode())
-    elif (begun := json.loads(note.read_text())["speech"]) != given:
+        storage.write_bytes(note, json.dumps(given).encode())
+        return
+    begun = {"speech": None, "init_from": SCRATCH} | json.loads(note.read_text())
+    if begun != given:
+        speaker = f"SPEECH={begun['speech']}" if begun["speech"] else "the demo speech"
         raise ValueError(
-            f"{folder} was begun with {f'SPEECH={begun}' if begun else 'the demo speech'}; go on with the same, or use "
-            "another folder: make demo DEMO_FOLDER=..."
+            f"{folder} was begun with {speaker}, FROM={begun['init_from']}; go on with the same, or use another "
+            "folder: make demo DEMO_FOLDER=..."
         )
 
 

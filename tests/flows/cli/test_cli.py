@@ -70,7 +70,8 @@ def test_the_shell_completes_commands():
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["demo", "{tmp}", "--speech", "{tmp}/nothing"], "no such folder"),
+        (["demo", "{tmp}", "--from", "scratch", "--speech", "{tmp}/nothing"], "no such folder"),
+        (["demo", "{tmp}", "--from", "{tmp}"], "make demo FROM=scratch"),
         (["demo", "{tmp}", "--set", "minutes=0"], "minutes = 0"),
         (["demo", "{tmp}", "--set", "nonsense"], "--set max_steps=2000"),
         (["demo", "{tmp}", "--set", "max_steps=1", "minutes=0"], "minutes = 0"),

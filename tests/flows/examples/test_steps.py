@@ -97,7 +97,12 @@ def test_times_add_up_over_runs_and_skipped_steps_take_none(journal):
     assert timings["machine"]["cores"] >= 1
 
 
-def test_a_folder_that_was_begun_with_other_speech_is_refused(tmp_path):
+def test_a_folder_that_was_begun_with_other_speech_or_from_another_release_is_refused(tmp_path):
     (tmp_path / "speech.json").write_text(json.dumps({"speech": "/home/me/voice"}))
-    with pytest.raises(ValueError, match=r"begun with SPEECH=/home/me/voice.*DEMO_FOLDER"):
-        run_demo(tmp_path, None, DemoConfig())
+    with pytest.raises(ValueError, match=r"begun with SPEECH=/home/me/voice, FROM=scratch.*DEMO_FOLDER"):
+        run_demo(tmp_path, None, DemoConfig(init_from="scratch"))
+    (tmp_path / "speech.json").write_text(json.dumps({"speech": None, "init_from": "/a/release"}))
+    with pytest.raises(ValueError, match="begun with the demo speech, FROM=/a/release; go on with the same"):
+        run_demo(tmp_path, None, DemoConfig(init_from="scratch"))
+    with pytest.raises(FileNotFoundError, match=r"FROM=/nowhere: no gpt/config\.json here .*make demo FROM=scratch"):
+        run_demo(tmp_path, None, DemoConfig(init_from="/nowhere"))

@@ -18,6 +18,7 @@ import tiny_run
 
 from triforce.ingest.corpus.records import Recording, make_recording_id
 from triforce.ingest.corpus.store import Corpus
+from triforce.models.voice import bundled
 from triforce.train.evaluate.evaluate import EvaluateConfig, evaluate
 from triforce.train.evaluate.judge import JudgeConfig
 
@@ -65,8 +66,12 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             make_recording_id("radio", "b"), "radio", "file", "b", "file:///b", status="rejected", reason="not_audio"
         )
     )
-    config = EvaluateConfig(num_training_clips=1, num_samples=1, num_resamples=100, judge=JudgeConfig(model="tiny.en"))
-    evaluate(release, heldout, str(folder / "evaluation"), corpus_uri=corpus, config=config)
+    config = EvaluateConfig(
+        num_training_clips=1, num_samples=1, num_resamples=100, judge=JudgeConfig(model="tiny.en"), bundled_voice=True
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bundled, "FOLDER", Path(tiny_run.write_release(folder / "voice", seed=1)))
+        evaluate(release, heldout, str(folder / "evaluation"), corpus_uri=corpus, config=config)
     timings = {
         "machine": {"cpu": "<b>a fast one</b>", "cores": 2},
         "stages": {"train-dvae": {"wall_s": 61.4, "runs": 2, "finished": True}, "evaluate": {"wall_s": 5.0}},
@@ -101,7 +106,9 @@ def test_nothing_is_loaded_from_elsewhere(report: Path, page: Page) -> None:
 
 def test_every_player_plays_and_every_picture_shows(page: Page) -> None:
     players = page.all("audio")
-    assert len(players) == 5 + 1  # the held-out clip by every system, and a training text
+    assert len(players) == 6 + 1  # the held-out clip by every system, and a training text
+    order = [player["aria-label"].partition(":")[0] for player in players[:3]]
+    assert order == ["Original", "TTS, unseen text", "Voice that comes along"]
     for player in players:
         sound = base64.b64decode(player["src"].removeprefix("data:audio/mpeg;base64,"), validate=True)
         waveform, rate = soundfile.read(io.BytesIO(sound))
@@ -191,6 +198,6 @@ def test_a_browser_shows_it_whole_on_a_narrow_screen(report: Path, tmp_path: Pat
     found = json.loads(re.search(r'<pre id="out">(\{.*?\})</pre>', shown, re.DOTALL)[1])
     assert found["width"] <= 375
     assert found["title"] == "Triforce – report"
-    assert len(found["lengths"]) == 6
+    assert len(found["lengths"]) == 7
     assert min(found["lengths"]) > 0.1
     assert min(found["pictures"]) > 5

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from corpora import add_recording
+from tiny_run import tokenize_here
 
 from triforce.flows.speech.speaker import SpeakConfig, Speaker
 from triforce.ingest import storage
@@ -20,11 +21,8 @@ from triforce.models.reading.interleave import codes_before, interleave, reading
 from triforce.models.reading.phonemes import BOUNDARY, PhonemeTokenizer
 from triforce.models.release import Release
 from triforce.models.release_files import load_card, load_stage, load_tokenizer_of, require_dvae, stage_files
-from triforce.tokenize.actors import EncodeActor, ReadActor, WriteActor, planned_row
 from triforce.tokenize.config import TokenizeConfig
 from triforce.tokenize.inspect.verify import verify_tokens
-from triforce.tokenize.job import write_index
-from triforce.tokenize.plan import extend_plan, open_tokens
 from triforce.tokenize.shards import load_tokenizer
 from triforce.train.config import train_config
 from triforce.train.data.order import Place
@@ -38,13 +36,7 @@ from triforce.train.trainer.loop import Trainer
 def tokenize(folder: Path, name: str, **settings) -> TokenizeConfig:
     places = {"corpus": str(folder / "corpus"), "release": str(folder / "release"), "tokens": str(folder / name)}
     config = TokenizeConfig(clips_per_shard=8, **places, **settings)
-    stage = require_dvae(config.release)
-    open_tokens(config, stage)
-    read = ReadActor(config.corpus, stage.card, load_tokenizer(config.tokens).to_json())
-    encode, write = EncodeActor(config), WriteActor(config.tokens)
-    for shard in extend_plan(config):
-        write(encode(read(planned_row(shard))))
-    write_index(config, stage, 1, 0.0)
+    tokenize_here(config)
     return config
 
 

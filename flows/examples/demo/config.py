@@ -1,0 +1,106 @@
+"""How long the demo trains, what it begins at, and the recipe of each network."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from triforce.models.voice.bundled import VOICE
+
+SCRATCH = "scratch"
+"""Name of the beginning at nothing."""
+SHARES = {
+    VOICE: {"dvae": 0.2, "gpt": 0.8},
+    SCRATCH: {"dvae": 0.4, "gpt": 0.54, "diffusion": 0.06},
+}
+"""How the minutes are divided among the networks. Assumed."""
+MOST_STEPS = 20_000
+"""Steps that no network reaches in the demo's minutes: time ends its training."""
+SAMPLING = {"temperature": 0.7, "guidance": 1.5}
+"""How all speech of the demo is drawn, as in `triforce reading`."""
+TEACHER = {"teacher": "whisper", "teacher_model": "tiny.en", "teacher_weight": 2.0, "teacher_every": 3}
+"""Teacher of the dVAE; another Whisper judges."""
+
+
+class DemoConfig(BaseModel):
+    """How long and how large. The defaults take at most 25 minutes on two cores, with the installation."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    init_from: str = Field(
+        VOICE,
+        min_length=1,
+        description="Release that goes on to learn the demo's speaker: voice, the one that comes along, a release of "
+        "yours that reads, or scratch: nothing, all networks learn from the demo's speech alone.",
+    )
+    minutes: float = Field(13.0, gt=0, description="Longest training time of the networks together, in minutes.")
+    shares: dict[str, float] = Field(
+        {}, description="How the minutes are divided among the networks; a network without a share is left out."
+    )
+    max_steps: int | None = Field(None, ge=1, description="Optimizer steps of each network; none: time ends it.")
+    recogniser: str = Field("tiny.en", description="Whisper model that transcribes the sites.")
+    teacher: bool = Field(True, description="Let Whisper tiny.en teach the dVAE.")
+    judge: str = Field("base", description="Whisper model that judges all speech.")
+
+    @model_validator(mode="after")
+    def _check_shares(self) -> DemoConfig:
+        known = SHARES[SCRATCH]
+        if self.shares and not ({"dvae", "gpt"} <= set(self.shares) <= set(known) and min(self.shares.values()) > 0):
+            raise ValueError(f"shares {self.shares}: give dvae and gpt a share over 0, and diffusion one or none")
+        return self
+
+    @property
+    def from_scratch(self) -> bool:
+        """Whether nothing is begun at."""
+        return self.init_from == SCRATCH
+
+    @property
+    def minutes_of(self) -> dict[str, float]:
+        """Minutes of each network that is trained, in the order of training."""
+        shares = self.shares or SHARES[SCRATCH if self.from_scratch else VOICE]
+        total = sum(shares.values())
+        return {stage: round(self.minutes * shares[stage] / total, 3) for stage in SHARES[SCRATCH] if stage in shares}
+
+    @property
+    def text(self) -> dict[str, Any]:
+        """Fields of the TokenizeConfig: the text front end."""
+        return {"text": "phonemes"} if self.from_scratch else {"init_from": self.init_from}
+
+    @property
+    def recipes(self) -> dict[str, dict[str, Any]]:
+        """Fields of each trained network's config beside its folders."""
+        scratch = {"dvae": DVAE, "gpt": GPT, "diffusion": {}}
+        tuned = {"dvae": TUNED_DVAE, "gpt": TUNED_GPT, "diffusion": {}}
+        steps = self.max_steps or MOST_STEPS
+        recipes = {}
+        for stage, minutes in self.minutes_of.items():
+            recipe = (scratch if self.from_scratch else tuned)[stage] | {"max_minutes": minutes, "max_steps": steps}
+            if stage != "diffusion" and not self.from_scratch:
+                recipe |= {"init_from": self.init_from}
+            recipes[stage] = recipe | (TEACHER if stage == "dvae" and self.teacher else {})
+        return recipes
+
+
+DVAE: dict[str, Any] = {"model": {"quantizer": "fsq", "fsq_levels": (8, 8, 4, 4)}}
+GPT: dict[str, Any] = {
+    "layouts": {"text>reading": 1.0},
+    "model": {"num_layers": 6, "width": 256, "num_heads": 4, "dropout": 0.2},
+    "text_dropout": 0.1,
+    "code_noise": 0.15,
+    "batch_size": 2,
+    "optimizer": {"learning_rate": 1.5e-3, "warmup_steps": 50},
+}
+TUNED_DVAE: dict[str, Any] = {
+    "train_only": ["decoder*", "head*"],
+    "optimizer": {"learning_rate": 5e-4, "warmup_steps": 20},
+}
+"""The decoder alone: codes stay those that the GPT knows."""
+TUNED_GPT: dict[str, Any] = {
+    "batch_size": 2,
+    "text_dropout": 0.1,
+    "code_noise": 0.1,
+    "model": {"dropout": 0.1},
+    "optimizer": {"learning_rate": 4e-4, "warmup_steps": 30},
+}
+"""At a lower rate than from scratch, so that what was learnt from hours is not lost to minutes. Assumed."""
