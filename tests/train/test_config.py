@@ -5,6 +5,7 @@ from prefect.exceptions import ParameterTypeError
 from prefect.utilities.schema_tools.validation import validate
 
 from triforce.flows.train import train as train_flow
+from triforce.tokenize.config import TokenizeConfig
 from triforce.train import identity
 from triforce.train.config import (
     STAGE_CONFIGS,
@@ -185,6 +186,12 @@ def test_folders_become_absolute(tmp_path, monkeypatch):
     assert found.more_tokens == (str(tmp_path / "a"), "s3://b/c")
     assert (found.tokens, found.init_from) == (str(tmp_path / "t"), str(tmp_path / "q"))
     assert with_absolute_paths(make("dvae")).corpus == str(tmp_path / "c")
+    # The voice that comes along, wherever it is read; what is written is a folder.
+    assert with_absolute_paths(make("gpt", init_from="voice")).init_from == "voice"
+    assert with_absolute_paths(make("dvae", release="voice")).release == str(tmp_path / "voice")
+    tokenize = TokenizeConfig(corpus="c", release="voice", tokens="t", init_from="./voice")
+    found = with_absolute_paths(tokenize)
+    assert (found.release, found.init_from, found.tokens) == ("voice", str(tmp_path / "voice"), str(tmp_path / "t"))
 
 
 def test_the_flow_takes_plain_fields_and_shows_all_of_them():
