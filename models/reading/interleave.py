@@ -47,9 +47,11 @@ def time_words(reader: PhonemeTokenizer, text: str, words: Sequence[TimedWord]) 
     """Return the words of ``text`` as `PhonemeTokenizer.words` has them with their times.
 
     ``words`` are those of the recogniser or synthesiser. Where one of them is several words when it is normalised
-    (1984), these share its time. Returns None where the two do not match word for word, or times run backwards.
+    (1984), these share its time; one that goes on behind a hyphen, as Whisper splits them ("non", "-stop"), is part of
+    the one before. Returns None where the two do not match word for word, or times run backwards.
     """
     found = reader.words(text)
+    words = _joined_at_hyphens(words)
     times: list[tuple[float, float]] = []
     if len(found) == len(words):
         times = [(start, end) for _, start, end in words]
@@ -93,6 +95,16 @@ def begins_unit(pieces: np.ndarray, units: ReadingUnits) -> np.ndarray:
     sound = np.maximum.accumulate(np.where(DURATIONS[pieces] > 0, places, -1))
     sounded = np.concatenate([[-1], sound[:-1]]) > word
     return boundary | sounded
+
+
+def _joined_at_hyphens(words: Sequence[TimedWord]) -> list[TimedWord]:
+    joined: list[TimedWord] = []
+    for written, start, end in words:
+        if joined and written.startswith("-"):
+            before, start, _ = joined.pop()
+            written = before + written
+        joined.append((written, start, end))
+    return joined
 
 
 def codes_before(starts_s: np.ndarray, num_codes: int, codes_per_s: float) -> np.ndarray:

@@ -100,6 +100,10 @@ def test_times_of_words_that_do_not_fit_are_refused():
     assert len(found.words) == 5
     np.testing.assert_allclose(found.starts_s, [0, 0.2, 0.4, 0.6, 0.8])
     np.testing.assert_allclose(found.ends_s, [0.2, 0.4, 0.6, 0.8, 1.0])
+    hyphen = [(" All", 0, 0.2), (" non", 0.2, 0.4), ("-administrator", 0.4, 0.9), (" users.", 0.9, 1.2)]
+    found = time_words(READER, "All non-administrator users.", hyphen)
+    assert len(found.words) == 3
+    np.testing.assert_allclose(found.starts_s, [0, 0.2, 0.9])
     assert time_words(READER, "In 1984 rain fell", year) is None
     assert time_words(READER, "one two", [("one", 0.5, 0.6), ("two", 0.2, 0.3)]) is None
     assert time_words(READER, "", []) is None
