@@ -1,4 +1,4 @@
-# make demo [SPEECH=dir]   the whole pipeline on real speech, into demo-run/; again: continues. FROM=voice (the default)
+# make demo [SPEECH=dir]   the whole pipeline on real speech, into demo-run/; again: continues. FROM=voice (default if there)
 #                          goes on from the voice that comes along, FROM=scratch trains all from nothing
 # make test                the test suite
 # make constraints         pin what an installation takes (infra/constraints.txt); UPGRADE=1 renews the pins that are there

@@ -13,3 +13,8 @@ FOLDER = Path(__file__).parent
 def located(uri: str) -> str:
     """Return where a release lies: `VOICE` in this installation, any other where it says."""
     return str(FOLDER) if uri == VOICE else uri
+
+
+def has_voice() -> bool:
+    """Whether this installation has the voice's weights."""
+    return (FOLDER / "gpt" / "config.json").is_file()

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from triforce.models.voice.bundled import VOICE
+from triforce.models.voice.bundled import VOICE, has_voice
 
 SCRATCH = "scratch"
 """Name of the beginning at nothing."""
@@ -29,10 +29,11 @@ class DemoConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     init_from: str = Field(
-        VOICE,
+        default_factory=lambda: VOICE if has_voice() else SCRATCH,
         min_length=1,
-        description="Release that goes on to learn the demo's speaker: voice, the one that comes along, a release of "
-        "yours that reads, or scratch: nothing, all networks learn from the demo's speech alone.",
+        description="Release that goes on to learn the demo's speaker: voice, the one that comes along and is the "
+        "default where it is there, a release of yours that reads, or scratch: nothing, all networks learn from the "
+        "demo's speech alone.",
     )
     minutes: float = Field(13.0, gt=0, description="Longest training time of the networks together, in minutes.")
     shares: dict[str, float] = Field(
@@ -85,7 +86,7 @@ class DemoConfig(BaseModel):
 DVAE: dict[str, Any] = {"model": {"quantizer": "fsq", "fsq_levels": (8, 8, 4, 4)}}
 GPT: dict[str, Any] = {
     "layouts": {"text>reading": 1.0},
-    "model": {"num_layers": 6, "width": 256, "num_heads": 4, "dropout": 0.2},
+    "model": {"num_layers": 6, "width": 256, "num_heads": 4, "dropout": 0.2, "reading_units": "pieces"},
     "text_dropout": 0.1,
     "code_noise": 0.15,
     "batch_size": 2,
