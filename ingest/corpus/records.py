@@ -57,11 +57,26 @@ class RejectReason(StrEnum):
     DUPLICATE_URL = "duplicate_url"
     DUPLICATE_BYTES = "duplicate_bytes"
     DUPLICATE_AUDIO = "duplicate_audio"
+    UNKNOWN = "unknown"
+    """An error that no table knows: it may pass, and is settled by itself once it was tried often enough."""
 
     @property
     def transient(self) -> bool:
         """Whether a later run may find otherwise."""
-        return self in {RejectReason.NETWORK, RejectReason.BLOCKED, RejectReason.TOO_SLOW, RejectReason.WRONG_LENGTH}
+        return self in TRANSIENT
+
+
+TRANSIENT = frozenset(
+    {
+        RejectReason.BAD_CHECKSUM,
+        RejectReason.BLOCKED,
+        RejectReason.NETWORK,
+        RejectReason.TOO_SLOW,
+        RejectReason.UNKNOWN,
+        RejectReason.WRONG_LENGTH,
+    }
+)
+"""Reasons that are tried again in later runs, a bounded number of times."""
 
 
 class DropReason(StrEnum):
@@ -95,6 +110,9 @@ def valid_text(text: str) -> str:
     """Replace the halves of surrogate pairs, which JSON may hold and UTF-8 may not."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
+
+GIVEN_UP, TAKEN_UP = "given_up_at", "taken_up_at"
+"""Metadata keys: when a recording was tried for the last time, and when a person asked for another try."""
 
 MAP_COLUMNS = ("tool_versions", "metadata")
 """The columns of a recording that map strings to strings."""
@@ -156,8 +174,13 @@ class Recording:
 
     @property
     def is_settled(self) -> bool:
-        """Whether a later run need not fetch it again."""
-        return self.status != Status.REJECTED or not RejectReason(self.reason).transient
+        """Whether a later run need not fetch it again.
+
+        `triforce.ingest.corpus.retry` takes a settled rejection up again; a passing one settles at ``max_runs``.
+        """
+        if TAKEN_UP in self.metadata:
+            return False
+        return self.status != Status.REJECTED or GIVEN_UP in self.metadata or not RejectReason(self.reason).transient
 
 
 class Word(NamedTuple):

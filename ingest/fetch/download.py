@@ -77,7 +77,7 @@ def _attempt(url: str, path: Path, settings: Settings) -> Download:
         if response.status_code == 416:
             discard(path)
             raise Retry(RejectReason.WRONG_LENGTH, f"{url}: the file is shorter than what came of it before")
-        if response.status_code == 206 and _range_start(response) != offset:
+        if response.status_code == 206 and _range_start(response, offset) != offset:
             discard(path)
             raise Retry(RejectReason.WRONG_LENGTH, f"{url}: the server sent another range than byte {offset} on")
         if response.status_code != 206:
@@ -170,15 +170,16 @@ def _digest_file(path: Path, digest: BackgroundSha256) -> None:
 
 def _declared_total(response: httpx.Response, offset: int) -> int | None:
     """Return the length of the whole file as the server declares it; None where it does not, or packs the body."""
-    if response.headers.get("content-encoding", "identity").lower() not in ("", "identity"):
+    if web.is_packed(response):
         return None
     length = response.headers.get("content-length", "")
     return offset + int(length) if re.fullmatch(r"\d{1,18}", length) else None
 
 
-def _range_start(response: httpx.Response) -> int:
-    match = re.match(r"bytes (\d{1,18})-", response.headers.get("content-range", ""))
-    return int(match.group(1)) if match else -1
+def _range_start(response: httpx.Response, offset: int) -> int:
+    """Return the first byte of a range; of one that does not say, 0 where all was asked for, else -1."""
+    match = re.match(r"bytes[ =]*(\d{1,18})-", response.headers.get("content-range", ""), re.IGNORECASE)
+    return int(match.group(1)) if match else -1 if offset else 0
 
 
 def _validator_file(path: Path) -> Path:
@@ -187,9 +188,9 @@ def _validator_file(path: Path) -> Path:
 
 def _save_validator(path: Path, url: str, response: httpx.Response) -> None:
     """Save what identifies this version of the file: a strong ETag, else its date. Without one there is no resuming."""
-    etag, packed = response.headers.get("etag", ""), response.headers.get("content-encoding", "identity") != "identity"
+    etag = response.headers.get("etag", "")
     validator = etag if etag.startswith('"') else response.headers.get("last-modified")
-    if validator and not packed:
+    if validator and not web.is_packed(response):
         _validator_file(path).write_text(json.dumps({"url": url, "validator": validator}), encoding="utf-8")
 
 
