@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from triforce.ingest.clips.clip_recording import ClipSummary
 from triforce.ingest.config import Settings
 from triforce.ingest.corpus.records import Recording, Status
+from triforce.ingest.errors import REASONS
 from triforce.ingest.sync import SyncSummary
 from triforce.ingest.text_tables import format_table
 
@@ -87,8 +88,10 @@ def counted(counts: Counter) -> str:
 
 
 def as_text(rows: Iterable[dict]) -> str:
-    """Return the table in columns, for a terminal."""
+    """Return the table in columns, for a terminal, and what to do about each reason in it."""
     rows = list(rows)
     if not rows:
         return "nothing"
-    return format_table(list(rows[0]), [list(row.values()) for row in rows], left=range(len(rows[0])))
+    table = format_table(list(rows[0]), [list(row.values()) for row in rows], left=range(len(rows[0])))
+    met = {word.strip(",") for row in rows for word in str(row.get("rejected", "")).split()}
+    return "\n".join([table, *(f"{name}: {each.advice}" for name, each in REASONS.items() if name in met)])

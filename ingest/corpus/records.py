@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Any, NamedTuple
 
@@ -171,6 +171,13 @@ class Recording:
     def to_row(self) -> dict[str, Any]:
         """The row as pyarrow takes it; of maps the entries are sorted, so the same recording makes the same bytes."""
         return asdict(self) | {name: sorted(getattr(self, name).items()) for name in MAP_COLUMNS}
+
+    def untried(self) -> Recording:
+        """The recording as it was discovered, without what became of it."""
+        outcome = {"runs", GIVEN_UP, TAKEN_UP, "duplicate_of"}
+        metadata = {key: value for key, value in self.metadata.items() if key not in outcome}
+        nothing = dict.fromkeys(("reason", "detail", "media_path", "num_bytes", "sha256", "fetched_at"))
+        return replace(self, status=Status.DISCOVERED, tool_versions={}, metadata=metadata, **nothing)
 
     @property
     def is_settled(self) -> bool:

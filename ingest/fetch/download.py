@@ -35,6 +35,8 @@ class Download:
     num_bytes: int
     sha256: str
     content_type: str
+    etag: str | None = None
+    last_modified: str | None = None
 
 
 def download(url: str, path: Path, settings: Settings) -> Download:
@@ -93,7 +95,8 @@ def _attempt(url: str, path: Path, settings: Settings) -> Download:
         if total is not None and num_bytes != total:
             raise Retry(RejectReason.WRONG_LENGTH, f"{url}: {num_bytes} bytes came, {total} were declared")
         content_type = response.headers.get("content-type", "").split(";")[0].strip().lower()
-        return Download(path, str(response.url), num_bytes, sha256, content_type)
+        validators = (response.headers.get("etag"), response.headers.get("last-modified"))
+        return Download(path, str(response.url), num_bytes, sha256, content_type, *validators)
 
 
 def _receive(

@@ -192,6 +192,17 @@ def get_document(
     return with_retries(attempt, settings)
 
 
+def is_unchanged(url: str, settings: Settings, *, etag: str | None = None, last_modified: str | None = None) -> bool:
+    """Whether the server says that what is at ``url`` still has these validators; nothing is received if it does."""
+    headers = {"Accept-Encoding": "identity"} | ({"If-None-Match": etag} if etag else {})
+    headers |= {"If-Modified-Since": last_modified} if last_modified else {}
+    if not (etag or last_modified):
+        return False
+    with contextlib.suppress(Retry, Rejected), open_stream(url, settings, headers) as response:
+        return response.status_code == 304
+    return False
+
+
 class Pace:
     """Watch over a transfer: one that stays below the least rate for a whole window raises `Rejected`."""
 

@@ -33,6 +33,11 @@ WITHOUT_IDS = ("Generic", "HTML5MediaEmbed", "html5")
 """Extractors whose ids are made of file names, which two hosts may share."""
 
 
+LEAST_BYTES_PER_S = 1000
+"""Size for its length from which a video is believed to be too long, and is not downloaded to find out: what a page
+says of a length rejects nothing without the size to go with it. Speech is sent at 2 000 and more. Assumed."""
+
+
 class Youtube(SourceKind[YoutubeSource]):
     """Channels, playlists, searches and pages, each by its address."""
 
@@ -62,6 +67,10 @@ class Youtube(SourceKind[YoutubeSource]):
         captions = captions_of(info, recording.language) if self.config.captions else {}
         recording = replace(recording, metadata=recording.metadata | captions, **learnt)
         return LocalMedia(recording, path, path.stat().st_size, storage.sha256_of(path))
+
+    def is_same(self, recording: Recording, other: Recording) -> bool:
+        """An address with a site's own id names one video for ever; a page of any other kind may change."""
+        return recording.metadata.get("extractor") not in WITHOUT_IDS
 
 
 def is_newest_first(url: str) -> bool:
@@ -206,11 +215,11 @@ def check_video(info: dict, source: YoutubeSource, settings: Settings, url: str)
     """Raise `Rejected` for a video that the source does not want. A live one is looked at again in a later run."""
     if is_live(info):
         raise Rejected(RejectReason.NETWORK, f"{url}: live or not begun ({info.get('live_status')})")
-    duration_s, (shortest_s, longest_s) = info.get("duration"), source.duration_limits_s(settings)
-    if duration_s and duration_s > longest_s:
-        raise Rejected(RejectReason.TOO_LONG, f"{url}: {duration_s} s, the limit is {longest_s:.0f} s")
-    if duration_s and duration_s < shortest_s:
-        raise Rejected(RejectReason.TOO_SHORT, f"{url}: {duration_s} s, the least is {shortest_s} s")
+    duration_s, (_, longest_s) = info.get("duration"), source.duration_limits_s(settings)
+    num_bytes = info.get("filesize") or info.get("filesize_approx") or 0
+    if duration_s and duration_s > longest_s and num_bytes > LEAST_BYTES_PER_S * longest_s:
+        detail = f"{url}: {duration_s} s in {num_bytes} bytes, the limit is {longest_s:.0f} s"
+        raise Rejected(RejectReason.TOO_LONG, detail)
     published = _iso_date(info.get("upload_date"))
     if source.published_after and published and published < source.published_after.isoformat():
         raise Rejected(RejectReason.FILTERED, f"{url}: of {published}, wanted from {source.published_after} on")

@@ -162,7 +162,11 @@ def test_durations(text, seconds):
 @pytest.mark.parametrize(
     ("one", "other", "same"),
     [
-        ("https://a.org/x.mp3?token=1", "http://www.a.org/x.mp3?token=2#t=3", True),
+        ("https://a.org/x.mp3?token=1", "http://www.a.org/x.mp3?token=1#t=3", True),
+        ("https://a.org/x.mp3?token=1", "https://a.org/x.mp3?token=2", False),
+        ("https://a.org/play?src=1.mp3", "https://a.org/play?src=2.mp3", False),
+        ("https://a.org/x.mp3?Expires=1&Signature=a&Key-Pair-Id=b", "https://a.org/x.mp3", True),
+        ("https://a.org/x.mp3?utm_source=feed&awEpisodeId=1", "https://a.org/x.mp3?awEpisodeId=2", False),
         ("https://dts.podtrac.com/redirect.mp3/pdst.fm/e/a.org/x.mp3", "https://a.org/x.mp3", True),
         ("https://op3.dev/e,pg=1/https://a.org/x.mp3", "https://a.org/x.mp3", True),
         ("https://a.org/get.php?id=1&utm_source=x", "https://a.org/get.php?id=1", True),

@@ -101,8 +101,10 @@ def test_a_redirect_into_a_private_network_is_refused(site, corpus, settings, mo
     [
         ({"is_live": True}, {}, RejectReason.NETWORK),
         ({"live_status": "is_upcoming"}, {}, RejectReason.NETWORK),
-        ({"duration": 90_000}, {}, RejectReason.TOO_LONG),
-        ({"duration": 50}, {"min_duration_s": 60}, RejectReason.TOO_SHORT),
+        ({"duration": 90_000, "filesize_approx": 900_000_000}, {}, RejectReason.TOO_LONG),
+        ({"duration": 90_000_000, "filesize": 900_000}, {}, None),  # milliseconds
+        ({"duration": 90_000}, {}, None),
+        ({"duration": 50}, {"min_duration_s": 60}, None),
         ({"upload_date": "20200101"}, {"published_after": "2021-01-01"}, RejectReason.FILTERED),
         ({"license": "Standard"}, {"licences": ["creative commons"]}, RejectReason.FILTERED),
         ({"license": "Creative Commons Attribution"}, {"licences": ["creative commons"]}, None),
