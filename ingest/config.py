@@ -252,7 +252,9 @@ class YoutubeSource(Source):
     extractors: tuple[str, ...] = Field(
         (), description="Names of yt-dlp extractors to ask, as patterns; empty: all that may fit."
     )
-    max_listed: int | None = Field(None, ge=1, description="Entries read from each address in one run.")
+    max_listed: int | None = Field(
+        None, ge=1, description="Entries read from each list, as a tab or a playlist, in one run."
+    )
 
     @field_validator("licences", "extractors")
     @classmethod

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -25,6 +25,9 @@ from triforce.ingest.fetch.ytdlp_network import NATIVE_PROTOCOLS, CheckedYoutube
 from triforce.ingest.sources.base import LocalMedia, SourceKind
 from triforce.ingest.sources.pages import Pages
 from triforce.ingest.sources.youtube_options import ytdlp_options
+
+KNOWN_IN_A_ROW = 60
+"""Known entries in a row after which a list that is newest first is left: two pages of the largest sites. Assumed."""
 
 MAX_NESTING = 4
 """Listings inside one another: a channel holds tabs, a tab holds playlists, a playlist holds videos."""
@@ -50,8 +53,13 @@ class Youtube(SourceKind[YoutubeSource]):
         for url in self.config.urls:
             if pages.was_blocked:
                 return  # a site that blocks is not asked again in the same run
-            entries = discover_entries(self.config, self.settings, url)
-            yield pages.until_known(entries) if is_newest_first(url) else entries
+            yield self._listed(url, pages)
+
+    def _listed(self, url: str, pages: Pages) -> Iterator[Recording]:
+        """Yield the videos listed at ``url``, without opening each video's page; `Rejected` if it cannot be read."""
+        with CheckedYoutubeDL(ytdlp_options(self.config, self.settings), self.settings) as ydl:
+            walk = Walk(self.config, url, functools.partial(_extract, ydl), pages.known, pages.report)
+            yield from walk.recordings(_extract(ydl, url), url)
 
     def bring(self, recording: Recording, target: Path) -> LocalMedia:
         """Download the best audio, and take what the page states where the listing stated nothing."""
@@ -74,44 +82,72 @@ class Youtube(SourceKind[YoutubeSource]):
 
 
 def is_newest_first(url: str) -> bool:
-    """Whether a listing grows at its front. A channel does; a playlist grows at its end and must be read to it."""
-    return bool(re.search(r"youtube\.com/(@|channel/|c/|user/)", url))
+    """Whether a list grows at its front: a channel's tab does. A playlist grows at its end, a tab in another order or
+    one of playlists anywhere, and all of it must be read."""
+    channel = r"youtube\.com/(@[^/?#]+|(channel|c|user)/[^/?#]+)"
+    return bool(re.search(channel + r"(/(videos|shorts|streams|live))?/?$", url))
 
 
-def discover_entries(source: YoutubeSource, settings: Settings, url: str) -> Iterator[Recording]:
-    """Yield the videos listed at ``url``, newest first as sites list them, without opening each video's page.
+@dataclass(frozen=True)
+class Walk:
+    """A walk over one address's lists, which may lie in one another: a channel's tabs, a tab's playlists."""
 
-    `Rejected` if the listing cannot be read.
-    """
-    with CheckedYoutubeDL(ytdlp_options(source, settings), settings) as ydl:
-        count = 0
-        for entry in _entries(ydl, url, depth=0):
-            recording = None if is_live(entry) else _recording(entry, url, source)
-            if recording is None:
-                continue
-            yield recording
-            count += 1
-            if source.max_listed and count >= source.max_listed:
-                return
+    source: YoutubeSource
+    url: str
+    read: Callable[[str], dict]
+    """Returns what yt-dlp finds at an address."""
+    known: Collection[str]
+    """Ids of the recordings on record."""
+    report: Callable[[Rejected], None]
+    """Told of a list that cannot be read; the others are read all the same."""
 
+    def recordings(self, info: dict, url: str, depth: int = 0) -> Iterator[Recording]:
+        """Yield the videos in ``info``, which yt-dlp found at ``url``.
 
-def _entries(ydl: yt_dlp.YoutubeDL, url: str, depth: int) -> Iterator[dict]:
-    info = _extract(ydl, url)
-    kind = info.get("_type", "video")
-    if kind in ("url", "url_transparent"):
-        if depth < MAX_NESTING:
-            yield from _entries(ydl, info["url"], depth + 1)
-    elif kind in ("playlist", "multi_video"):
+        A list that is newest first is left after `KNOWN_IN_A_ROW`, and any after ``max_listed`` entries; the next list
+        begins anew.
+        """
+        kind = info.get("_type", "video")
+        if kind in ("url", "url_transparent"):
+            if depth < MAX_NESTING:
+                yield from self.recordings(self.read(info["url"]), info["url"], depth + 1)
+        elif kind not in ("playlist", "multi_video"):
+            yield from self._wanted(info)
+        else:
+            yield from self._list(info, url, depth)
+
+    def _list(self, info: dict, url: str, depth: int) -> Iterator[Recording]:
         entries = info.get("entries") or []
         alone = isinstance(entries, list) and len(entries) == 1
+        may_stop = is_newest_first(info.get("webpage_url") or url)
+        in_a_row = count = 0
         for entry in _iterate(entries, url):
-            nested = entry.get("_type") == "playlist" or entry.get("ie_key") in ("YoutubeTab", "YoutubePlaylist")
-            if nested and depth < MAX_NESTING:
-                yield from _entries(ydl, entry.get("webpage_url") or entry["url"], depth + 1)
-            elif not nested:
-                yield _placed(entry, info, alone)
-    else:
-        yield info
+            if entry.get("_type") == "playlist" or entry.get("ie_key") in ("YoutubeTab", "YoutubePlaylist"):
+                if depth < MAX_NESTING:
+                    yield from self._nested(entry, depth)
+                continue
+            for recording in self._wanted(_placed(entry, info, alone)):
+                in_a_row = in_a_row + 1 if recording.recording_id in self.known else 0
+                if may_stop and in_a_row >= KNOWN_IN_A_ROW:
+                    return
+                yield recording
+                count += 1
+                if self.source.max_listed and count >= self.source.max_listed:
+                    return
+
+    def _nested(self, entry: dict, depth: int) -> Iterator[Recording]:
+        url = entry.get("webpage_url") or entry.get("url") or self.url
+        try:
+            yield from self.recordings(entry if entry.get("entries") else self.read(url), url, depth + 1)
+        except Rejected as rejection:
+            if rejection.reason is RejectReason.BLOCKED:
+                raise  # a site that blocks is not asked for the next one
+            self.report(rejection)
+
+    def _wanted(self, entry: dict) -> Iterator[Recording]:
+        recording = None if is_live(entry) else _recording(entry, self.url, self.source)
+        if recording is not None:
+            yield recording
 
 
 def _placed(entry: dict, listing: dict, alone: bool) -> dict:
