@@ -28,3 +28,16 @@ def prepare(state: Path | None = None) -> None:
         os.environ["PREFECT_HOME"] = str(state.absolute())
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
+    _ask_this_machine_directly()
+
+
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+
+def _ask_this_machine_directly() -> None:
+    """Keep loopback out of the environment's proxies: Prefect's own client would ask its local server through them."""
+    if not any(name.lower().endswith("_proxy") and value for name, value in os.environ.items()):
+        return
+    given = ",".join(os.environ.get(name, "") for name in ("no_proxy", "NO_PROXY")).split(",")
+    hosts = ",".join(dict.fromkeys(filter(None, [*(host.strip() for host in given), *LOOPBACK])))
+    os.environ.update(no_proxy=hosts, NO_PROXY=hosts)  # of the two, libraries read either

@@ -60,7 +60,7 @@ def _send(url: str, settings: Settings, headers: dict[str, str] | None, stack: c
     stack.enter_context(host.slots)
     host.wait_for_turn()
     with _named_failures(url):
-        return stack.enter_context(client_of(settings).stream("GET", url, headers=headers))
+        return stack.enter_context(client_of(settings, url).stream("GET", url, headers=headers))
 
 
 @contextlib.contextmanager

@@ -57,7 +57,7 @@ class Youtube(SourceKind[YoutubeSource]):
 
     def _listed(self, url: str, pages: Pages) -> Iterator[Recording]:
         """Yield the videos listed at ``url``, without opening each video's page; `Rejected` if it cannot be read."""
-        with CheckedYoutubeDL(ytdlp_options(self.config, self.settings), self.settings) as ydl:
+        with CheckedYoutubeDL(ytdlp_options(self.config, self.settings, url), self.settings) as ydl:
             walk = Walk(self.config, url, functools.partial(_extract, ydl), pages.known, pages.report)
             yield from walk.recordings(_extract(ydl, url), url)
 
@@ -207,7 +207,7 @@ def _recording(entry: dict, listing_url: str, source: YoutubeSource) -> Recordin
 
 def fetch_video(recording: Recording, source: YoutubeSource, settings: Settings, path: Path) -> tuple[Path, dict]:
     """Download the best audio of ``recording`` beside ``path``; return the file and what the site states about it."""
-    options = ytdlp_options(source, settings) | {
+    options = ytdlp_options(source, settings, recording.url) | {
         "outtmpl": {"default": f"{path}.%(ext)s".replace("%", "%%").replace("%%(ext)s", "%(ext)s")},
         "format": f"bestaudio[protocol~='{NATIVE_PROTOCOLS}']/best[protocol~='{NATIVE_PROTOCOLS}']",
         "max_filesize": settings.max_bytes,

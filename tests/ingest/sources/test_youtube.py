@@ -127,8 +127,8 @@ def test_filters(info, options, reason):
 def test_politeness_is_derived_from_the_site():
     settings = Settings(contact="a@b.org")
     channel = YoutubeSource(name="x", urls=["https://www.youtube.com/@x"])
-    assert ytdlp_options(channel, settings)["sleep_interval"] == 5.0
-    assert ytdlp_options(channel, settings)["allowed_extractors"] == ["youtube.*"]
+    assert ytdlp_options(channel, settings, CHANNEL)["sleep_interval"] == 5.0
+    assert ytdlp_options(channel, settings, CHANNEL)["allowed_extractors"] == ["youtube.*"]
 
 
 @pytest.mark.parametrize(
