@@ -171,10 +171,11 @@ def write_claims(corpus: Corpus, recording: Recording, keys: dict[str, str]) -> 
             storage.write_bytes(uri, owner)
             continue
         path = Path(storage.resolve(uri)[1])
-        path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f"{storage.TEMPORARY_PREFIX}{recording.recording_id}-{path.name}")
-        temporary.write_bytes(owner)
-        temporary.replace(path)
+        with storage.named_disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_bytes(owner)
+            temporary.replace(path)
 
 
 def _claim_uri(corpus: Corpus, kind: str, key: str) -> str:

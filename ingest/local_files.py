@@ -90,7 +90,7 @@ def import_folder(corpus: Corpus, folder: Path, config: ImportConfig) -> dict[st
 
 
 def _file_recording(path: Path, folder: Path, config: ImportConfig, corpus: Corpus) -> Recording:
-    name = path.relative_to(folder).as_posix()
+    name = storage.readable(path.relative_to(folder).as_posix())
     recording_id = make_recording_id(config.source, name)
     return Recording(
         recording_id=recording_id,

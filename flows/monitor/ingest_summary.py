@@ -29,6 +29,7 @@ class SourceSummary:
     """Recordings that were finished, with whatever result."""
     errors: list[str] = field(default_factory=list)
     """Errors of tasks that failed for a reason of our own: a full disk, a lost cluster."""
+    is_disk_full: bool = False
     recording_s: float = 0.0
     kept_s: float = 0.0
     clip_wall_s: float = 0.0
@@ -56,6 +57,8 @@ class SourceSummary:
 
     def failure(self, settings: Settings) -> str | None:
         """Return why this source makes the run count as failed, None if it went well enough."""
+        if self.is_disk_full:
+            return f"{self.sync.source}: {self.errors[-1]}"
         if self.errors and not self.done:
             return f"{self.sync.source}: the run broke off: {self.errors[-1]}"
         if len(self.errors) > settings.max_failed_share * self.done:

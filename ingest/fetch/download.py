@@ -14,6 +14,7 @@ from pathlib import Path
 
 import httpx
 
+from triforce.ingest import storage
 from triforce.ingest.config import Settings
 from triforce.ingest.corpus.records import Recording, RejectReason
 from triforce.ingest.errors import Rejected
@@ -46,8 +47,9 @@ def download(url: str, path: Path, settings: Settings) -> Download:
     for (Range with If-Range, RFC 9110, 13.1.5 and 14.2), so an interrupted process resumes as an interrupted
     connection does. A file that changed meanwhile is downloaded from its beginning.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    result = with_retries(lambda: _attempt(url, path, settings), settings)
+    with storage.named_disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        result = with_retries(lambda: _attempt(url, path, settings), settings)
     _validator_file(path).unlink(missing_ok=True)
     return result
 
