@@ -33,20 +33,20 @@ class Explained(NamedTuple):
     """What to do next."""
 
 
-WAIT = "wait: a later run tries again"
+WAIT = "wait for a later run"
 
 REASONS: dict[RejectReason, Explained] = {
-    RejectReason.NETWORK: Explained("no connection, it broke, HTTP 5xx, a bad certificate, or a live video", WAIT),
+    RejectReason.NETWORK: Explained("no connection, HTTP 5xx, a bad certificate, a live video", WAIT),
     RejectReason.BLOCKED: Explained(
-        "HTTP 429, a check for robots, or a long `Retry-After`", "wait; lower `requests_per_s`, or give `cookies_file`"
+        "HTTP 429, a check for robots, a long `Retry-After`", "lower `requests_per_s`; give `cookies_file`"
     ),
     RejectReason.TOO_SLOW: Explained("a timeout, or below `min_bytes_per_s`", f"{WAIT}; or lower `min_bytes_per_s`"),
     RejectReason.WRONG_LENGTH: Explained("fewer bytes than declared, or a wrong range", WAIT),
     RejectReason.BAD_CHECKSUM: Explained("not the bytes that the source states", f"{WAIT}; else tell the publisher"),
-    RejectReason.UNKNOWN: Explained("an error that no table knows", f"{WAIT}; upgrade yt-dlp if it reads the page"),
+    RejectReason.UNKNOWN: Explained("an error that no table knows", f"{WAIT}; upgrade yt-dlp; report it"),
     RejectReason.NOT_FOUND: Explained("HTTP 404 or 410, or a file that is gone", "check the address in the source"),
     RejectReason.FORBIDDEN: Explained(
-        "HTTP 401, 403 or 451, a login, a country, or taken out by `corpus rm`",
+        "HTTP 401, 403, 451, a login, a country, `corpus rm`",
         "ask the publisher; give `cookies_file`",
     ),
     RejectReason.BAD_REDIRECT: Explained("too many redirects, or not http", "use the final address"),
@@ -69,7 +69,7 @@ REASONS: dict[RejectReason, Explained] = {
     RejectReason.NO_SPEECH: Explained("nobody speaks in it", "listen; lower `vad.mode`, then `corpus retry`"),
     RejectReason.DUPLICATE_ID: Explained("another recording has the same id", "nothing: `corpus show` names it"),
     RejectReason.DUPLICATE_URL: Explained(
-        "another has the address, and the server says that it has not changed", "nothing: `corpus show` names it"
+        "another has the address, and it has not changed", "nothing: `corpus show` names it"
     ),
     RejectReason.DUPLICATE_BYTES: Explained("another has the same bytes", "nothing: `corpus show` names it"),
     RejectReason.DUPLICATE_AUDIO: Explained("another has the same sound", "nothing: `corpus show` names it"),
