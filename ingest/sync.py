@@ -102,8 +102,8 @@ def _known(recording: Recording, corpus: Corpus) -> Recording | None:
 
 def _fetch(recording: Recording, source: Source, settings: Settings, corpus: Corpus, partial: Path) -> Recording:
     kind = open_source(source, settings)
-    if found := ledger.find_owner(corpus, recording, ledger.keys_of(recording)):
-        claim, owner = found
+    if claimed := ledger.find_owner(corpus, recording, ledger.keys_of(recording)):
+        claim, owner = claimed
         if claim != "url" or "removed_at" in owner.metadata or kind.is_same(recording, owner):
             return _record_duplicate(recording, corpus, claim, owner)
     shortest_s, longest_s = source.duration_limits_s(settings)  # of the sound, not of what the source says of it
