@@ -78,6 +78,9 @@ def _attempt(url: str, path: Path, settings: Settings) -> Download:
     if offset:
         headers |= {"Range": f"bytes={offset}-", "If-Range": validator}
     with web.open_stream(url, settings, headers) as response:
+        if response.status_code == 416 and offset == _complete_length(response):
+            # All of it came before: the length that was declared then was wrong, and a player would not have minded.
+            return Download(path, str(response.url), offset, storage.sha256_of(path), "")
         if response.status_code == 416:
             discard(path)
             raise Retry(RejectReason.WRONG_LENGTH, f"{url}: the file is shorter than what came of it before")
@@ -185,6 +188,12 @@ def _range_start(response: httpx.Response, offset: int) -> int:
     """Return the first byte of a range; of one that does not say, 0 where all was asked for, else -1."""
     match = re.match(r"bytes[ =]*(\d{1,18})-", response.headers.get("content-range", ""), re.IGNORECASE)
     return int(match.group(1)) if match else -1 if offset else 0
+
+
+def _complete_length(response: httpx.Response) -> int | None:
+    """Return the length of the file that an unsatisfied range gives (RFC 9110, 14.4), None where it gives none."""
+    match = re.fullmatch(r"bytes \*/(\d{1,18})", response.headers.get("content-range", "").strip(), re.IGNORECASE)
+    return int(match.group(1)) if match else None
 
 
 def _validator_file(path: Path) -> Path:

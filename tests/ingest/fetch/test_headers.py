@@ -66,6 +66,21 @@ def test_a_download_with_a_mistaken_encoding_is_resumed(site, settings, tmp_path
     assert [headers.get("Range") for _, headers in site.requests] == [None, "bytes=2000-"]
 
 
+def test_a_length_that_is_declared_too_large_costs_nothing(site, settings, tmp_path, sound):
+    mp3 = sound(1, format="MP3")
+
+    def boast(handler, _) -> bool:
+        if "Range" in handler.headers:
+            handler.answer(416, b"", {"Content-Range": f"bytes */{len(mp3)}"})
+        else:
+            handler.answer(200, mp3, {"ETag": '"1"'}, length=len(mp3) + 999)
+        return True
+
+    found = download(site.put("/a", script=boast), tmp_path / "a", settings)
+    assert (found.num_bytes, found.sha256) == (len(mp3), hashlib.sha256(mp3).hexdigest())
+    assert len(site.requests) == 2
+
+
 def test_a_range_that_nobody_asked_for_is_the_whole(site, settings, tmp_path):
     url = site.put("/a", FEED, status=206)
     assert download(url, tmp_path / "a", settings).num_bytes == len(FEED)
