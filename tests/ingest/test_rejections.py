@@ -15,6 +15,7 @@ from triforce.ingest.config import AudiobookSource, PodcastSource
 from triforce.ingest.corpus.records import RejectReason, Status
 from triforce.ingest.corpus.retry import rejected, take_up
 from triforce.ingest.listing import next_try
+from triforce.ingest.local_files import ImportConfig, import_folder
 from triforce.ingest.sync import discover
 
 HOUR = datetime.timedelta(hours=1)
@@ -179,6 +180,16 @@ def test_what_was_given_up_has_all_its_tries_again(site, corpus, settings, make_
     assert sync_source(source, settings, corpus).discovered == 1
     [row] = corpus.recordings()
     assert (row.metadata["runs"], row.is_settled) == ("1", False)
+
+
+def test_a_file_that_was_refused_is_imported_again(corpus, sound, tmp_path):
+    (tmp_path / "a.wav").write_bytes(b"RIFF")
+    config = ImportConfig(modality="music", source="songs")
+    assert import_folder(corpus, tmp_path, config)["rejected"] == 1
+    (tmp_path / "a.wav").write_bytes(sound(1, format="WAV"))
+    assert import_folder(corpus, tmp_path, config)["known"] == 1
+    assert take_up(corpus, rejected(corpus)) == 1
+    assert import_folder(corpus, tmp_path, config)["new"] == 1
 
 
 def test_a_recording_rejected_when_it_was_cut_is_cut_again(rejections, corpus):
