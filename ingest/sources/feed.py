@@ -7,20 +7,19 @@ what it can. tests/ingest/sources/test_feed_variety.py holds both to the same en
 
 from __future__ import annotations
 
-import datetime
 import io
 import re
 import xml.etree.ElementTree as ET
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from email.utils import parsedate_to_datetime
 
 import feedparser
 
 from triforce.ingest.corpus.records import RejectReason
 from triforce.ingest.errors import Rejected
 from triforce.ingest.fetch.addresses import absolute
+from triforce.ingest.sources.fields import iso_time
 from triforce.ingest.sources.xml_text import decode, mended, without_doctype
 
 MAX_DEPTH = 64
@@ -354,18 +353,6 @@ def _licence(name: str, element: ET.Element) -> str | None:
     if name == "link" and (_attribute(element, "rel") or "").lower() == "license":
         return _attribute(element, "href")
     return _text(element) if name in ("copyright", "rights", "dc:rights", "media:copyright") else None
-
-
-def iso_time(text: str | None) -> str | None:
-    """Return a time in RFC 822 or ISO 8601 as ISO 8601 in UTC, which one without a zone is in; None for others."""
-    for read in (parsedate_to_datetime, datetime.datetime.fromisoformat) if text else ():
-        try:
-            time = read(text.strip())
-            time = time if time.tzinfo else time.replace(tzinfo=datetime.UTC)
-            return time.astimezone(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        except (TypeError, ValueError, OverflowError, IndexError, OSError):
-            continue
-    return None
 
 
 READ: dict[str, Callable[[ET.Element], str | None]] = {
