@@ -27,7 +27,7 @@ from triforce.flows.jobs.source_choice import Kind, choose_sources
 from triforce.flows.monitor.ingest_progress import IngestProgress
 from triforce.flows.monitor.ingest_summary import SourceSummary, as_text
 from triforce.flows.monitor.notify import tell_failure
-from triforce.ingest import sync
+from triforce.ingest import storage, sync
 from triforce.ingest.clips.clip_recording import ClipConfig, ClipSummary
 from triforce.ingest.config import Settings, Source
 from triforce.ingest.corpus.records import Recording, Status
@@ -204,12 +204,14 @@ def _submit(
 def _drain(
     pairs: Iterator[Pair], summary: SourceSummary, bar: IngestProgress, blocks: BlockCounter, in_flight: int
 ) -> None:
-    """Collect results as they come while ``in_flight`` are under way; stop at a source that only blocks."""
+    """Collect results as they come while ``in_flight`` are under way; stop at a source that only blocks, and where the
+    disk is full."""
     finished: SimpleQueue[Pair] = SimpleQueue()
     flying = 0
     while True:
         # What is under way when a source is given up is still collected.
-        for pair in itertools.islice(pairs, 0 if blocks.exceeded else in_flight - flying):
+        is_left = blocks.exceeded or summary.is_disk_full
+        for pair in itertools.islice(pairs, 0 if is_left else in_flight - flying):
             pair[1].add_done_callback(lambda _, pair=pair: finished.put(pair))
             flying += 1
         if not flying:
@@ -235,6 +237,7 @@ def _collect(pair: Pair, summary: SourceSummary) -> str | None:
         result = future.result(raise_on_failure=False)
         if isinstance(result, BaseException):
             summary.errors.append(f"{type(result).__name__}: {result}")
+            summary.is_disk_full |= isinstance(result, OSError) and result.errno in storage.DISK_FULL
             break
         if isinstance(result, Recording):
             summary.add_recording(result)

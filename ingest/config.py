@@ -88,7 +88,13 @@ class Settings(BaseModel):
 
     max_failed_share: float = Field(0.5, ge=0, le=1, description="A sync fails when more than this share is rejected.")
     max_blocks: int = Field(3, ge=1, description="A source is left alone for this run after so many blocks in a row.")
-    max_runs: int = Field(10, ge=1, description="Runs in which a recording with a transient failure is tried again.")
+    max_runs: int = Field(10, ge=1, description="Runs in which a recording with a passing failure is tried, in all.")
+    retry_wait_s: float = Field(
+        3600.0,
+        ge=0,
+        description="The second run tries at once, the third after so many seconds, each next after twice as many.",
+    )
+    max_retry_wait_s: float = Field(86_400.0, ge=0, description="Longest wait between two runs' tries in seconds.")
 
     @field_validator("contact")
     @classmethod
@@ -246,7 +252,9 @@ class YoutubeSource(Source):
     extractors: tuple[str, ...] = Field(
         (), description="Names of yt-dlp extractors to ask, as patterns; empty: all that may fit."
     )
-    max_listed: int | None = Field(None, ge=1, description="Entries read from each address in one run.")
+    max_listed: int | None = Field(
+        None, ge=1, description="Entries read from each list, as a tab or a playlist, in one run."
+    )
 
     @field_validator("licences", "extractors")
     @classmethod

@@ -36,11 +36,13 @@ CLAIM_KINDS = {
     "audio": RejectReason.DUPLICATE_AUDIO,
 }
 
-MEDIA_PATH = re.compile(r"\.(mp3|m4a|m4b|mp4|aac|ogg|oga|opus|flac|wav|webm|mka)$", re.IGNORECASE)
-
 TRACKING_KEY = re.compile(
-    r"(utm_.*|fbclid|gclid|mc_[ce]id|aw_0_.*|awcollectionid|awepisodeid|_ga|ref|src|source|dest)", re.IGNORECASE
+    # Who asks and from where, then what signs an address for a day.
+    r"utm_.*|fbclid|gclid|dclid|msclkid|mc_[ce]id|_ga|aw_0_1st\.(playerid|ts|skey)|aw_0_azn\..*"
+    r"|x-(amz|goog)-.*|key-pair-id|awsaccesskeyid|googleaccessid|signature|expires|policy",
+    re.IGNORECASE,
 )
+"""Keys of a query that never name a recording. All others may: ``id``, ``src``, ``token``."""
 
 # Redirectors that count listeners and put the true address behind their own: "<redirector>/<true host>/<true path>".
 TRACKING_PREFIX = re.compile(
@@ -54,8 +56,7 @@ TRACKING_PREFIX = re.compile(
 def canonical_url(url: str) -> str:
     """Return ``url`` without scheme, fragment and what only counts visitors, for comparing; not for fetching.
 
-    The whole query goes where the path already names a media file; elsewhere, as in ``get.php?id=7``, it may be what
-    names the recording, and only known tracking keys go.
+    Addresses that are equal by it are likely of the same recording, no more: `SourceKind.is_same` settles it.
     """
     try:
         parts = urlsplit(url)
@@ -67,8 +68,6 @@ def canonical_url(url: str) -> str:
     bare = f"{(parts.hostname or '').removeprefix('www.')}{port}{parts.path}"
     while match := TRACKING_PREFIX.match(bare):
         bare = re.sub(r"^https?(://|:/|/)", "", bare[match.end() :])
-    if MEDIA_PATH.search(bare) or not parts.query:
-        return bare
     kept = [
         (key, value) for key, value in parse_qsl(parts.query, keep_blank_values=True) if not TRACKING_KEY.fullmatch(key)
     ]
@@ -172,10 +171,11 @@ def write_claims(corpus: Corpus, recording: Recording, keys: dict[str, str]) -> 
             storage.write_bytes(uri, owner)
             continue
         path = Path(storage.resolve(uri)[1])
-        path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f"{storage.TEMPORARY_PREFIX}{recording.recording_id}-{path.name}")
-        temporary.write_bytes(owner)
-        temporary.replace(path)
+        with storage.named_disk_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_bytes(owner)
+            temporary.replace(path)
 
 
 def _claim_uri(corpus: Corpus, kind: str, key: str) -> str:

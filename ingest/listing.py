@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 
@@ -17,6 +18,16 @@ PARSER_ERRORS = (ValueError, TypeError, KeyError, IndexError, AttributeError, Re
 """Exceptions of a parser at a page that nobody foresaw: a bug of ours, and no reason to leave all other pages."""
 
 
+def next_try(row: Recording, settings: Settings) -> datetime.datetime:
+    """Return when a recording that failed in a passing way is tried next: in the next run, then hours later, then a
+    day, so that ``max_runs`` tries outlast an outage of days however often the ingest runs."""
+    runs = int(row.metadata.get("runs", "0"))
+    if runs < 2 or not row.fetched_at:
+        return datetime.datetime.min.replace(tzinfo=datetime.UTC)
+    wait_s = min(settings.retry_wait_s * 2.0 ** min(runs - 2, 64), settings.max_retry_wait_s)
+    return datetime.datetime.fromisoformat(row.fetched_at) + datetime.timedelta(seconds=wait_s)
+
+
 class Listing:
     """One look at a source. Pages count as read only once the recordings they list are on record."""
 
@@ -24,9 +35,11 @@ class Listing:
         self._source, self._settings, self._corpus = source, settings, corpus
         self._pages = Pages(source.name, settings, corpus, on_problem)
         self._num_read = 0
+        self._tried: dict[str, Recording] = {}
+        """The rows of those that earlier runs tried and did not settle."""
 
     def pending(self) -> Iterator[Recording]:
-        """Yield recordings to fetch: never tried, new in the order of their pages, then those to try again.
+        """Yield recordings to fetch: never tried, new in the order of their pages, then those whose next try is due.
 
         They are on record before the first is yielded. Raises `Rejected` where no page could be read and none waits.
         """
@@ -36,29 +49,34 @@ class Listing:
             if recording.recording_id not in known:
                 retry.pop(recording.recording_id, None)
                 fresh.setdefault(recording.recording_id, recording)
-        unfetched = [recording for key, recording in retry.items() if key not in known]
-        again = [recording for key, recording in retry.items() if key in known]
+        unfetched = [recording for key, recording in retry.items() if key not in self._tried]
+        again = [recording for key, recording in retry.items() if key in self._tried]
         everything = [*unfetched, *fresh.values(), *again]
         if self._pages.changed or fresh or len(everything) != len(waiting):
             ledger.write_pending(self._corpus, self._source.name, everything)
             self._pages.save()
         if self._pages.problems and not self._num_read and not everything:
             raise self._pages.problems[0]
-        yield from everything
+        yield from [*unfetched, *fresh.values()]
+        now = datetime.datetime.now(datetime.UTC)
+        yield from (item for item in again if next_try(self._tried[item.recording_id], self._settings) <= now)
 
     def _read_waiting(self) -> dict[str, Recording]:
         """Return what earlier runs discovered and did not settle, from the rows themselves where the list is lost."""
         remembered, known = ledger.read_pending(self._corpus, self._source.name), self._pages.known
         if remembered is None:
             rows = self._corpus.recordings(self._source.name) if known else []
-            return {row.recording_id: row for row in rows if self._may_pass(row)}
-        return {item.recording_id: item for item in remembered if item.recording_id not in known or self._is_open(item)}
-
-    def _is_open(self, recording: Recording) -> bool:
-        return self._may_pass(self._corpus.read_recording(recording.source, recording.recording_id))
-
-    def _may_pass(self, row: Recording) -> bool:
-        return not row.is_settled and int(row.metadata.get("runs", "0")) < self._settings.max_runs
+            self._tried = {row.recording_id: row for row in rows if not row.is_settled}
+            return {key: row.untried() for key, row in self._tried.items()}
+        waiting = {}
+        for item in remembered:
+            if item.recording_id in known:
+                row = self._corpus.read_recording(item.source, item.recording_id)
+                if row.is_settled:
+                    continue
+                self._tried[item.recording_id] = row
+            waiting[item.recording_id] = item
+        return waiting
 
     def _listed(self) -> Iterator[Recording]:
         for recordings in open_source(self._source, self._settings).listings(self._pages):

@@ -23,7 +23,6 @@ from triforce.ingest.corpus.records import (
     TRANSCRIPT,
     Clip,
     Recording,
-    RejectReason,
     Status,
     check_source_name,
     make_recording_id,
@@ -73,13 +72,13 @@ def import_folder(corpus: Corpus, folder: Path, config: ImportConfig) -> dict[st
         try:
             clips = list(_READERS[config.modality](path, recording, config))
         except Rejected as error:
-            logger.warning("%s: %s", path, error.detail)
-            rejected = dataclasses.replace(
-                recording, status=Status.REJECTED, reason=RejectReason.UNDECODABLE, detail=error.detail
-            )
-            corpus.write_recording(rejected)
-            corpus.write_clips(rejected, [])
+            logger.warning("%s: %s", path, error)
             counts["rejected"] += 1
+            if not error.reason.transient:  # else the next import looks at the file again
+                outcome = {"status": Status.REJECTED, "reason": error.reason.value, "detail": error.detail}
+                rejected = dataclasses.replace(recording, **outcome)
+                corpus.write_recording(rejected)
+                corpus.write_clips(rejected, [])
             continue
         with storage.atomic_file(storage.join(corpus.uri, recording.media_path)) as target:
             shutil.copyfile(path, target)
@@ -90,7 +89,7 @@ def import_folder(corpus: Corpus, folder: Path, config: ImportConfig) -> dict[st
 
 
 def _file_recording(path: Path, folder: Path, config: ImportConfig, corpus: Corpus) -> Recording:
-    name = path.relative_to(folder).as_posix()
+    name = storage.readable(path.relative_to(folder).as_posix())
     recording_id = make_recording_id(config.source, name)
     return Recording(
         recording_id=recording_id,

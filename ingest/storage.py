@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import tempfile
@@ -26,6 +27,26 @@ def resolve(uri: str | os.PathLike) -> tuple[fsspec.AbstractFileSystem, str]:
     they wrote since would be missing for as long as this process lives.
     """
     return fsspec.core.url_to_fs(os.fspath(uri), use_listings_cache=False)
+
+
+def readable(name: str) -> str:
+    """Return a file's name as text that can be stored: bytes that are no UTF-8 become ``\\xff``, and stay apart."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+@contextlib.contextmanager
+def named_disk_errors(path: str | os.PathLike) -> Iterator[None]:
+    """Say which disk is full, and what to do, where a library's error says neither."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        words = f"{os.strerror(error.errno)}: free some, then run the same command again, which goes on from here"
+        raise OSError(error.errno, words, os.fspath(path)) from error
 
 
 def arrow_filesystem(uri: str | os.PathLike) -> tuple[pafs.FileSystem, str]:
@@ -105,13 +126,15 @@ def atomic_file(uri: str | os.PathLike) -> Iterator[Path]:
     fs, path = resolve(uri)
     if isinstance(fs, LocalFileSystem):
         target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
+        with named_disk_errors(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_name(f"{TEMPORARY_PREFIX}{uuid.uuid4().hex[:12]}-{target.name}")
         try:
-            yield temporary
-            with temporary.open("rb") as file:
-                os.fsync(file.fileno())
-            os.replace(temporary, target)
+            with named_disk_errors(target):
+                yield temporary
+                with temporary.open("rb") as file:
+                    os.fsync(file.fileno())
+                os.replace(temporary, target)
         finally:
             temporary.unlink(missing_ok=True)
         return

@@ -22,9 +22,9 @@ from pathlib import Path
 
 from triforce.ingest import ledger, storage
 from triforce.ingest.config import Settings, Source
-from triforce.ingest.corpus.records import Recording, RejectReason, Status
+from triforce.ingest.corpus.records import GIVEN_UP, Recording, RejectReason, Status
 from triforce.ingest.corpus.store import Corpus
-from triforce.ingest.errors import Rejected
+from triforce.ingest.errors import REASONS, Rejected
 from triforce.ingest.fetch import transcripts
 from triforce.ingest.fetch.download import discard
 from triforce.ingest.fetch.examine import examine
@@ -70,16 +70,27 @@ def fetch(recording: Recording, source: Source, settings: Settings, corpus: Corp
         try:
             return _fetch(recording, source, settings.settings, corpus, partial)
         except Rejected as rejection:
-            if not rejection.reason.transient:
-                discard(partial)
-            runs = int(known.metadata.get("runs", "0")) + 1 if known else 1
-            return _record(
-                replace(recording, metadata=recording.metadata | {"runs": str(runs)}),
-                corpus,
-                status=Status.REJECTED,
-                reason=rejection.reason.value,
-                detail=rejection.detail,
-            )
+            return _record_rejection(recording, known, rejection, settings.settings, corpus, partial)
+
+
+def _record_rejection(
+    recording: Recording,
+    known: Recording | None,
+    rejection: Rejected,
+    settings: Settings,
+    corpus: Corpus,
+    partial: Path,
+) -> Recording:
+    """Record why a recording was not fetched; the last of ``max_runs`` tries settles a failure that did not pass."""
+    runs, detail = int(known.metadata.get("runs", "0")) + 1 if known else 1, rejection.detail
+    learnt = {"runs": str(runs)}
+    if rejection.reason.transient and runs >= settings.max_runs:
+        learnt[GIVEN_UP] = _now()
+        detail = f"{detail}; given up after {runs} runs"
+    if not rejection.reason.transient or GIVEN_UP in learnt:
+        discard(partial)
+    row = replace(recording, metadata=recording.metadata | learnt)
+    return _record(row, corpus, status=Status.REJECTED, reason=rejection.reason.value, detail=detail)
 
 
 def _known(recording: Recording, corpus: Corpus) -> Recording | None:
@@ -90,14 +101,12 @@ def _known(recording: Recording, corpus: Corpus) -> Recording | None:
 
 
 def _fetch(recording: Recording, source: Source, settings: Settings, corpus: Corpus, partial: Path) -> Recording:
-    if owner := ledger.find_owner(corpus, recording, ledger.keys_of(recording)):
-        return _record_duplicate(recording, corpus, *owner)
-    shortest_s, longest_s = source.duration_limits_s(settings)
-    if recording.duration_s and recording.duration_s > longest_s:
-        raise Rejected(
-            RejectReason.TOO_LONG, f"declared as {recording.duration_s:.0f} s, the limit is {longest_s:.0f} s"
-        )
     kind = open_source(source, settings)
+    if claimed := ledger.find_owner(corpus, recording, ledger.keys_of(recording)):
+        claim, owner = claimed
+        if claim != "url" or "removed_at" in owner.metadata or kind.is_same(recording, owner):
+            return _record_duplicate(recording, corpus, claim, owner)
+    shortest_s, longest_s = source.duration_limits_s(settings)  # of the sound, not of what the source says of it
     media = kind.bring(recording, partial)
     try:
         found, extension = _examined(media, shortest_s, longest_s)
@@ -128,8 +137,9 @@ def _commit(recording: Recording, corpus: Corpus, path: Path, extension: str) ->
     """Place the media file, then the row, unless another recording has the same bytes or sound."""
     media_path = corpus.media_path(recording.source, recording.recording_id, extension)
     keys = ledger.keys_of(recording, sha256=recording.sha256, pcm_sha256=recording.metadata["pcm_sha256"])
+    beyond_doubt = {kind: key for kind, key in keys.items() if kind != "url"}
     with ledger.commit_lock(corpus):
-        if owner := ledger.find_owner(corpus, recording, keys):
+        if owner := ledger.find_owner(corpus, recording, beyond_doubt):
             return _record_duplicate(recording, corpus, *owner)
         ledger.write_claims(corpus, recording, keys)
         with storage.atomic_file(storage.join(corpus.uri, media_path)) as temporary:
@@ -165,9 +175,12 @@ def tool_versions() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in TOOLS}
 
 
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
 def _record(recording: Recording, corpus: Corpus, **outcome) -> Recording:
-    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    row = replace(recording, fetched_at=now, tool_versions=tool_versions(), **outcome)
+    row = replace(recording, fetched_at=_now(), tool_versions=tool_versions(), **outcome)
     corpus.write_recording(row)
     return row
 
@@ -230,7 +243,8 @@ class SyncSummary:
         if self.failed_share > settings.max_failed_share:
             reasons = ", ".join(f"{count} {reason}" for reason, count in self.failed.most_common())
             limit = f"the limit is {settings.max_failed_share:.0%}"
-            return f"{self.source}: {self.failed_share:.0%} rejected ({reasons}), {limit}"
+            advice = REASONS[RejectReason(self.failed.most_common(1)[0][0])].advice
+            return f"{self.source}: {self.failed_share:.0%} rejected ({reasons}), {limit}; {advice}"
         if self.problems and not self.discovered:
             return f"{self.source}: nothing could be read: {self.problems[0]}"
         return None

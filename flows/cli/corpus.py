@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import json
 import sys
 from collections import Counter
@@ -71,7 +72,9 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show one recording: where it came from, what became of it, and its clips beside what a transcript says there."""
+    from triforce.ingest.corpus.records import RejectReason
     from triforce.ingest.corpus.stats import clips_of, find_recording
+    from triforce.ingest.errors import REASONS
     from triforce.ingest.fetch.transcripts import read_cues, text_between
 
     corpus = _open(uri)
@@ -91,6 +94,8 @@ def show(
     for name, value in dataclasses.asdict(item).items():
         if value not in (None, {}):
             _say(f"{name:<14} {_flat(value)}")
+    if item.reason:
+        _say(f"{'what to do':<14} {REASONS[RejectReason(item.reason)].advice}")
     _say(f"{'clips':<14} {len(rows) if clips is not None else 'not cut yet'}")
     for row in rows:
         span = f"{row['start_sample'] / row['sample_rate_hz']:9.2f} s  {row['duration_s']:6.2f} s"
@@ -196,6 +201,40 @@ def rm(
         )
 
 
+@app.command(epilog=example("corpus retry data/corpus --reason too_long"))
+def retry(
+    uri: CorpusUri,
+    reason: Annotated[str | None, typer.Option(help="Only those rejected, or duplicates, for this reason.")] = None,
+    source: Annotated[str | None, typer.Option(help="Only this source.")] = None,
+    newer_than: Annotated[
+        float | None, typer.Option(min=0, help="Only those tried in the last so many days, as after an outage.")
+    ] = None,
+    older_than: Annotated[
+        float | None, typer.Option(min=0, help="Only those last tried more than so many days ago.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be taken up, and change nothing.")
+    ] = False,
+) -> None:
+    """Take rejected recordings up again, by reason, source or age: the next ingest tries them as new ones."""
+    from triforce.ingest.corpus.records import RejectReason
+    from triforce.ingest.corpus.retry import rejected, take_up
+
+    if reason is None and source is None and newer_than is None and older_than is None:
+        raise ValueError("nothing named; give --reason, --source, --newer-than or --older-than")
+    corpus = _open(uri)
+    _check_choice("--reason", reason, [*RejectReason])
+    _check_choice("--source", source, corpus.sources())
+    after, before = _days_ago(newer_than), _days_ago(older_than)
+    chosen = list(rejected(corpus, source=source, reason=reason, after=after, before=before))
+    for item in chosen:
+        _say(f"{item.recording_id}  {item.source:<20} {item.reason:<16} {item.title or item.url}")
+    if dry_run:
+        print(f"{len(chosen)} recordings would be taken up")
+        return
+    print(f"{take_up(corpus, chosen)} recordings taken up; run the ingest again")
+
+
 @app.command(epilog=example("corpus refilter data/corpus --set min_snr_db=10 --dry-run"))
 def refilter(
     uri: CorpusUri,
@@ -266,6 +305,10 @@ def rescore(
         quality = "" if item.mean_dnsmos is None else f"  DNSMOS {item.mean_dnsmos:.2f}"
         print(f"{item.recording_id}  {item.source:<20} {item.num_clips:5d} clips{heard}{quality}")
     print(f"{len(done)} recordings; `triforce corpus refilter` decides by the new scores which clips are kept")
+
+
+def _days_ago(days: float | None) -> datetime.datetime | None:
+    return None if days is None else datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=days)
 
 
 def _clock(seconds: float) -> str:

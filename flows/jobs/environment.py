@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 SETTINGS = {
@@ -28,3 +29,30 @@ def prepare(state: Path | None = None) -> None:
         os.environ["PREFECT_HOME"] = str(state.absolute())
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
+    _ask_this_machine_directly()
+    _find_a_home()
+
+
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+
+def _ask_this_machine_directly() -> None:
+    """Keep loopback out of the environment's proxies: Prefect's own client would ask its local server through them."""
+    if not any(name.lower().endswith("_proxy") and value for name, value in os.environ.items()):
+        return
+    given = ",".join(os.environ.get(name, "") for name in ("no_proxy", "NO_PROXY")).split(",")
+    hosts = ",".join(dict.fromkeys(filter(None, [*(host.strip() for host in given), *LOOPBACK])))
+    os.environ.update(no_proxy=hosts, NO_PROXY=hosts)  # of the two, libraries read either
+
+
+def _find_a_home() -> None:
+    """Give Prefect a temporary folder for its database where there is no home that can be written to."""
+    home = os.path.expanduser("~")  # which stays as it is where nobody knows
+    folder = os.path.join(home, ".prefect")
+    if "PREFECT_HOME" in os.environ or os.access(folder if os.path.isdir(folder) else home, os.W_OK | os.X_OK):
+        return
+    own = Path(tempfile.gettempdir()) / f"triforce-prefect-{os.getuid()}"
+    own.mkdir(mode=0o700, exist_ok=True)
+    if own.stat().st_uid != os.getuid():
+        raise PermissionError(f"{own} is another user's; set PREFECT_HOME to a folder of your own")
+    os.environ["PREFECT_HOME"] = str(own)

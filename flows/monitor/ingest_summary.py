@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from triforce.ingest.clips.clip_recording import ClipSummary
 from triforce.ingest.config import Settings
 from triforce.ingest.corpus.records import Recording, Status
+from triforce.ingest.errors import REASONS
 from triforce.ingest.sync import SyncSummary
 from triforce.ingest.text_tables import format_table
 
@@ -28,6 +29,7 @@ class SourceSummary:
     """Recordings that were finished, with whatever result."""
     errors: list[str] = field(default_factory=list)
     """Errors of tasks that failed for a reason of our own: a full disk, a lost cluster."""
+    is_disk_full: bool = False
     recording_s: float = 0.0
     kept_s: float = 0.0
     clip_wall_s: float = 0.0
@@ -55,6 +57,8 @@ class SourceSummary:
 
     def failure(self, settings: Settings) -> str | None:
         """Return why this source makes the run count as failed, None if it went well enough."""
+        if self.is_disk_full:
+            return f"{self.sync.source}: {self.errors[-1]}"
         if self.errors and not self.done:
             return f"{self.sync.source}: the run broke off: {self.errors[-1]}"
         if len(self.errors) > settings.max_failed_share * self.done:
@@ -87,8 +91,10 @@ def counted(counts: Counter) -> str:
 
 
 def as_text(rows: Iterable[dict]) -> str:
-    """Return the table in columns, for a terminal."""
+    """Return the table in columns, for a terminal, and what to do about each reason in it."""
     rows = list(rows)
     if not rows:
         return "nothing"
-    return format_table(list(rows[0]), [list(row.values()) for row in rows], left=range(len(rows[0])))
+    table = format_table(list(rows[0]), [list(row.values()) for row in rows], left=range(len(rows[0])))
+    met = {word.strip(",") for row in rows for word in str(row.get("rejected", "")).split()}
+    return "\n".join([table, *(f"{name}: {each.advice}" for name, each in REASONS.items() if name in met)])

@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Any, NamedTuple
 
@@ -53,23 +53,31 @@ class RejectReason(StrEnum):
     NOT_AUDIO = "not_audio"
     UNDECODABLE = "undecodable"
     NO_SPEECH = "no_speech"
-    UNKNOWN = "unknown"
-    """An error that no table of errors puts down to the recording: the machine's, this program's, or a new one."""
     DUPLICATE_ID = "duplicate_id"
     DUPLICATE_URL = "duplicate_url"
     DUPLICATE_BYTES = "duplicate_bytes"
     DUPLICATE_AUDIO = "duplicate_audio"
+    UNKNOWN = "unknown"
+    """An error that no table puts down to the recording: the machine's, this program's, or a new one. It may pass, and
+    is settled by itself once it was tried often enough."""
 
     @property
     def transient(self) -> bool:
         """Whether a later run may find otherwise."""
-        return self in {
-            RejectReason.NETWORK,
-            RejectReason.BLOCKED,
-            RejectReason.TOO_SLOW,
-            RejectReason.WRONG_LENGTH,
-            RejectReason.UNKNOWN,
-        }
+        return self in TRANSIENT
+
+
+TRANSIENT = frozenset(
+    {
+        RejectReason.BAD_CHECKSUM,
+        RejectReason.BLOCKED,
+        RejectReason.NETWORK,
+        RejectReason.TOO_SLOW,
+        RejectReason.UNKNOWN,
+        RejectReason.WRONG_LENGTH,
+    }
+)
+"""Reasons that are tried again in later runs, a bounded number of times."""
 
 
 class DropReason(StrEnum):
@@ -103,6 +111,9 @@ def valid_text(text: str) -> str:
     """Replace the halves of surrogate pairs, which JSON may hold and UTF-8 may not."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
+
+GIVEN_UP, TAKEN_UP = "given_up_at", "taken_up_at"
+"""Metadata keys: when a recording was tried for the last time, and when a person asked for another try."""
 
 MAP_COLUMNS = ("tool_versions", "metadata")
 """The columns of a recording that map strings to strings."""
@@ -162,10 +173,22 @@ class Recording:
         """The row as pyarrow takes it; of maps the entries are sorted, so the same recording makes the same bytes."""
         return asdict(self) | {name: sorted(getattr(self, name).items()) for name in MAP_COLUMNS}
 
+    def untried(self) -> Recording:
+        """The recording as it was discovered, without what became of it."""
+        outcome = {"runs", GIVEN_UP, TAKEN_UP, "duplicate_of"}
+        metadata = {key: value for key, value in self.metadata.items() if key not in outcome}
+        nothing = dict.fromkeys(("reason", "detail", "media_path", "num_bytes", "sha256", "fetched_at"))
+        return replace(self, status=Status.DISCOVERED, tool_versions={}, metadata=metadata, **nothing)
+
     @property
     def is_settled(self) -> bool:
-        """Whether a later run need not fetch it again."""
-        return self.status != Status.REJECTED or not RejectReason(self.reason).transient
+        """Whether a later run need not fetch it again.
+
+        `triforce.ingest.corpus.retry` takes a settled rejection up again; a passing one settles at ``max_runs``.
+        """
+        if TAKEN_UP in self.metadata:
+            return False
+        return self.status != Status.REJECTED or GIVEN_UP in self.metadata or not RejectReason(self.reason).transient
 
 
 class Word(NamedTuple):

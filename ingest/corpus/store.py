@@ -28,6 +28,15 @@ class Corpus:
 
     uri: str
 
+    def __post_init__(self) -> None:
+        """Raises ValueError for a path that a library would take for another, or cannot write down."""
+        if not storage.is_local(self.uri):
+            return
+        if "::" in self.uri:
+            raise ValueError(f"corpus path {self.uri!r}: '::' means a chain of filesystems; rename the folder")
+        if self.uri != storage.readable(self.uri):
+            raise ValueError(f"corpus path {storage.readable(self.uri)!r} is not UTF-8, as Parquet needs; rename it")
+
     def recording_uri(self, source: str, recording_id: str) -> str:
         return storage.join(self.uri, "recordings", f"source={source}", f"{recording_id}.parquet")
 

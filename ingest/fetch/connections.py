@@ -14,6 +14,7 @@ import httpx
 
 from triforce.ingest.config import Settings
 from triforce.ingest.fetch import addresses
+from triforce.ingest.fetch.proxies import check_target, proxy_for
 
 BLOCK_BYTES = 1 << 18
 """Size of the pieces that a body is read and unpacked in."""
@@ -87,26 +88,36 @@ def tls_context() -> ssl.SSLContext:
 class _CheckedTransport(httpx.HTTPTransport):
     """httpx's transport over our pool; ``_pool`` is private, and tests/ingest/fetch/test_network_insides.py pins it."""
 
-    def __init__(self, settings: Settings):
+    def __init__(self, settings: Settings, proxy: str | None):
         super().__init__(verify=tls_context())
-        self._pool = httpcore.ConnectionPool(
-            ssl_context=tls_context(),
-            max_connections=64,
-            max_keepalive_connections=16,
-            keepalive_expiry=15.0,
-            network_backend=_CheckedBackend(settings),
+        limits = {"max_connections": 64, "max_keepalive_connections": 16, "keepalive_expiry": 15.0}
+        if proxy is None:
+            backend = _CheckedBackend(settings)
+            self._pool = httpcore.ConnectionPool(ssl_context=tls_context(), network_backend=backend, **limits)
+            return
+        # The one who set the proxy says where it is: a private network, as a rule.
+        backend = _CheckedBackend(settings.model_copy(update={"allow_private_hosts": True}))
+        at = httpx.Proxy(proxy)
+        self._pool = httpcore.HTTPProxy(
+            str(at.url), proxy_auth=at.raw_auth, ssl_context=tls_context(), network_backend=backend, **limits
         )
 
 
-def client_of(settings: Settings) -> httpx.Client:
-    """Return the client of this process for these settings, shared by all its threads."""
-    return _client(settings, os.getpid())
+def client_of(settings: Settings, url: str) -> httpx.Client:
+    """Return the client of this process for these settings and the proxy of ``url``, shared by all its threads.
+
+    Raises `Rejected` for an address that a proxy must not be asked for.
+    """
+    proxy = proxy_for(url)
+    if proxy is not None:
+        check_target(url, allow_private=settings.allow_private_hosts)
+    return _client(settings, proxy, os.getpid())
 
 
 @functools.lru_cache(maxsize=16)
-def _client(settings: Settings, _process: int) -> httpx.Client:
+def _client(settings: Settings, proxy: str | None, _process: int) -> httpx.Client:
     return httpx.Client(
-        transport=_CheckedTransport(settings),
+        transport=_CheckedTransport(settings, proxy),
         headers={"User-Agent": settings.user_agent_header, "Accept": "*/*"},
         timeout=httpx.Timeout(settings.read_timeout_s, connect=settings.connect_timeout_s),
         follow_redirects=False,

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import httpx
 
+from triforce.ingest import storage
 from triforce.ingest.config import Settings
 from triforce.ingest.corpus.records import Recording, RejectReason
 from triforce.ingest.errors import Rejected
@@ -35,6 +36,8 @@ class Download:
     num_bytes: int
     sha256: str
     content_type: str
+    etag: str | None = None
+    last_modified: str | None = None
 
 
 def download(url: str, path: Path, settings: Settings) -> Download:
@@ -44,8 +47,9 @@ def download(url: str, path: Path, settings: Settings) -> Download:
     for (Range with If-Range, RFC 9110, 13.1.5 and 14.2), so an interrupted process resumes as an interrupted
     connection does. A file that changed meanwhile is downloaded from its beginning.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    result = with_retries(lambda: _attempt(url, path, settings), settings)
+    with storage.named_disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        result = with_retries(lambda: _attempt(url, path, settings), settings)
     _validator_file(path).unlink(missing_ok=True)
     return result
 
@@ -74,10 +78,13 @@ def _attempt(url: str, path: Path, settings: Settings) -> Download:
     if offset:
         headers |= {"Range": f"bytes={offset}-", "If-Range": validator}
     with web.open_stream(url, settings, headers) as response:
+        if response.status_code == 416 and offset == _complete_length(response):
+            # All of it came before: the length that was declared then was wrong, and a player would not have minded.
+            return Download(path, str(response.url), offset, storage.sha256_of(path), "")
         if response.status_code == 416:
             discard(path)
             raise Retry(RejectReason.WRONG_LENGTH, f"{url}: the file is shorter than what came of it before")
-        if response.status_code == 206 and _range_start(response) != offset:
+        if response.status_code == 206 and _range_start(response, offset) != offset:
             discard(path)
             raise Retry(RejectReason.WRONG_LENGTH, f"{url}: the server sent another range than byte {offset} on")
         if response.status_code != 206:
@@ -93,7 +100,8 @@ def _attempt(url: str, path: Path, settings: Settings) -> Download:
         if total is not None and num_bytes != total:
             raise Retry(RejectReason.WRONG_LENGTH, f"{url}: {num_bytes} bytes came, {total} were declared")
         content_type = response.headers.get("content-type", "").split(";")[0].strip().lower()
-        return Download(path, str(response.url), num_bytes, sha256, content_type)
+        validators = (response.headers.get("etag"), response.headers.get("last-modified"))
+        return Download(path, str(response.url), num_bytes, sha256, content_type, *validators)
 
 
 def _receive(
@@ -170,15 +178,22 @@ def _digest_file(path: Path, digest: BackgroundSha256) -> None:
 
 def _declared_total(response: httpx.Response, offset: int) -> int | None:
     """Return the length of the whole file as the server declares it; None where it does not, or packs the body."""
-    if response.headers.get("content-encoding", "identity").lower() not in ("", "identity"):
+    if web.is_packed(response):
         return None
     length = response.headers.get("content-length", "")
     return offset + int(length) if re.fullmatch(r"\d{1,18}", length) else None
 
 
-def _range_start(response: httpx.Response) -> int:
-    match = re.match(r"bytes (\d{1,18})-", response.headers.get("content-range", ""))
-    return int(match.group(1)) if match else -1
+def _range_start(response: httpx.Response, offset: int) -> int:
+    """Return the first byte of a range; of one that does not say, 0 where all was asked for, else -1."""
+    match = re.match(r"bytes[ =]*(\d{1,18})-", response.headers.get("content-range", ""), re.IGNORECASE)
+    return int(match.group(1)) if match else -1 if offset else 0
+
+
+def _complete_length(response: httpx.Response) -> int | None:
+    """Return the length of the file that an unsatisfied range gives (RFC 9110, 14.4), None where it gives none."""
+    match = re.fullmatch(r"bytes \*/(\d{1,18})", response.headers.get("content-range", "").strip(), re.IGNORECASE)
+    return int(match.group(1)) if match else None
 
 
 def _validator_file(path: Path) -> Path:
@@ -187,9 +202,9 @@ def _validator_file(path: Path) -> Path:
 
 def _save_validator(path: Path, url: str, response: httpx.Response) -> None:
     """Save what identifies this version of the file: a strong ETag, else its date. Without one there is no resuming."""
-    etag, packed = response.headers.get("etag", ""), response.headers.get("content-encoding", "identity") != "identity"
+    etag = response.headers.get("etag", "")
     validator = etag if etag.startswith('"') else response.headers.get("last-modified")
-    if validator and not packed:
+    if validator and not web.is_packed(response):
         _validator_file(path).write_text(json.dumps({"url": url, "validator": validator}), encoding="utf-8")
 
 

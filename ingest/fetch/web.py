@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import time
 import zlib
 from collections.abc import Iterator
@@ -12,13 +13,14 @@ import httpx
 
 from triforce.ingest.config import Settings
 from triforce.ingest.corpus.records import RejectReason
-from triforce.ingest.errors import Rejected
+from triforce.ingest.errors import Rejected, reason_of
 from triforce.ingest.fetch import addresses
 from triforce.ingest.fetch.connections import BLOCK_BYTES, client_of, host_of
+from triforce.ingest.fetch.http_errors import EXCEPTIONS, READABLE, reason_of_status
 from triforce.ingest.fetch.retries import Retry, retry_after_s, with_retries
 
-RETRY_STATUSES = {408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524}
-"""Statuses after which a request is tried again; content networks answer 520 to 524 for a lame origin."""
+PACKINGS = frozenset({"gzip", "x-gzip", "deflate"})
+"""Content encodings that are unpacked. Others, as ``UTF-8``, ``none`` or ``aws-chunked``, are mistakes of servers."""
 
 
 @contextlib.contextmanager
@@ -32,7 +34,8 @@ def open_stream(url: str, settings: Settings, headers: dict[str, str] | None = N
     with contextlib.ExitStack() as stack:
         while True:
             addresses.check_url(url)
-            if url in seen or len(seen) > settings.max_redirects:
+            # The second look at an address may find what the first one's cookie opened; a third finds nothing more.
+            if seen.count(url) > 1 or len(seen) > settings.max_redirects:
                 raise Rejected(
                     RejectReason.BAD_REDIRECT, f"{seen[0]} leads to {len(seen)} redirects; the last is {url}"
                 )
@@ -57,54 +60,52 @@ def _send(url: str, settings: Settings, headers: dict[str, str] | None, stack: c
     stack.enter_context(host.slots)
     host.wait_for_turn()
     with _named_failures(url):
-        return stack.enter_context(client_of(settings).stream("GET", url, headers=headers))
+        return stack.enter_context(client_of(settings, url).stream("GET", url, headers=headers))
 
 
 @contextlib.contextmanager
 def _named_failures(url: str) -> Iterator[None]:
     try:
         yield
-    except httpx.TimeoutException as error:
-        raise Retry(RejectReason.TOO_SLOW, f"{url}: nothing came in time ({type(error).__name__})") from error
     except httpx.ConnectError as error:
-        if "CERTIFICATE" in str(error).upper():
-            raise Rejected(RejectReason.FORBIDDEN, f"{url}: its certificate is not valid: {error}") from error
-        raise Retry(RejectReason.NETWORK, f"{url}: {error}") from error
-    except (httpx.InvalidURL, httpx.UnsupportedProtocol, httpx.LocalProtocolError, UnicodeError) as error:
-        raise Rejected(RejectReason.BAD_REDIRECT, f"{url[:200]!r}: {error}") from error
-    except httpx.TransportError as error:
-        if "location header" in str(error):
-            raise Rejected(RejectReason.BAD_REDIRECT, f"{url}: {error}") from error
-        raise Retry(RejectReason.NETWORK, f"{url}: {type(error).__name__}: {error}") from error
+        detail = f"{url}: {error}"
+        if "CERTIFICATE" in str(error).upper():  # nothing that another try in this run would change
+            raise Rejected(RejectReason.NETWORK, f"{url}: its certificate is not valid: {error}") from error
+        raise Retry(RejectReason.NETWORK, detail) from error
+    except (httpx.TransportError, httpx.InvalidURL, UnicodeError) as error:
+        reason = RejectReason.BAD_REDIRECT if "location header" in str(error) else reason_of(error, EXCEPTIONS)
+        detail = f"{url[:200]}: {type(error).__name__}: {error}"
+        raise (Retry if reason.transient else Rejected)(reason, detail) from error
 
 
 def _check_status(response: httpx.Response, url: str, settings: Settings) -> None:
     status = response.status_code
-    if status in (200, 206, 304, 416):
+    if status in READABLE or status in (304, 416):
         return
-    detail = f"{url}: the server answers {status} {response.reason_phrase}"
-    if status in RETRY_STATUSES:
-        wait_s = retry_after_s(response.headers.get("retry-after"))
-        reason = RejectReason.BLOCKED if status == 429 else RejectReason.NETWORK
-        if wait_s is not None and wait_s > settings.max_retry_after_s:
-            raise Rejected(RejectReason.BLOCKED, f"{detail} and asks for {wait_s:.0f} s of patience")
-        raise Retry(reason, detail, wait_s)
-    if status in (401, 402, 403, 407, 451):
-        raise Rejected(RejectReason.FORBIDDEN, detail)
-    raise Rejected(RejectReason.NOT_FOUND, detail)
+    reason, detail = reason_of_status(status), f"{url}: the server answers {status} {response.reason_phrase}"
+    if reason not in (RejectReason.NETWORK, RejectReason.BLOCKED):
+        raise Rejected(reason, detail)
+    wait_s = retry_after_s(response.headers.get("retry-after"))
+    if wait_s is not None and wait_s > settings.max_retry_after_s:
+        raise Rejected(RejectReason.BLOCKED, f"{detail} and asks for {wait_s:.0f} s of patience")
+    raise Retry(reason, detail, wait_s)
 
 
-def decoded_blocks(response: httpx.Response, limit: int) -> Iterator[bytes]:
-    """Yield the body in blocks, unpacked if it came packed.
+def is_packed(response: httpx.Response) -> bool:
+    """Whether the server says that the body is packed in a way that we unpack."""
+    encodings = response.headers.get("content-encoding", "").lower().split(",")
+    return any(encoding.strip() in PACKINGS for encoding in encodings)
 
-    `Rejected` past ``limit`` bytes, however few were received packed.
+
+def decoded_blocks(response: httpx.Response, limit: int, *, sniff: bool = False) -> Iterator[bytes]:
+    """Yield the body in blocks, unpacked if it came packed: what the header says, the first bytes must bear out.
+
+    With ``sniff`` the bytes alone decide, as of a feed that is served from a packed file. `Rejected` past ``limit``
+    bytes, however few were received packed.
     """
-    encoding = response.headers.get("content-encoding", "").strip().lower() or "identity"
-    if encoding not in ("identity", "gzip", "x-gzip", "deflate"):
-        raise Rejected(RejectReason.BAD_METADATA, f"{response.url}: content encoding {encoding!r} was not asked for")
     blocks = response.iter_raw()
-    if encoding != "identity":
-        blocks = _unpacked(blocks, str(response.url))
+    if sniff or is_packed(response):
+        blocks = _unpacked(blocks, str(response.url), "deflate" in response.headers.get("content-encoding", "").lower())
     total = 0
     for block in blocks:
         total += len(block)
@@ -113,19 +114,44 @@ def decoded_blocks(response: httpx.Response, limit: int) -> Iterator[bytes]:
         yield block
 
 
-def _unpacked(blocks: Iterator[bytes], url: str) -> Iterator[bytes]:
-    """Unpack gzip or zlib, told apart by their headers, with at most a block in memory."""
-    unpack = zlib.decompressobj(wbits=47)
+def _unpacked(blocks: Iterator[bytes], url: str, may_be_raw: bool) -> Iterator[bytes]:
+    """Unpack gzip, zlib or, if it ``may_be_raw``, deflate, told apart by their first bytes, with at most a block in
+    memory; yield what is none of them as it is."""
+    head = b""
+    while len(head) < 2 and (block := next(blocks, b"")):
+        head += block
+    blocks = itertools.chain([head], blocks)
+    if (window := _window_bits(head, may_be_raw)) is None:
+        yield from blocks
+        return
+    unpack = zlib.decompressobj(wbits=window)
     try:
         for packed in blocks:
             while packed:
                 yield unpack.decompress(packed, BLOCK_BYTES)
                 packed = unpack.unconsumed_tail
+                if unpack.eof and unpack.unused_data.startswith(GZIP):  # RFC 1952: a file of several members
+                    packed, unpack = unpack.unused_data, zlib.decompressobj(wbits=window)
         yield unpack.flush()
     except zlib.error as error:
         raise Retry(RejectReason.NETWORK, f"{url}: the packed body is broken: {error}") from error
     if not unpack.eof:
         raise Retry(RejectReason.WRONG_LENGTH, f"{url}: the packed body ends early")
+
+
+GZIP = b"\x1f\x8b"
+
+
+def _window_bits(head: bytes, may_be_raw: bool) -> int | None:
+    """Return zlib's ``wbits`` for a body that begins with ``head``, None for one that is not packed."""
+    is_zlib = len(head) > 1 and head[0] & 0x0F == 8 and int.from_bytes(head[:2]) % 31 == 0  # RFC 1950, 2.2
+    if head.startswith(GZIP) or is_zlib:
+        return 47
+    if may_be_raw and head:
+        with contextlib.suppress(zlib.error):
+            zlib.decompressobj(wbits=-15).decompress(head, 1024)
+            return -15
+    return None
 
 
 @dataclass(frozen=True)
@@ -139,6 +165,8 @@ class Document:
     body: bytes | None
     etag: str | None = None
     last_modified: str | None = None
+    charset: str | None = None
+    """Encoding of the text, as the server states it."""
 
 
 def get_document(
@@ -155,14 +183,24 @@ def get_document(
                 return Document(url, None, etag, last_modified)
             pace = Pace(url, settings)
             blocks = []
-            for block in decoded_blocks(response, settings.max_document_bytes):
+            for block in decoded_blocks(response, settings.max_document_bytes, sniff=True):
                 pace.count(len(block))
                 blocks.append(block)
-            return Document(
-                str(response.url), b"".join(blocks), response.headers.get("etag"), response.headers.get("last-modified")
-            )
+            validators = (response.headers.get("etag"), response.headers.get("last-modified"))
+            return Document(str(response.url), b"".join(blocks), *validators, response.charset_encoding)
 
     return with_retries(attempt, settings)
+
+
+def is_unchanged(url: str, settings: Settings, *, etag: str | None = None, last_modified: str | None = None) -> bool:
+    """Whether the server says that what is at ``url`` still has these validators; nothing is received if it does."""
+    headers = {"Accept-Encoding": "identity"} | ({"If-None-Match": etag} if etag else {})
+    headers |= {"If-Modified-Since": last_modified} if last_modified else {}
+    if not (etag or last_modified):
+        return False
+    with contextlib.suppress(Retry, Rejected), open_stream(url, settings, headers) as response:
+        return response.status_code == 304
+    return False
 
 
 class Pace:

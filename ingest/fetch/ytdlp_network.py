@@ -12,6 +12,7 @@ import logging
 import socket
 import ssl
 from urllib.error import URLError
+from urllib.parse import urlsplit
 
 import yt_dlp
 from yt_dlp.networking._urllib import HTTPHandler, UrllibRH
@@ -22,6 +23,7 @@ from triforce.ingest.corpus.records import RejectReason
 from triforce.ingest.errors import Rejected
 from triforce.ingest.fetch import addresses
 from triforce.ingest.fetch.connections import host_of
+from triforce.ingest.fetch.proxies import check_target
 
 logger = logging.getLogger(__name__)
 
@@ -51,8 +53,8 @@ class CheckedYoutubeDL(yt_dlp.YoutubeDL):
 
 @functools.lru_cache(maxsize=16)
 def _checked_handler(settings: Settings) -> type[UrllibRH]:
-    def connect(address, timeout=None, source_address=None, **_):
-        rows = addresses.resolve(*address, allow_private=settings.allow_private_hosts)
+    def connect(address, timeout=None, source_address=None, *, allow_private: bool, **_):
+        rows = addresses.resolve(*address, allow_private=allow_private)
         failure: OSError | None = None
         for row in rows:
             try:
@@ -61,9 +63,9 @@ def _checked_handler(settings: Settings) -> type[UrllibRH]:
                 failure = error
         raise failure
 
-    def connection(http_class, *args, **kwargs):
+    def connection(http_class, allow_private, *args, **kwargs):
         made = http_class(*args, **kwargs)
-        made._create_connection = connect
+        made._create_connection = functools.partial(connect, allow_private=allow_private)
         return made
 
     class CheckedHTTPHandler(HTTPHandler):
@@ -72,8 +74,13 @@ def _checked_handler(settings: Settings) -> type[UrllibRH]:
             self.context = context
 
         def _open(self, name: str, request, **kwargs):
-            addresses.check_url(request.full_url)
-            return self.do_open(functools.partial(connection, getattr(http.client, name)), request, **kwargs)
+            url = addresses.check_url(request.full_url)
+            allow_private = settings.allow_private_hosts
+            if is_through_proxy := request.host != urlsplit(url).netloc.rpartition("@")[2]:
+                check_target(url, allow_private=allow_private)
+            http_class = getattr(http.client, name)
+            opener = functools.partial(connection, http_class, allow_private or is_through_proxy)
+            return self.do_open(opener, request, **kwargs)
 
         def http_open(self, request):
             return self._open("HTTPConnection", request)

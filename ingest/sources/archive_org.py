@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import re
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from urllib.parse import quote, urlencode
 from triforce.ingest.config import AudiobookSource
 from triforce.ingest.corpus.records import Recording, RejectReason, Status, make_recording_id
 from triforce.ingest.errors import Rejected
+from triforce.ingest.fetch.web import get_document
 from triforce.ingest.sources.base import SourceKind
 from triforce.ingest.sources.fields import language_code, parse_duration
 from triforce.ingest.sources.pages import Pages
@@ -30,8 +30,11 @@ FORMATS = (
 )
 """Audio formats by the names the archive gives them, best first. 24-bit files lose to 16-bit ones: clips have 16."""
 
-SEARCH_ROWS = 100
-"""Items asked for on one page of a search."""
+SCRAPE_ITEMS = 10_000
+"""Items asked for in one request: the archive's scrape interface gives no fewer than 100 and no more than that."""
+
+MAX_REQUESTS = 10_000
+"""Requests after which a search is left: a hundred million items, more than the archive has."""
 
 
 class ArchiveOrg(SourceKind[AudiobookSource]):
@@ -43,20 +46,20 @@ class ArchiveOrg(SourceKind[AudiobookSource]):
             yield self._item(identifier, pages)
 
     def _search(self, pages: Pages) -> list[str]:
-        """Return the items that fit the query. Pages grow at their end, so all are asked for, conditionally."""
+        """Return the items that fit the query, those added last at the end.
+
+        By the interface for reading all of a search: the one for looking at it answers an error past 10 000 results.
+        """
         found: list[str] = []
+        cursor: str | None = None
         try:
-            for number in itertools.count(1):
-                url = search_url(self.config, number)
-                document = pages.read(url)
-                if document.body is None:
-                    identifiers = pages.note_of(url)["items"]
-                else:
-                    identifiers = parse_search(document.body, url)
-                    pages.remember(url, document, items=identifiers)
+            for _ in range(MAX_REQUESTS):
+                url = scrape_url(self.config, cursor)
+                identifiers, following = parse_scrape(get_document(url, self.settings).body or b"", url)
                 found += identifiers
-                if len(identifiers) < SEARCH_ROWS:
+                if following is None or following == cursor:
                     break
+                cursor = following
         except Rejected as rejection:
             pages.report(rejection)
         return found
@@ -71,26 +74,22 @@ class ArchiveOrg(SourceKind[AudiobookSource]):
             pages.remember(url, document)
 
 
-def search_url(source: AudiobookSource, page: int) -> str:
-    """Return the address of a page of the search for ``source.query``; the first is 1."""
-    query = {
-        "q": source.query,
-        "fl[]": "identifier",
-        "sort[]": "addeddate asc",
-        "rows": SEARCH_ROWS,
-        "page": page,
-        "output": "json",
-    }
-    return f"{source.library_url}/advancedsearch.php?{urlencode(query)}"
+def scrape_url(source: AudiobookSource, cursor: str | None) -> str:
+    """Return the address of a piece of the search for ``source.query``: the first, or the one behind ``cursor``."""
+    query = {"q": source.query, "fields": "identifier", "sorts": "addeddate asc", "count": SCRAPE_ITEMS}
+    query |= {"cursor": cursor} if cursor else {}
+    return f"{source.library_url}/services/search/v1/scrape?{urlencode(query)}"
 
 
-def parse_search(body: bytes, url: str) -> list[str]:
-    """Return the identifiers on a search page, none behind the last page."""
+def parse_scrape(body: bytes, url: str) -> tuple[list[str], str | None]:
+    """Return the identifiers in a piece of a search, and the cursor of the next one, None behind the last."""
     try:
-        rows = json.loads(body)["response"]["docs"]
-        return [str(row["identifier"]) for row in rows if check_identifier(str(row["identifier"]))]
-    except (ValueError, RecursionError, KeyError, TypeError) as error:
-        raise Rejected(RejectReason.BAD_METADATA, f"{url}: not a page of search results: {error!r}") from error
+        document = json.loads(body)
+        names = [str(row["identifier"]) for row in document["items"]]
+        cursor = document.get("cursor")
+        return [name for name in names if check_identifier(name)], str(cursor) if cursor else None
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
+        raise Rejected(RejectReason.BAD_METADATA, f"{url}: not a piece of search results: {error!r}") from error
 
 
 def check_identifier(identifier: str) -> bool:

@@ -11,6 +11,7 @@ from typing import Generic, TypeVar
 from triforce.ingest.config import Settings, Source
 from triforce.ingest.corpus.records import Recording
 from triforce.ingest.fetch.download import check_declared, download
+from triforce.ingest.fetch.web import is_unchanged
 from triforce.ingest.sources.pages import Pages
 
 Config = TypeVar("Config", bound=Source)
@@ -51,9 +52,18 @@ class SourceKind(abc.ABC, Generic[Config]):
         result = download(recording.url, target, self.settings)
         check_declared(recording, target)
         learnt = {"final_url": result.url} if result.url != recording.url else {}
-        learnt |= {"content_type": result.content_type} if result.content_type else {}
+        for name in ("content_type", "etag", "last_modified"):
+            learnt |= {name: value} if (value := getattr(result, name)) else {}
         recording = replace(recording, metadata=recording.metadata | learnt)
         return LocalMedia(recording, target, result.num_bytes, result.sha256)
+
+    def is_same(self, recording: Recording, other: Recording) -> bool:
+        """Whether ``recording`` is the fetched ``other``, whose address it has. If not, its bytes are compared.
+
+        By default the server is asked whether what it serves there has changed since.
+        """
+        validators = {name: other.metadata.get(name) for name in ("etag", "last_modified")}
+        return is_unchanged(recording.url, self.settings, **validators)
 
     @property
     def wants_transcripts(self) -> bool:

@@ -6,9 +6,11 @@ import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import unquote_to_bytes, urlsplit
 
 import av
 
+from triforce.ingest import storage
 from triforce.ingest.config import AudiobookSource
 from triforce.ingest.corpus.records import Recording, RejectReason, Status, make_recording_id
 from triforce.ingest.errors import Rejected
@@ -35,11 +37,15 @@ class Folder(SourceKind[AudiobookSource]):
         num_bytes, sha256 = copy_file(recording, self.config, target, max_bytes=self.settings.max_bytes)
         return LocalMedia(recording, target, num_bytes, sha256)
 
+    def is_same(self, recording: Recording, other: Recording) -> bool:
+        """A file may have changed under its name: its bytes tell."""
+        return False
+
     def _files(self, pages: Pages) -> Iterator[Recording]:
         """Yield files that are new by their names; those with chapters are opened once, and when they have changed."""
         for name in list_files(self.config):
             if not has_chapters(name):
-                if make_recording_id(self.config.name, name) not in pages.known:
+                if make_recording_id(self.config.name, storage.readable(name)) not in pages.known:
                     yield from recordings(name, self.config)
                 continue
             version = version_of(name, self.config)
@@ -54,8 +60,14 @@ def list_files(source: AudiobookSource) -> list[str]:
     root = Path(source.path or "")
     if not source.path or not root.is_dir():
         raise Rejected(RejectReason.NOT_FOUND, f"{source.path}: no such folder")
-    found = []
-    for folder, _, names in os.walk(root):
+    found: list[str] = []
+    walked: set[str] = set()
+    for folder, folders, names in os.walk(root, followlinks=True):
+        folders.sort()
+        if (place := os.path.realpath(folder)) in walked:
+            folders.clear()  # linked to from elsewhere, or from inside itself
+            continue
+        walked.add(place)
         below = os.path.relpath(folder, root)
         prefix = "" if below == "." else f"{Path(below).as_posix()}/"
         found += [prefix + name for name in names if name.lower().endswith(ENDINGS) and not name.startswith(".")]
@@ -111,8 +123,9 @@ def _recording(
     name: str, path: Path, source: AudiobookSource, tags: dict[str, str], numbered: tuple[int, Chapter] | None
 ) -> Recording:
     number, chapter = numbered or (0, None)
-    source_id = f"{name}#{number}" if chapter else name
-    metadata = {"file": name} | {key: value for key, value in tags.items() if key == CHAPTER_FAULT}
+    readable = storage.readable(name)
+    source_id = f"{readable}#{number}" if chapter else readable
+    metadata = {"file": readable} | {key: value for key, value in tags.items() if key == CHAPTER_FAULT}
     if chapter:
         metadata |= {"chapter": str(number), "start_s": f"{chapter.start_s:.3f}", "end_s": f"{chapter.end_s:.3f}"}
     lower = {key.lower(): value for key, value in tags.items()}
@@ -139,6 +152,8 @@ def copy_file(recording: Recording, source: AudiobookSource, target: Path, *, ma
     `Rejected` if the file is gone or too large.
     """
     path = Path(source.path) / recording.metadata["file"]
+    if not path.is_file():  # a name that is no UTF-8: the address has its bytes
+        path = Path(os.fsdecode(unquote_to_bytes(urlsplit(recording.url).path)))
     if not path.is_file():
         raise Rejected(RejectReason.NOT_FOUND, f"{path}: gone since it was listed")
     if path.stat().st_size > max_bytes:

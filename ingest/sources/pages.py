@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection
 from typing import Any
 
 from triforce.ingest import ledger
 from triforce.ingest.config import Settings
-from triforce.ingest.corpus.records import Recording, RejectReason
+from triforce.ingest.corpus.records import RejectReason
 from triforce.ingest.corpus.store import Corpus
 from triforce.ingest.errors import Rejected
 from triforce.ingest.fetch.web import Document, get_document
-
-KNOWN_IN_A_ROW = 60
-"""Known entries in a row after which a listing that is newest first is left: two pages of the largest sites. Assumed.
-"""
 
 
 class Pages:
@@ -70,15 +66,6 @@ class Pages:
     def was_blocked(self) -> bool:
         """Whether the site has answered with a block in this run."""
         return any(problem.reason is RejectReason.BLOCKED for problem in self.problems)
-
-    def until_known(self, recordings: Iterable[Recording]) -> Iterator[Recording]:
-        """Yield ``recordings``, newest first, up to `KNOWN_IN_A_ROW` that are on record."""
-        in_a_row = 0
-        for recording in recordings:
-            in_a_row = in_a_row + 1 if recording.recording_id in self.known else 0
-            if in_a_row >= KNOWN_IN_A_ROW:
-                return
-            yield recording
 
 
 def _sha256(body: bytes) -> str:

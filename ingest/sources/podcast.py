@@ -17,11 +17,20 @@ from triforce.ingest.fetch.addresses import absolute
 from triforce.ingest.fetch.web import get_document
 from triforce.ingest.ledger import canonical_url, is_universal
 from triforce.ingest.sources.base import SourceKind
-from triforce.ingest.sources.feed import FORBIDDEN_MARKUP, Entry, Feed, decode, parse
+from triforce.ingest.sources.feed import Entry, Feed, parse
 from triforce.ingest.sources.fields import language_code, parse_duration
 from triforce.ingest.sources.pages import Pages
+from triforce.ingest.sources.xml_text import decode, without_doctype
 
-AUDIO_PATH = re.compile(r"\.(mp3|m4a|m4b|aac|ogg|oga|opus|flac|wav)(\?|$)", re.IGNORECASE)
+AUDIO_PATH = re.compile(
+    r"\.(mp[23a]|mpga|m4[abr]|aac|og[ga]|opus|flac|wave?|aiff?|wma|mka|amr|spx)([?#]|$)", re.IGNORECASE
+)
+VIDEO_PATH = re.compile(r"\.(mp4|m4v|mov|webm|mkv|avi|mpe?g|ogv|wmv|3gp|m3u8)([?#]|$)", re.IGNORECASE)
+OTHER_PATH = re.compile(
+    r"\.(jpe?g|png|gif|webp|svg|pdf|epub|mobi|zip|torrent|html?|txt|vtt|srt|json|xml|docx?|pptx?)([?#]|$)",
+    re.IGNORECASE,
+)
+OTHER_TYPE = re.compile(r"(image|text|font|message|model)/|application/(pdf|zip|epub|x-bittorrent|json|xml|msword|vnd)")
 
 LOSSLESS = re.compile(r"flac|wav", re.IGNORECASE)
 
@@ -46,7 +55,7 @@ class Podcast(SourceKind[PodcastSource]):
         try:
             if opml.startswith(("http://", "https://")):
                 document = get_document(opml, self.settings)
-                return list(parse_opml(document.body or b"", document.url))
+                return list(parse_opml(document.body or b"", document.url, charset=document.charset))
             return list(parse_opml(_read_local(opml), opml))
         except Rejected as rejection:
             pages.report(rejection)
@@ -62,7 +71,8 @@ class Podcast(SourceKind[PodcastSource]):
             if document.body is None:
                 page, is_new = pages.note_of(page).get("next"), False
             else:
-                found, next_page = parse_feed(document.body, url, self.config, base_url=document.url, known=pages.known)
+                place = {"base_url": document.url, "charset": document.charset}
+                found, next_page = parse_feed(document.body, url, self.config, known=pages.known, **place)
                 pages.remember(page, document, next=next_page)
                 yield from found
                 page, is_new = next_page, bool(found)
@@ -78,33 +88,55 @@ def _read_local(path: str) -> bytes:
 
 
 def parse_feed(
-    body: bytes, url: str, source: PodcastSource, *, base_url: str | None = None, known: Collection[str] = ()
+    body: bytes,
+    url: str,
+    source: PodcastSource,
+    *,
+    base_url: str | None = None,
+    charset: str | None = None,
+    known: Collection[str] = (),
 ) -> tuple[list[Recording], str | None]:
     """Return the episodes of a feed in its own order, and the address of its next page; `Rejected` if it is no feed.
 
     Episodes whose recording is ``known`` are left out. ``url`` is the feed's name in ids; ``base_url``, where redirects
-    led, is what relative links are relative to.
+    led, is what relative links are relative to, and ``charset`` what the server said of the encoding.
     """
 
     def is_known(guid: str) -> bool:
         return make_recording_id(source.name, _source_id(guid, url)) in known
 
-    feed = parse(body, base_url or url, is_known=is_known)
+    feed = parse(body, base_url or url, charset=charset, is_known=is_known)
+    episodes = [
+        (entry, best) for entry in feed.entries if (best := choose_enclosure(entry.enclosures, language_of(feed)))
+    ]
+    places: dict[str, set[str]] = {}
+    for entry, enclosure in episodes:
+        places.setdefault((entry.guid or "").strip(), set()).add(canonical_url(enclosure["href"]))
     found: dict[str, Recording] = {}
-    for entry in feed.entries:
-        recording = _episode(entry, feed, url, source, base_url or url)
-        if recording and recording.recording_id not in known:
+    for entry, enclosure in episodes:
+        guid = (entry.guid or "").strip()
+        is_shared = len(places[guid]) > 1  # a guid that is no guid: each of its entries is known by its address too
+        recording = _episode(entry, enclosure, feed, url, source, is_shared=is_shared)
+        if recording.recording_id not in known:
             found.setdefault(recording.recording_id, recording)
     return list(found.values()), feed.next_url
 
 
-def _episode(entry: Entry, feed: Feed, feed_url: str, source: PodcastSource, base_url: str) -> Recording | None:
-    """Return an entry as a recording, None where it has no audio."""
-    enclosure = choose_enclosure(entry.enclosures, language_code(feed.language))
-    if enclosure is None:
-        return None
-    url = absolute(base_url, enclosure["href"])
-    source_id = _source_id((entry.guid or "").strip() or canonical_url(url), feed_url)
+def language_of(feed: Feed) -> str | None:
+    """Return the ISO 639 code of a feed's language."""
+    return language_code(feed.language)
+
+
+def _episode(
+    entry: Entry, enclosure: dict[str, str], feed: Feed, feed_url: str, source: PodcastSource, *, is_shared: bool
+) -> Recording:
+    """Return an entry as a recording. One without a guid of its own is known by the address and the date."""
+    url, guid = enclosure["href"], (entry.guid or "").strip()
+    if not guid:
+        guid = " ".join(filter(None, (canonical_url(url), entry.published)))
+    elif is_shared:
+        guid = f"{guid} {canonical_url(url)}"
+    source_id = _source_id(guid, feed_url)
     transcript = choose_transcript(entry.transcripts)
     metadata = entry.extra | {
         "feed_url": feed_url,
@@ -112,7 +144,7 @@ def _episode(entry: Entry, feed: Feed, feed_url: str, source: PodcastSource, bas
         "declared_type": enclosure.get("type"),
         **integrity(enclosure.get("integrity")),
         "persons": "; ".join(entry.persons),
-        "transcript_url": absolute(base_url, transcript["url"]) if transcript else None,
+        "transcript_url": transcript["url"] if transcript else None,
         "transcript_type": transcript.get("type") if transcript else None,
     }
     return Recording(
@@ -127,7 +159,7 @@ def _episode(entry: Entry, feed: Feed, feed_url: str, source: PodcastSource, bas
         collection=feed.title,
         published=entry.published,
         licence=entry.licence or source.licence or feed.licence,
-        language=source.language or language_code(feed.language),
+        language=source.language or language_of(feed),
         duration_s=parse_duration(entry.duration),
         status=Status.DISCOVERED,
         metadata={key: str(value) for key, value in metadata.items() if value not in (None, "")},
@@ -145,24 +177,32 @@ def _source_id(guid: str, feed_url: str) -> str:
 
 
 def choose_enclosure(enclosures: list[dict[str, str]], language: str | None = None) -> dict[str, str] | None:
-    """Return the best audio of an entry's files: lossless before lossy, then the largest by what the feed declares.
+    """Return the best of an entry's files: audio, then what does not say what it is, then video, of which the sound is
+    taken; of those lossless before lossy, then the largest by what the feed declares.
 
-    A file without a type counts as audio if its name says so; one in another ``language`` than the feed's is left out.
-    None where there is no audio.
+    Types are often wrong, so a name that says audio is believed too. One in another ``language`` than the feed's is
+    left out. None where there is nothing that a client would play.
     """
-    audio = [
-        item
-        for item in enclosures
-        if item.get("href")
-        and (item.get("type", "").lower().startswith("audio/") or AUDIO_PATH.search(item["href"]))
-        and (not item.get("lang") or language in (None, language_code(item["lang"])))
-    ]
+    spoken = [item for item in enclosures if not item.get("lang") or language in (None, language_code(item["lang"]))]
 
-    def quality(item: dict[str, str]) -> tuple[bool, int]:
+    def quality(item: dict[str, str]) -> tuple[int, bool, int]:
         length = item.get("length") or ""
-        return bool(LOSSLESS.search(item.get("type", ""))), int(length) if re.fullmatch(r"[0-9]{1,15}", length) else 0
+        size = int(length) if re.fullmatch(r"[0-9]{1,15}", length) else 0
+        return _rank(item), bool(LOSSLESS.search(item.get("type", ""))), size
 
-    return max(audio, key=quality, default=None)
+    return max((item for item in spoken if _rank(item)), key=quality, default=None)
+
+
+def _rank(item: dict[str, str]) -> int:
+    """Return 3 for audio, 2 for what does not say what it is, 1 for video, 0 for anything else."""
+    href, kind = item.get("href") or "", item.get("type", "").strip().lower()
+    if not href:
+        return 0
+    if kind.startswith("audio") or AUDIO_PATH.search(href):
+        return 3
+    if kind.startswith("video") or VIDEO_PATH.search(href):
+        return 1
+    return 0 if OTHER_TYPE.match(kind) or OTHER_PATH.search(href) else 2
 
 
 def integrity(text: str | None) -> dict[str, str]:
@@ -195,10 +235,10 @@ def choose_transcript(transcripts: list[dict[str, str]]) -> dict[str, str] | Non
     return min(transcripts, key=rank, default=None)
 
 
-def parse_opml(body: bytes, url: str) -> Iterator[str]:
+def parse_opml(body: bytes, url: str, *, charset: str | None = None) -> Iterator[str]:
     """Yield the addresses of the feeds that an OPML list names, in its order, each once."""
-    text = decode(body, url)
-    if FORBIDDEN_MARKUP.search(text) or not re.search(r"<opml\b", text, re.IGNORECASE):
+    text = without_doctype(decode(body, charset), url)
+    if not re.search(r"<opml\b", text, re.IGNORECASE):
         raise Rejected(RejectReason.BAD_METADATA, f"{url}: not an OPML list of feeds")
     found = (html.unescape(match[0] or match[1]).strip() for match in OPML_OUTLINE.findall(text))
     yield from dict.fromkeys(absolute(url, address) for address in found if address)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -26,11 +26,19 @@ from triforce.ingest.sources.base import LocalMedia, SourceKind
 from triforce.ingest.sources.pages import Pages
 from triforce.ingest.sources.youtube_options import ytdlp_options
 
+KNOWN_IN_A_ROW = 60
+"""Known entries in a row after which a list that is newest first is left: two pages of the largest sites. Assumed."""
+
 MAX_NESTING = 4
 """Listings inside one another: a channel holds tabs, a tab holds playlists, a playlist holds videos."""
 
 WITHOUT_IDS = ("Generic", "HTML5MediaEmbed", "html5")
 """Extractors whose ids are made of file names, which two hosts may share."""
+
+
+LEAST_BYTES_PER_S = 1000
+"""Size for its length from which a video is believed to be too long, and is not downloaded to find out: what a page
+says of a length rejects nothing without the size to go with it. Speech is sent at 2 000 and more. Assumed."""
 
 
 class Youtube(SourceKind[YoutubeSource]):
@@ -45,8 +53,13 @@ class Youtube(SourceKind[YoutubeSource]):
         for url in self.config.urls:
             if pages.was_blocked:
                 return  # a site that blocks is not asked again in the same run
-            entries = discover_entries(self.config, self.settings, url)
-            yield pages.until_known(entries) if is_newest_first(url) else entries
+            yield self._listed(url, pages)
+
+    def _listed(self, url: str, pages: Pages) -> Iterator[Recording]:
+        """Yield the videos listed at ``url``, without opening each video's page; `Rejected` if it cannot be read."""
+        with CheckedYoutubeDL(ytdlp_options(self.config, self.settings, url), self.settings) as ydl:
+            walk = Walk(self.config, url, functools.partial(_extract, ydl), pages.known, pages.report)
+            yield from walk.recordings(_extract(ydl, url), url)
 
     def bring(self, recording: Recording, target: Path) -> LocalMedia:
         """Download the best audio, and take what the page states where the listing stated nothing."""
@@ -63,46 +76,78 @@ class Youtube(SourceKind[YoutubeSource]):
         recording = replace(recording, metadata=recording.metadata | captions, **learnt)
         return LocalMedia(recording, path, path.stat().st_size, storage.sha256_of(path))
 
+    def is_same(self, recording: Recording, other: Recording) -> bool:
+        """An address with a site's own id names one video for ever; a page of any other kind may change."""
+        return recording.metadata.get("extractor") not in WITHOUT_IDS
+
 
 def is_newest_first(url: str) -> bool:
-    """Whether a listing grows at its front. A channel does; a playlist grows at its end and must be read to it."""
-    return bool(re.search(r"youtube\.com/(@|channel/|c/|user/)", url))
+    """Whether a list grows at its front: a channel's tab does. A playlist grows at its end, a tab in another order or
+    one of playlists anywhere, and all of it must be read."""
+    channel = r"youtube\.com/(@[^/?#]+|(channel|c|user)/[^/?#]+)"
+    return bool(re.search(channel + r"(/(videos|shorts|streams|live))?/?$", url))
 
 
-def discover_entries(source: YoutubeSource, settings: Settings, url: str) -> Iterator[Recording]:
-    """Yield the videos listed at ``url``, newest first as sites list them, without opening each video's page.
+@dataclass(frozen=True)
+class Walk:
+    """A walk over one address's lists, which may lie in one another: a channel's tabs, a tab's playlists."""
 
-    `Rejected` if the listing cannot be read.
-    """
-    with CheckedYoutubeDL(ytdlp_options(source, settings), settings) as ydl:
-        count = 0
-        for entry in _entries(ydl, url, depth=0):
-            recording = None if is_live(entry) else _recording(entry, url, source)
-            if recording is None:
-                continue
-            yield recording
-            count += 1
-            if source.max_listed and count >= source.max_listed:
-                return
+    source: YoutubeSource
+    url: str
+    read: Callable[[str], dict]
+    """Returns what yt-dlp finds at an address."""
+    known: Collection[str]
+    """Ids of the recordings on record."""
+    report: Callable[[Rejected], None]
+    """Told of a list that cannot be read; the others are read all the same."""
 
+    def recordings(self, info: dict, url: str, depth: int = 0) -> Iterator[Recording]:
+        """Yield the videos in ``info``, which yt-dlp found at ``url``.
 
-def _entries(ydl: yt_dlp.YoutubeDL, url: str, depth: int) -> Iterator[dict]:
-    info = _extract(ydl, url)
-    kind = info.get("_type", "video")
-    if kind in ("url", "url_transparent"):
-        if depth < MAX_NESTING:
-            yield from _entries(ydl, info["url"], depth + 1)
-    elif kind in ("playlist", "multi_video"):
+        A list that is newest first is left after `KNOWN_IN_A_ROW`, and any after ``max_listed`` entries; the next list
+        begins anew.
+        """
+        kind = info.get("_type", "video")
+        if kind in ("url", "url_transparent"):
+            if depth < MAX_NESTING:
+                yield from self.recordings(self.read(info["url"]), info["url"], depth + 1)
+        elif kind not in ("playlist", "multi_video"):
+            yield from self._wanted(info)
+        else:
+            yield from self._list(info, url, depth)
+
+    def _list(self, info: dict, url: str, depth: int) -> Iterator[Recording]:
         entries = info.get("entries") or []
         alone = isinstance(entries, list) and len(entries) == 1
+        may_stop = is_newest_first(info.get("webpage_url") or url)
+        in_a_row = count = 0
         for entry in _iterate(entries, url):
-            nested = entry.get("_type") == "playlist" or entry.get("ie_key") in ("YoutubeTab", "YoutubePlaylist")
-            if nested and depth < MAX_NESTING:
-                yield from _entries(ydl, entry.get("webpage_url") or entry["url"], depth + 1)
-            elif not nested:
-                yield _placed(entry, info, alone)
-    else:
-        yield info
+            if entry.get("_type") == "playlist" or entry.get("ie_key") in ("YoutubeTab", "YoutubePlaylist"):
+                if depth < MAX_NESTING:
+                    yield from self._nested(entry, depth)
+                continue
+            for recording in self._wanted(_placed(entry, info, alone)):
+                in_a_row = in_a_row + 1 if recording.recording_id in self.known else 0
+                if may_stop and in_a_row >= KNOWN_IN_A_ROW:
+                    return
+                yield recording
+                count += 1
+                if self.source.max_listed and count >= self.source.max_listed:
+                    return
+
+    def _nested(self, entry: dict, depth: int) -> Iterator[Recording]:
+        url = entry.get("webpage_url") or entry.get("url") or self.url
+        try:
+            yield from self.recordings(entry if entry.get("entries") else self.read(url), url, depth + 1)
+        except Rejected as rejection:
+            if rejection.reason is RejectReason.BLOCKED:
+                raise  # a site that blocks is not asked for the next one
+            self.report(rejection)
+
+    def _wanted(self, entry: dict) -> Iterator[Recording]:
+        recording = None if is_live(entry) else _recording(entry, self.url, self.source)
+        if recording is not None:
+            yield recording
 
 
 def _placed(entry: dict, listing: dict, alone: bool) -> dict:
@@ -162,7 +207,7 @@ def _recording(entry: dict, listing_url: str, source: YoutubeSource) -> Recordin
 
 def fetch_video(recording: Recording, source: YoutubeSource, settings: Settings, path: Path) -> tuple[Path, dict]:
     """Download the best audio of ``recording`` beside ``path``; return the file and what the site states about it."""
-    options = ytdlp_options(source, settings) | {
+    options = ytdlp_options(source, settings, recording.url) | {
         "outtmpl": {"default": f"{path}.%(ext)s".replace("%", "%%").replace("%%(ext)s", "%(ext)s")},
         "format": f"bestaudio[protocol~='{NATIVE_PROTOCOLS}']/best[protocol~='{NATIVE_PROTOCOLS}']",
         "max_filesize": settings.max_bytes,
@@ -206,11 +251,11 @@ def check_video(info: dict, source: YoutubeSource, settings: Settings, url: str)
     """Raise `Rejected` for a video that the source does not want. A live one is looked at again in a later run."""
     if is_live(info):
         raise Rejected(RejectReason.NETWORK, f"{url}: live or not begun ({info.get('live_status')})")
-    duration_s, (shortest_s, longest_s) = info.get("duration"), source.duration_limits_s(settings)
-    if duration_s and duration_s > longest_s:
-        raise Rejected(RejectReason.TOO_LONG, f"{url}: {duration_s} s, the limit is {longest_s:.0f} s")
-    if duration_s and duration_s < shortest_s:
-        raise Rejected(RejectReason.TOO_SHORT, f"{url}: {duration_s} s, the least is {shortest_s} s")
+    duration_s, (_, longest_s) = info.get("duration"), source.duration_limits_s(settings)
+    num_bytes = info.get("filesize") or info.get("filesize_approx") or 0
+    if duration_s and duration_s > longest_s and num_bytes > LEAST_BYTES_PER_S * longest_s:
+        detail = f"{url}: {duration_s} s in {num_bytes} bytes, the limit is {longest_s:.0f} s"
+        raise Rejected(RejectReason.TOO_LONG, detail)
     published = _iso_date(info.get("upload_date"))
     if source.published_after and published and published < source.published_after.isoformat():
         raise Rejected(RejectReason.FILTERED, f"{url}: of {published}, wanted from {source.published_after} on")

@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from triforce.ingest.config import Settings, YoutubeSource
+from triforce.ingest.fetch.proxies import proxy_for
 from triforce.ingest.fetch.ytdlp_network import Log
 
 
@@ -15,8 +16,8 @@ def _default(value: float | None, otherwise: float) -> float:
     return otherwise if value is None else value
 
 
-def ytdlp_options(source: YoutubeSource, settings: Settings) -> dict:
-    """Return the options for discovery; a download adds its own."""
+def ytdlp_options(source: YoutubeSource, settings: Settings, url: str) -> dict:
+    """Return the options for what is at ``url``; a download adds its own."""
     youtube = is_youtube(source)
     pause_s = _default(source.pause_s, 5.0 if youtube else 0.0)
     return {
@@ -46,7 +47,7 @@ def ytdlp_options(source: YoutubeSource, settings: Settings) -> dict:
         "ratelimit": source.max_bytes_per_s,
         "cookiefile": _cookies(source),
         "http_headers": {"User-Agent": settings.user_agent_header} if not youtube else {},
-        "proxy": "",
+        "proxy": proxy_for(url) or "",
     }
 
 

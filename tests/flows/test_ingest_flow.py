@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
+from triforce.flows import ingest as flow
 from triforce.flows.jobs.clipping import unclipped
 from triforce.flows.jobs.source_choice import choose_sources, kinds_of
 from triforce.flows.monitor.ingest_summary import SourceSummary, as_text
 from triforce.ingest import storage
 from triforce.ingest.clips.clip_recording import ClipSummary
+from triforce.ingest.config import Settings
 from triforce.ingest.corpus.records import Recording, make_recording_id
 from triforce.ingest.corpus.store import Corpus
-from triforce.ingest.sync import SyncSummary
+from triforce.ingest.sync import BlockCounter, SyncSummary
 
 
 @pytest.fixture
@@ -68,6 +72,25 @@ def test_what_a_stopped_run_fetched_is_cut_by_the_next(tmp_path):
     assert list(unclipped("talks", corpus)) == [waiting]
 
 
+def test_a_full_disk_ends_the_visit_of_a_source():
+    class Done:
+        """A future of Prefect's that is there."""
+
+        def __init__(self, result: object):
+            self.result = lambda raise_on_failure: result
+
+        def add_done_callback(self, tell) -> None:
+            tell(self)
+
+    full = OSError(errno.ENOSPC, "No space left on device: free some", "/corpus")
+    submitted = ((Done(full), Done(None)) for _ in range(1000))
+    summary, config = SourceSummary(SyncSummary("talks")), Settings(contact="a@b.org")
+    bar = SimpleNamespace(advance=lambda: None)  # the real one starts a server
+    flow._drain(submitted, summary, bar, BlockCounter(3), in_flight=4)
+    assert summary.done == 4
+    assert summary.failure(config) == f"talks: OSError: {full}"
+
+
 def test_the_table_counts_by_reason():
     summary = SourceSummary(SyncSummary("talks"))
     for status, reason in (("fetched", None), ("fetched", None), ("rejected", "not_found"), ("duplicate", None)):
@@ -93,4 +116,6 @@ def test_the_table_counts_by_reason():
         "x real time": "59.0",
     }
     assert summary.sync.rejected == Counter({"not_found": 1})
-    assert as_text([row]).splitlines()[1].split()[:4] == ["talks", "4", "2", "1"]
+    lines = as_text([row]).splitlines()
+    assert lines[1].split()[:4] == ["talks", "4", "2", "1"]
+    assert [line.split(":")[0] for line in lines[2:]] == ["not_found", "no_speech"], "and what to do about each"

@@ -101,7 +101,7 @@ def serving(speech: SpeechDataset, folder: Path) -> Iterator[str]:
     first = sorted((sites / "podcast").glob("episode-*.mp3"))[0].name
     shutil.copy(sites / "podcast" / first, sites / "podcast" / "copy.mp3")
     with serve_sites.serve(sites) as base_url:
-        urls = [f"{base_url}/podcast/{name}" for name in (f"{first}?again", "copy.mp3", "absent.mp3")]
+        urls = [f"{base_url}/podcast/{name}" for name in (f"{first}?utm_source=again", "copy.mp3", "absent.mp3")]
         items = "".join(
             f'<item><guid>copy-{n}</guid><enclosure url="{url}" type="audio/mpeg" length="1"/></item>'
             for n, url in enumerate(urls)

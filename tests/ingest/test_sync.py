@@ -178,7 +178,8 @@ def test_a_transcript_is_stored_beside(site, corpus, settings, sound, make_feed)
 @pytest.mark.parametrize(
     ("second", "reason"),
     [
-        ({"guid": "b", "path": "/a.flac?session=9"}, RejectReason.DUPLICATE_URL),
+        ({"guid": "b", "path": "/a.flac?utm_source=feed"}, RejectReason.DUPLICATE_URL),
+        ({"guid": "b", "path": "/a.flac?session=9"}, RejectReason.DUPLICATE_BYTES),
         ({"guid": "b", "path": "/copy.flac"}, RejectReason.DUPLICATE_BYTES),
         ({"guid": "b", "path": "/other.wav"}, RejectReason.DUPLICATE_AUDIO),
         ({"guid": "https://example.org/one-and-only", "path": "/new.flac"}, RejectReason.DUPLICATE_ID),

@@ -13,6 +13,8 @@ import pytest
 
 from triforce.flows.cli import main as cli
 from triforce.flows.cli.settings import each_set, merged
+from triforce.ingest.corpus.records import Recording, Status
+from triforce.ingest.corpus.store import Corpus
 
 COMMAND = str(Path(sys.executable).with_name("triforce"))
 STAGES = ("ingest", "tokenize", "train", "speak", "evaluate", "report", "demo", "corpus")
@@ -109,6 +111,25 @@ def test_an_interrupt_says_that_it_continues(interrupt, capsys):
     """The second is how Ray Train leaves when it gets the signal."""
     assert cli.run(interrupt) == 130
     assert "run the same command again" in capsys.readouterr().err
+
+
+def test_corpus_retry_takes_rejections_up_by_reason(tmp_path, capsys):
+    corpus, uri = Corpus(str(tmp_path)), str(tmp_path)
+    shared = {"source": "talk", "source_kind": "podcast", "source_id": "a", "url": "u", "status": Status.REJECTED}
+    corpus.write_recording(Recording("1" * 16, title="One", reason="too_long", **shared))
+    corpus.write_recording(Recording("2" * 16, title="Two", reason="not_found", **shared))
+
+    def run(*arguments: str) -> tuple[int, str]:
+        code = cli.run(lambda: cli.app(args=["corpus", *arguments], standalone_mode=False))
+        shown = capsys.readouterr()
+        return code, shown.out + shown.err
+
+    assert run("retry", uri)[0] == 2
+    assert "use one of: " in run("retry", uri, "--reason", "to_long")[1]
+    assert "1 recordings would be taken up" in run("retry", uri, "--reason", "too_long", "--dry-run")[1]
+    assert "1111111111111111  talk                 too_long         One" in run("retry", uri, "--reason", "too_long")[1]
+    assert [row.is_settled for row in corpus.recordings()] == [False, True]
+    assert "check the address in the source" in run("show", uri, "2222")[1]
 
 
 def test_debug_shows_the_traceback(monkeypatch):

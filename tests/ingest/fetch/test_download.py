@@ -203,7 +203,7 @@ def test_a_certificate_must_be_vouched_for(site, settings, tmp_path, selfsigned,
     base_url, certificate = selfsigned
     site.put("/a", BODY)
     found = rejection(f"{base_url}/a", tmp_path / "a", settings)
-    assert (found.reason, site.hits["/a"]) == (RejectReason.FORBIDDEN, 0)
+    assert (found.reason, site.hits["/a"]) == (RejectReason.NETWORK, 0)
     assert "certificate" in found.detail
 
     trusting = ssl.create_default_context(cafile=certificate)

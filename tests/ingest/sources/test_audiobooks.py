@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from fractions import Fraction
+from urllib.parse import parse_qs, urlsplit
 
 import av
 import pytest
@@ -17,7 +18,8 @@ from triforce.ingest.config import AudiobookSource
 from triforce.ingest.corpus.records import RejectReason, Status
 from triforce.ingest.media.chapters import Chapter, mend_chapters
 from triforce.ingest.sources import folder as listed
-from triforce.ingest.sources.archive_org import best_files
+from triforce.ingest.sources.archive_org import ArchiveOrg, best_files, scrape_url
+from triforce.ingest.sources.pages import Pages
 from triforce.ingest.sync import discover
 
 
@@ -68,14 +70,43 @@ def test_a_wrong_checksum_is_named(site, archive, corpus, settings):
 
 def test_a_search_asks_for_each_item_once(site, archive, corpus, settings):
     source = books(site, query="collection:books")
-    hits = {"response": {"docs": [{"identifier": "first"}, {"identifier": "../../etc"}]}}
-    site.put("/advancedsearch.php", json.dumps(hits))
+    hits = {"items": [{"identifier": "first"}, {"identifier": "../../etc"}], "total": 2}
+    site.put("/services/search/v1/scrape", json.dumps(hits))
     assert sync_source(source, settings, corpus).fetched == 1
-    hits["response"]["docs"].append({"identifier": "second"})
-    site.put("/advancedsearch.php", json.dumps(hits))
+    hits["items"].append({"identifier": "second"})
+    site.put("/services/search/v1/scrape", json.dumps(hits))
     site.forget()
     assert sync_source(source, settings, corpus).fetched == 1
     assert (site.hits["/metadata/first"], site.hits["/metadata/second"]) == (0, 1)
+
+
+def test_a_search_has_no_end_at_ten_thousand(site, corpus, settings):
+    """The archive's other interface, advancedsearch.php, answers an error there, and the newest were never found."""
+    names = [f"item{n:05d}" for n in range(25_050)]
+
+    def scrape(handler, _) -> bool:
+        query = parse_qs(urlsplit(handler.path).query)
+        start = int(query.get("cursor", ["c0"])[0][1:])
+        end = start + min(int(query["count"][0]), 10_000)
+        more = {"cursor": f"c{end}"} if end < len(names) else {}
+        rows = [{"identifier": name} for name in names[start:end]]
+        handler.answer(200, json.dumps({"items": rows, "total": len(names)} | more).encode())
+        return True
+
+    site.put("/services/search/v1/scrape", script=scrape)
+    problems = []
+    source, pages = books(site, query="collection:books"), Pages("books", settings, corpus, problems.append)
+    listings = ArchiveOrg(source, settings).listings(pages)
+    assert sum(1 for _ in listings) == len(names)
+    assert (site.hits["/services/search/v1/scrape"], problems) == (3, [])
+
+
+def test_a_search_that_breaks_off_gives_what_it_has(site, archive, corpus, settings):
+    first = json.dumps({"items": [{"identifier": "first"}], "cursor": "next"})
+    site.put("/services/search/v1/scrape", first)
+    site.put(f"/{scrape_url(books(site, query='q'), 'next').split('/', 3)[3]}", "down", status=500)
+    summary = sync_source(books(site, query="q"), settings, corpus)
+    assert (summary.fetched, len(summary.problems)) == (1, 1)
 
 
 @pytest.mark.parametrize(

@@ -106,11 +106,11 @@ def test_both_parsers_agree(make_feed):
         b"",
         b"not a feed at all",
         b"<html><body>moved</body></html>",
-        b'<!DOCTYPE r [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;">]><rss><channel><title>&b;</title></channel></rss>',
-        b'<!DOCTYPE r [<!ENTITY x SYSTEM "file:///etc/passwd">]><rss><channel><title>&x;</title></channel></rss>',
-        '<!DOCTYPE r [<!ENTITY a "b">]><rss><channel/></rss>'.encode("utf-16"),
-        b'<?xml version="1.0" encoding="cp037"?>' + '<!DOCTYPE r [<!ENTITY a "b">]>'.encode("cp037"),
-        b'<?xml version="1.0" encoding="utf-7"?><rss><channel/></rss>',
+        b'<?xml version="1.0" encoding="cp037"?>' + "<rss><channel/></rss>".encode("cp037"),
+        b'<?xml version="1.0" encoding="utf-7"?>+ADw-rss+AD4APA-channel/+AD4APA-/rss+AD4-',
+        b'<!DOCTYPE r [<!ENTITY a "b"',
+        b'<!DOCTYPE r><!DOCTYPE r [<!ENTITY a "b">]><rss><channel/></rss>',
+        b'<!ENTITY a "b"><rss><channel/></rss>',
         b"<rss><channel>" + b"<a>" * 100_000 + b"</a>" * 100_000 + b"</channel></rss>",
         b"\x00" * 1000,
     ],
@@ -118,6 +118,28 @@ def test_both_parsers_agree(make_feed):
 def test_hostile_and_broken_feeds_are_refused(body):
     with pytest.raises(Rejected, match="bad_metadata"):
         read(body)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-32-be"])
+@pytest.mark.parametrize(
+    "declared",
+    [
+        '<!ENTITY x "aaaa">',
+        '<!ENTITY a "aaaa"><!ENTITY x "&a;&a;&a;">',
+        '<!ENTITY x SYSTEM "file:///etc/passwd">',
+        '<!-- ]> --><!ENTITY x "]>"><?pi ]>?>',
+        '<!ENTITY % p SYSTEM "http://127.0.0.1/"> %p; <!ATTLIST r x CDATA "]>">',
+    ],
+)
+def test_entities_are_neither_declared_nor_expanded_nor_fetched(declared, encoding):
+    text = f"<!-- a --><!DOCTYPE r [{declared}] ><rss><channel><title>T &x; &eacute;</title></channel></rss>"
+    assert read(text.encode(encoding)).title == "T &x; é"
+
+
+def test_a_show_about_xml_is_read(make_feed):
+    extra = "<description><![CDATA[<!ENTITY a 'b'> <!DOCTYPE x> & more]]></description>"
+    [entry] = read(make_feed([{"guid": "1", "url": "https://example.org/1.mp3", "extra": extra}])).entries
+    assert entry.guid == "1"
 
 
 def test_a_feed_that_was_cut_off_gives_what_it_has(make_feed):
@@ -138,7 +160,9 @@ def test_the_best_audio_is_chosen():
     assert choose(("a.mp3", "audio/mpeg", "10"), ("b.mp3", "audio/mpeg", "20")) == "b.mp3"
     assert choose(("a.mp3", "audio/mpeg", "99"), ("b", "audio/flac", "20")) == "b"
     assert choose(("v.mp4", "video/mp4", "99"), ("b.mp3", "", "")) == "b.mp3"
-    assert choose(("v.mp4", "video/mp4", "99"), ("p.pdf", "application/pdf", "1")) is None
+    assert choose(("v.mp4", "video/mp4", "99"), ("p.pdf", "application/pdf", "1")) == "v.mp4", "it has sound"
+    assert choose(("v.mp4", "video/mp4", "99"), ("/get?id=1", "application/octet-stream", "")) == "/get?id=1"
+    assert choose(("cover.jpg", "image/jpeg", "99"), ("p.pdf", "", "1"), ("t.txt", "text/plain", "")) is None
     assert choose(("a.mp3", "audio/mpeg", "-5"), ("b.mp3", "audio/mpeg", "٣")) == "a.mp3"
 
 
@@ -162,7 +186,11 @@ def test_durations(text, seconds):
 @pytest.mark.parametrize(
     ("one", "other", "same"),
     [
-        ("https://a.org/x.mp3?token=1", "http://www.a.org/x.mp3?token=2#t=3", True),
+        ("https://a.org/x.mp3?token=1", "http://www.a.org/x.mp3?token=1#t=3", True),
+        ("https://a.org/x.mp3?token=1", "https://a.org/x.mp3?token=2", False),
+        ("https://a.org/play?src=1.mp3", "https://a.org/play?src=2.mp3", False),
+        ("https://a.org/x.mp3?Expires=1&Signature=a&Key-Pair-Id=b", "https://a.org/x.mp3", True),
+        ("https://a.org/x.mp3?utm_source=feed&awEpisodeId=1", "https://a.org/x.mp3?awEpisodeId=2", False),
         ("https://dts.podtrac.com/redirect.mp3/pdst.fm/e/a.org/x.mp3", "https://a.org/x.mp3", True),
         ("https://op3.dev/e,pg=1/https://a.org/x.mp3", "https://a.org/x.mp3", True),
         ("https://a.org/get.php?id=1&utm_source=x", "https://a.org/get.php?id=1", True),

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import pytest
 
 from triforce.ingest.config import SourcesConfig, load_sources
-from triforce.ingest.corpus.records import RejectReason
 from triforce.ingest.sources.registry import IMPLEMENTATIONS
 
 GOOD = """\
@@ -136,10 +134,3 @@ def test_what_is_wrong_in_a_list_does_not_make_it_empty(tmp_path):
     assert len(str(caught.value).splitlines()) == 1
     with pytest.raises(ValueError, match=r"2: sources = \[\]: an empty list; add"):
         load(tmp_path, "contact: a@b.org\nsources: []\n")
-
-
-def test_the_readme_explains_every_reason():
-    text = (Path(__file__).parents[3] / "ingest" / "fetch" / "README.md").read_text(encoding="utf-8")
-    rows = [line.split("|") for line in text.splitlines() if line.startswith("| `")]
-    told = {name: row[3].strip() for row in rows for name in re.findall(r"`([a-z_]+)`", row[1])}
-    assert told == {reason.value: "yes" if reason.transient else "no" for reason in RejectReason}

@@ -13,7 +13,7 @@ from sync_loop import sync_source
 
 from triforce.ingest import storage
 from triforce.ingest.config import Settings, YoutubeSource
-from triforce.ingest.corpus.records import RejectReason, Status
+from triforce.ingest.corpus.records import RejectReason, Status, make_recording_id
 from triforce.ingest.errors import Rejected
 from triforce.ingest.sources import youtube
 from triforce.ingest.sources.youtube_options import ytdlp_options
@@ -101,8 +101,10 @@ def test_a_redirect_into_a_private_network_is_refused(site, corpus, settings, mo
     [
         ({"is_live": True}, {}, RejectReason.NETWORK),
         ({"live_status": "is_upcoming"}, {}, RejectReason.NETWORK),
-        ({"duration": 90_000}, {}, RejectReason.TOO_LONG),
-        ({"duration": 50}, {"min_duration_s": 60}, RejectReason.TOO_SHORT),
+        ({"duration": 90_000, "filesize_approx": 900_000_000}, {}, RejectReason.TOO_LONG),
+        ({"duration": 90_000_000, "filesize": 900_000}, {}, None),  # milliseconds
+        ({"duration": 90_000}, {}, None),
+        ({"duration": 50}, {"min_duration_s": 60}, None),
         ({"upload_date": "20200101"}, {"published_after": "2021-01-01"}, RejectReason.FILTERED),
         ({"license": "Standard"}, {"licences": ["creative commons"]}, RejectReason.FILTERED),
         ({"license": "Creative Commons Attribution"}, {"licences": ["creative commons"]}, None),
@@ -125,10 +127,67 @@ def test_filters(info, options, reason):
 def test_politeness_is_derived_from_the_site():
     settings = Settings(contact="a@b.org")
     channel = YoutubeSource(name="x", urls=["https://www.youtube.com/@x"])
-    assert ytdlp_options(channel, settings)["sleep_interval"] == 5.0
-    assert ytdlp_options(channel, settings)["allowed_extractors"] == ["youtube.*"]
-    assert youtube.is_newest_first("https://www.youtube.com/@x/videos")
-    assert not youtube.is_newest_first("https://www.youtube.com/playlist?list=PL1")
+    assert ytdlp_options(channel, settings, CHANNEL)["sleep_interval"] == 5.0
+    assert ytdlp_options(channel, settings, CHANNEL)["allowed_extractors"] == ["youtube.*"]
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("@x", True),
+        ("@x/videos", True),
+        ("channel/UC1/streams", True),
+        ("@x/videos?sort=p", False),
+        ("@x/playlists", False),
+        ("@x/search?query=a", False),
+        ("playlist?list=PL1", False),
+    ],
+)
+def test_a_list_may_be_left_early_if_it_is_newest_first(path, expected):
+    assert youtube.is_newest_first(f"https://www.youtube.com/{path}") is expected
+
+
+CHANNEL = "https://www.youtube.com/@x"
+
+
+def video(name: str) -> dict:
+    return {"_type": "url", "ie_key": "Youtube", "id": name, "url": f"https://www.youtube.com/watch?v={name}"}
+
+
+def listed(lists: dict[str, list[str]], known: list[str], **options) -> tuple[list[str], list[Rejected]]:
+    """The videos found in a channel with these lists, as yt-dlp gives them, after ``known`` are on record."""
+    source = YoutubeSource(name="x", urls=[CHANNEL], **options)
+    problems: list[Rejected] = []
+
+    def read(url: str) -> dict:
+        if url.endswith("broken"):
+            raise Rejected(RejectReason.NETWORK, "no answer")
+        return {"_type": "playlist", "webpage_url": url, "entries": iter([video(name) for name in lists[url]])}
+
+    tabs = [{"_type": "url", "ie_key": "YoutubeTab", "url": url} for url in lists]
+    walk = youtube.Walk(source, CHANNEL, read, {make_recording_id("x", f"youtube:{n}") for n in known}, problems.append)
+    found = walk.recordings({"_type": "playlist", "webpage_url": CHANNEL, "entries": tabs}, CHANNEL)
+    return [item.source_id.removeprefix("youtube:") for item in found if item.recording_id not in walk.known], problems
+
+
+OLD = [f"old{n}" for n in range(70)]
+
+
+def test_a_new_video_is_found_in_the_next_tab_behind_one_of_known_ones():
+    tabs = {f"{CHANNEL}/videos": OLD, f"{CHANNEL}/streams": ["new", *OLD]}
+    assert listed(tabs, OLD) == (["new"], [])
+
+
+def test_each_list_is_left_by_its_own_rule():
+    playlist = "https://www.youtube.com/playlist?list=PL1"
+    lists = {f"{CHANNEL}/videos": [*OLD, "too late"], playlist: [*OLD, "at the end"], f"{CHANNEL}/shorts": ["short"]}
+    assert listed(lists, OLD) == (["at the end", "short"], [])
+    assert listed(lists, OLD, max_listed=5) == (["short"], [])
+
+
+def test_a_tab_that_cannot_be_read_stops_no_other():
+    found, [problem] = listed({f"{CHANNEL}/broken": [], f"{CHANNEL}/shorts": ["short"]}, [])
+    assert (found, problem.reason) == (["short"], RejectReason.NETWORK)
 
 
 @pytest.fixture
