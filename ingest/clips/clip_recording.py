@@ -27,7 +27,7 @@ from triforce.ingest.clips.filters import FilterConfig, drop_reason
 from triforce.ingest.clips.make_clip import sound_clip
 from triforce.ingest.clips.scores import score_audio
 from triforce.ingest.clips.vad import Smoother, VadConfig, detect
-from triforce.ingest.corpus.records import SAMPLE_RATE_HZ, Clip, Recording, RejectReason, Status, Word
+from triforce.ingest.corpus.records import CLIP_TRIES, SAMPLE_RATE_HZ, Clip, Recording, RejectReason, Status, Word
 from triforce.ingest.corpus.store import Corpus
 from triforce.ingest.errors import Rejected
 from triforce.ingest.media.decode import decode
@@ -36,9 +36,6 @@ logger = logging.getLogger(__name__)
 
 MAX_TRIES = 3
 """Runs that meet an error which is not put down to the recording, before it is rejected for good. Assumed."""
-
-TRIES = "clip_tries"
-"""Metadata key of the number of such runs."""
 
 
 class ClipConfig(BaseModel):
@@ -106,9 +103,9 @@ def _reject(recording: Recording, corpus: Corpus, error: Rejected, started: floa
     """Put the recording on record as rejected; an empty clip file marks it as done, unless a later run may differ."""
     logger.warning("recording %s of %s: %s: %s", recording.recording_id, recording.source, error.reason, error.detail)
     if error.reason.transient:
-        tries = int(recording.metadata.get(TRIES, "0")) + 1
+        tries = int(recording.metadata.get(CLIP_TRIES, "0")) + 1
         if tries < MAX_TRIES:
-            counted = recording.metadata | {TRIES: str(tries)}
+            counted = recording.metadata | {CLIP_TRIES: str(tries)}
             corpus.write_recording(dataclasses.replace(recording, metadata=counted, detail=error.detail))
             return ClipSummary(
                 recording.recording_id,

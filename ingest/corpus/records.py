@@ -114,6 +114,8 @@ def valid_text(text: str) -> str:
 
 GIVEN_UP, TAKEN_UP = "given_up_at", "taken_up_at"
 """Metadata keys: when a recording was tried for the last time, and when a person asked for another try."""
+CLIP_TRIES = "clip_tries"
+"""Metadata key: how often its clips could not be made for a reason that may pass."""
 
 MAP_COLUMNS = ("tool_versions", "metadata")
 """The columns of a recording that map strings to strings."""
@@ -175,7 +177,7 @@ class Recording:
 
     def untried(self) -> Recording:
         """The recording as it was discovered, without what became of it."""
-        outcome = {"runs", GIVEN_UP, TAKEN_UP, "duplicate_of"}
+        outcome = {"runs", GIVEN_UP, TAKEN_UP, CLIP_TRIES, "duplicate_of"}
         metadata = {key: value for key, value in self.metadata.items() if key not in outcome}
         nothing = dict.fromkeys(("reason", "detail", "media_path", "num_bytes", "sha256", "fetched_at"))
         return replace(self, status=Status.DISCOVERED, tool_versions={}, metadata=metadata, **nothing)
