@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from triforce.flows.speech.book import Book, read_book_file
 from triforce.flows.speech.loudness import faded, silence
-from triforce.flows.speech.sentences import MAX_CHARS, split_sentences
+from triforce.flows.speech.sentences import MAX_CHARS, split_spoken
 from triforce.flows.speech.speaker import SpeakConfig, Speaker, Utterance
 from triforce.ingest import storage
 from triforce.ingest.media.encode import encode_flac, int16_frames
@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 Pause = Literal["part", "sentence", "paragraph", "chapter"]
 PAUSES_S: dict[Pause, float] = {"part": 0.12, "sentence": 0.35, "paragraph": 0.8, "chapter": 2.0}
+SENTENCE_ENDS = frozenset(".!?…\"'”’)»。！？」』）؟।")
 
 
 class ReadConfig(BaseModel):
@@ -41,7 +42,9 @@ class ReadConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     seed: int = Field(0, ge=0, description="Seed; another number gives other utterances.")
-    language: str | None = Field(None, description="ISO 639 code, to split sentences. None: the book's own.")
+    language: str | None = Field(
+        None, description="ISO 639 code: how sentences end and figures are said. None: the book's own."
+    )
     max_chars: int = Field(
         MAX_CHARS, ge=40, le=1000, description="Characters above which a sentence is spoken in parts."
     )
@@ -51,7 +54,7 @@ class ReadConfig(BaseModel):
         description="Silence after a piece, by what ends with it. Seconds.",
     )
     bit_rate: int = Field(64_000, ge=16_000, le=320_000, description="Bit rate of the AAC, bits a second.")
-    speak: SpeakConfig = SpeakConfig(tries=3, unknown="drop")
+    speak: SpeakConfig = SpeakConfig(tries=3)
 
 
 @dataclass(frozen=True)
@@ -90,11 +93,12 @@ def read_book(
         raise ValueError(f"{out}: a book becomes an .m4b")
     book = read_book_file(book_path)
     pieces = plan(book, config)
-    speaker = Speaker(release, config.speak, voices=voices)
+    speak = config.speak.model_copy(update={"language": _language(book, config)})
+    speaker = Speaker(release, speak, voices=voices)
     work = out.with_name(f"{out.name}.work")
     _open_work(work, _key(release, speaker, pieces, config))
     _speak_missing(work, speaker, pieces, config)
-    rows = [json.loads(_path(work, number, "json").read_text()) for number in range(len(pieces))]
+    rows = [json.loads(_path(work, number, "json").read_text("utf-8")) for number in range(len(pieces))]
     sounds = [_path(work, number, "flac") for number in range(len(pieces))]
     duration_s = write_m4b(out, book, pieces, sounds, release.sample_rate_hz, config)
     wrong = [
@@ -109,12 +113,12 @@ def read_book(
 
 def plan(book: Book, config: ReadConfig) -> list[Piece]:
     """Return the pieces of a book, in order."""
-    language = config.language or book.language
+    language = _language(book, config)
     pieces: list[Piece] = []
     for number, chapter in enumerate(book.chapters):
         for paragraph in chapter.paragraphs:
-            parts = split_sentences(paragraph, language, config.max_chars)
-            pieces += [Piece(number, part, "sentence" if part[-1] in ".!?…\"'”’)" else "part") for part in parts]
+            parts = split_spoken(paragraph, language, config.max_chars)
+            pieces += [Piece(number, part, "sentence" if part[-1] in SENTENCE_ENDS else "part") for part in parts]
             if parts:
                 pieces[-1] = Piece(number, pieces[-1].text, "paragraph")
         if pieces and pieces[-1].chapter == number:
@@ -124,19 +128,23 @@ def plan(book: Book, config: ReadConfig) -> list[Piece]:
     return pieces
 
 
+def _language(book: Book, config: ReadConfig) -> str:
+    return config.language or config.speak.language or book.language
+
+
 def _key(release: Release, speaker: Speaker, pieces: Sequence[Piece], config: ReadConfig) -> str:
     """Return a hash of all that decides the sound."""
     info = release.info()
     hashes = {name: stage["hash"] for name, stage in info["stages"].items()} | {"vocoder": info["vocoder"]}
     voice = None if speaker.voice is None else hashlib.sha256(speaker.voice.tobytes()).hexdigest()
-    about = [hashes, voice, [asdict(piece) for piece in pieces], config.model_dump(mode="json")]
+    about = [hashes, voice, speaker.language, [asdict(piece) for piece in pieces], config.model_dump(mode="json")]
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
 
 def _open_work(work: Path, key: str) -> None:
     """The work folder for ``key``; what a run with another key left in it is removed."""
     marker = work / "key.txt"
-    if marker.exists() and marker.read_text() == key:
+    if marker.exists() and marker.read_text("utf-8") == key:
         return
     for path in sorted(work.glob("piece-*")):
         path.unlink()
