@@ -2,7 +2,7 @@
 
 Each rule is a pattern and what takes its place, and they are applied in order: dates before years, years before other
 numbers. What `normalise` returns has letters, apostrophes, spaces and ``. , ; : ! ? - " ( )`` alone; what
-`english_in_words` returns keeps its letters and punctuation. inflect spells numbers.
+`english_in_words` returns keeps its letters and punctuation. unicode-rbnf spells numbers.
 """
 
 from __future__ import annotations
