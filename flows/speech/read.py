@@ -21,7 +21,8 @@ import soundfile
 from pydantic import BaseModel, ConfigDict, Field
 from tqdm import tqdm
 
-from triforce.flows.speech.book import Book, read_book_file
+from triforce.flows.speech.books.book import Book
+from triforce.flows.speech.books.read_file import read_book_file
 from triforce.flows.speech.loudness import faded, silence
 from triforce.flows.speech.sentences import MAX_CHARS, split_spoken
 from triforce.flows.speech.speaker import SpeakConfig, Speaker, Utterance

@@ -12,7 +12,7 @@ import soundfile
 import tiny_run
 
 from triforce.flows.cli import main as cli
-from triforce.flows.speech.book import read_book_file
+from triforce.flows.speech.books.read_file import read_book_file
 from triforce.flows.speech.loudness import faded, level, speech_level_db
 from triforce.flows.speech.read import ReadConfig, plan, read_book
 from triforce.flows.speech.speaker import SpeakConfig, Speaker, Utterance, better, join_voices

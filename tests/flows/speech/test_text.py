@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from triforce.flows.speech.book import Chapter, read_book_file
+from triforce.flows.speech.books.book import Chapter
+from triforce.flows.speech.books.read_file import read_book_file
 from triforce.flows.speech.characters import named, readable, spoken
 from triforce.flows.speech.sentences import split_sentences, split_spoken
 from triforce.models.reading.normalise import READABLE
