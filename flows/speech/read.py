@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from triforce.flows.speech.books.book import Book
 from triforce.flows.speech.books.read_file import read_book_file
+from triforce.flows.speech.cover import Cover, fit_cover
 from triforce.flows.speech.loudness import faded, silence
 from triforce.flows.speech.sentences import MAX_CHARS, split_spoken
 from triforce.flows.speech.speaker import SpeakConfig, Speaker, Utterance
@@ -54,6 +55,7 @@ class ReadConfig(BaseModel):
         default_factory=lambda: dict(PAUSES_S),
         description="Silence after a piece, by what ends with it. Seconds.",
     )
+    narrator: str = Field("Triforce", description="Who reads, as players show it.")
     bit_rate: int = Field(64_000, ge=16_000, le=320_000, description="Bit rate of the AAC, bits a second.")
     speak: SpeakConfig = SpeakConfig(tries=3)
 
@@ -138,7 +140,9 @@ def _key(release: Release, speaker: Speaker, pieces: Sequence[Piece], config: Re
     info = release.info()
     hashes = {name: stage["hash"] for name, stage in info["stages"].items()} | {"vocoder": info["vocoder"]}
     voice = None if speaker.voice is None else hashlib.sha256(speaker.voice.tobytes()).hexdigest()
-    about = [hashes, voice, speaker.language, [asdict(piece) for piece in pieces], config.model_dump(mode="json")]
+    shown = {"narrator"}  # beside the sound
+    settings = config.model_dump(mode="json", exclude=shown)
+    about = [hashes, voice, speaker.language, [asdict(piece) for piece in pieces], settings]
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
 
@@ -188,7 +192,10 @@ def _store(work: Path, number: int, utterance: Utterance, sample_rate_hz: int) -
 def write_m4b(
     out: Path, book: Book, pieces: Sequence[Piece], sounds: Sequence[Path], sample_rate_hz: int, config: ReadConfig
 ) -> float:
-    """Join the pieces' ``sounds`` into AAC with chapter marks; the length in seconds. The same in, the same out."""
+    """Join the pieces' ``sounds`` into AAC with chapter marks and cover; the length in seconds.
+
+    The same in, the same out.
+    """
     pauses = [silence(config.pauses_s.get(piece.ends, 0.0), sample_rate_hz) for piece in pieces]
     lengths = [soundfile.info(sound).frames + len(pause) for sound, pause in zip(sounds, pauses, strict=True)]
 
@@ -196,17 +203,39 @@ def write_m4b(
         for sound, pause in zip(sounds, pauses, strict=True):
             yield np.concatenate([faded(soundfile.read(sound, dtype="float32")[0], sample_rate_hz), pause])
 
-    with storage.atomic_file(out) as temporary, av.open(str(temporary), "w", format="ipod") as container:
+    cover = fit_cover(book.cover, book.title) if book.cover else None
+    # The muxer "ipod" takes no picture; "mp4" writes the same, and the brand says what it is.
+    brand = {"brand": "M4B " if out.suffix.lower() == ".m4b" else "M4A "}
+    with storage.atomic_file(out) as temporary, av.open(str(temporary), "w", format="mp4", options=brand) as container:
         container.flags |= int(av.container.Flags.bitexact.value)
-        about = {"title": book.title, "album": book.title, "artist": book.author or "", "genre": "Audiobook"}
-        container.metadata.update({name: value for name, value in about.items() if value})
+        container.metadata.update(_about(book, config))
         stream: Any = container.add_stream("aac", rate=sample_rate_hz, layout="mono")
         stream.bit_rate = config.bit_rate
+        picture = container.add_mux_stream("mjpeg", width=cover.width, height=cover.height) if cover else None
         container.set_chapters(_marks(book, pieces, lengths, sample_rate_hz))
+        if cover and picture:
+            picture.disposition = av.stream.Disposition.attached_pic
+            container.mux(_still(cover, picture))
         for frame in int16_frames(joined(), sample_rate_hz):
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return sum(lengths) / sample_rate_hz
+
+
+def _about(book: Book, config: ReadConfig) -> dict[str, str]:
+    """What players show of a book; they take the composer for the narrator, and 2 as the kind of an audiobook."""
+    author, year = book.author or "", str(book.year or "")
+    about = {"title": book.title, "album": book.title, "artist": author, "album_artist": author, "date": year}
+    about |= {"composer": config.narrator, "genre": "Audiobook", "media_type": "2"}
+    return {name: value for name, value in about.items() if value}
+
+
+def _still(cover: Cover, stream: Any) -> av.Packet:
+    """The picture as the one packet of its stream."""
+    packet = av.Packet(cover.jpeg)
+    packet.stream, packet.time_base, packet.is_keyframe = stream, Fraction(1, 90_000), True
+    packet.pts = packet.dts = 0
+    return packet
 
 
 def _marks(book: Book, pieces: Sequence[Piece], lengths: Sequence[int], sample_rate_hz: int) -> list[Any]:
