@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
@@ -110,7 +111,8 @@ def read_book(
         if not row["text"] or (row["error"] or 0.0) > config.speak.max_error
     ]
     summary = ReadSummary(str(out), len(pieces), len(book.chapters), round(duration_s, 2), wrong)
-    storage.write_bytes(work / "report.json", json.dumps(asdict(summary), indent=1, ensure_ascii=False).encode())
+    report = json.dumps(asdict(summary), indent=1, ensure_ascii=False)
+    storage.write_bytes(work / "report.json", report.encode("utf-8", "surrogateescape"))  # a name as the disk has it
     return summary
 
 
@@ -197,16 +199,22 @@ def write_m4b(
     The same in, the same out.
     """
     pauses = [silence(config.pauses_s.get(piece.ends, 0.0), sample_rate_hz) for piece in pieces]
-    lengths = [soundfile.info(sound).frames + len(pause) for sound, pause in zip(sounds, pauses, strict=True)]
+    lengths = [
+        soundfile.info(os.fsencode(sound)).frames + len(pause) for sound, pause in zip(sounds, pauses, strict=True)
+    ]
 
     def joined() -> Iterator[np.ndarray]:
         for sound, pause in zip(sounds, pauses, strict=True):
-            yield np.concatenate([faded(soundfile.read(sound, dtype="float32")[0], sample_rate_hz), pause])
+            yield np.concatenate([faded(soundfile.read(os.fsencode(sound), dtype="float32")[0], sample_rate_hz), pause])
 
     cover = fit_cover(book.cover, book.title) if book.cover else None
     # The muxer "ipod" takes no picture; "mp4" writes the same, and the brand says what it is.
     brand = {"brand": "M4B " if out.suffix.lower() == ".m4b" else "M4A "}
-    with storage.atomic_file(out) as temporary, av.open(str(temporary), "w", format="mp4", options=brand) as container:
+    with (
+        storage.atomic_file(out) as temporary,
+        temporary.open("w+b") as file,  # FFmpeg takes no name that the locale cannot spell
+        av.open(file, "w", format="mp4", options=brand) as container,
+    ):
         container.flags |= int(av.container.Flags.bitexact.value)
         container.metadata.update(_about(book, config))
         stream: Any = container.add_stream("aac", rate=sample_rate_hz, layout="mono")

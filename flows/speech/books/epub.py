@@ -70,11 +70,14 @@ FAILURES = (
 """Errors by class, the first that fits: what it means, and what to do next."""
 
 
-def epub_book(path: Path) -> Book:
-    """Read an EPUB. Raises ValueError, which says by `FAILURES` what to do, for one that cannot be read."""
+def epub_book(path: Path, name: str) -> Book:
+    """Read an EPUB, by ``name`` where it has no title.
+
+    Raises ValueError, which says by `FAILURES` what to do, for one that cannot be read.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
-            return _Reader(archive, path).book()
+            return _Reader(archive, path).book(name)
     except tuple(failure.kind for failure in FAILURES) as error:
         failure = next(failure for failure in FAILURES if isinstance(error, failure.kind))
         detail = f" ({error})" if str(error) else ""
@@ -141,7 +144,7 @@ class _Reader:
     def item_name(self, item: dict[str, str]) -> str:
         return self.resolve(self.package_name, item.get("href", ""))
 
-    def book(self) -> Book:
+    def book(self, name: str) -> Book:
         """Return the book."""
         roots = self._roots()
         if not roots:
@@ -152,7 +155,7 @@ class _Reader:
         pages = _without_boilerplate([Page(name, blocks(root)) for name, root in kept.items()])
         if not any(page.blocks for page in pages):  # a book of what is skipped elsewhere: notes, an index
             pages = [Page(name, _all_blocks(root)) for name, root in roots.items()]
-        title = self.about("title") or self.path.stem
+        title = self.about("title") or name
         chapters = chapters_of(pages, entries, title)
         sample = " ".join(paragraph for chapter in chapters for paragraph in chapter.paragraphs[:50])
         language = language_of(self.about("language"), sample)

@@ -21,10 +21,13 @@ MIN_ENDING = 0.6
 INDENT = re.compile(r"^(?:[ \t]{2,}|\t|　)")
 
 
-def plain_book(path: Path) -> Book:
-    """Read plain text: paragraphs parted by empty lines, by indents or by each line; headings begin chapters."""
+def plain_book(path: Path, name: str) -> Book:
+    """Read plain text, by ``name`` where it has no title: headings begin chapters.
+
+    Paragraphs are parted by empty lines, by indents, or are a line each.
+    """
     text = decode(path.read_bytes(), str(path)).replace("\r\n", "\n").replace("\r", "\n").replace("\f", "\n\n")
-    title, author, language, text = _without_gutenberg(text, path.stem)
+    title, author, language, text = _without_gutenberg(text, name)
     blocks = [(words, find_heading(words)) for words in _blocks(without_page_marks(text))]
     blocks = [(words, heading) for words, heading in blocks if not CREDITS.match(words)]
     again = Counter(_key(words) for words, heading in blocks if heading)
@@ -111,8 +114,8 @@ def _is_unspaced(text: str) -> bool:
     return sum("\u3040" <= c <= "\u9fff" for c in text) > 0.3 * len(text)
 
 
-def markdown_book(path: Path) -> Book:
-    """Take the heading of the first level as title, where there is only one; others begin chapters."""
+def markdown_book(path: Path, name: str) -> Book:
+    """Take the heading of the first level as title, where there is only one, else ``name``; others begin chapters."""
     from markdown_it import MarkdownIt
 
     text = decode(path.read_bytes(), str(path)).replace("\r\n", "\n")
@@ -128,12 +131,12 @@ def markdown_book(path: Path) -> Book:
             heading = before.type == "heading_open"
             parts.append((words, heading))
             levels.append(int(before.tag[1]) if heading else 0)
-    title = path.stem
+    title = name
     if levels.count(1) == 1 and levels[0] == 1:
         title = parts.pop(0)[0]
 
-    def named(name: str) -> str | None:
-        found = re.search(rf"^(?:{name}): *[\"']?(.+?)[\"']?$", front[1], re.MULTILINE) if front else None
+    def named(key: str) -> str | None:
+        found = re.search(rf"^(?:{key}): *[\"']?(.+?)[\"']?$", front[1], re.MULTILINE) if front else None
         return found[1] if found else None
 
     title = named("title") or title

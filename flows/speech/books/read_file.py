@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +22,9 @@ def read_book_file(path: Path) -> Book:
         raise ValueError(f"{path}: a book is one of {', '.join(READERS)}, not {path.suffix!r}")
     if reader is not epub_book and path.stat().st_size > MAX_BYTES:  # of an EPUB the most may be pictures
         raise ValueError(f"{path}: {path.stat().st_size} bytes; a book has {MAX_BYTES} at most")
-    book = reader(path)
+    # A name that the locale cannot spell holds halves of characters, which no file may have in it.
+    title = os.fsencode(path.stem).decode("utf-8", "replace")
+    book = reader(path, title)
     chapters = tuple(chapter for chapter in book.chapters if chapter.paragraphs)
     if not chapters:
         raise ValueError(f"{path}: no text to read in it")
