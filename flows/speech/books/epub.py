@@ -89,8 +89,10 @@ class _Reader:
 
     def __init__(self, archive: zipfile.ZipFile, path: Path) -> None:
         self.archive, self.path = archive, path
-        self.names = {name.casefold(): name for name in reversed(archive.namelist())}
-        texts = [item for item in archive.infolist() if item.filename.lower().endswith(TEXT_ENDINGS)]
+        # Some archivers of Windows part folders by their own sign.
+        self.infos = {item.filename.replace("\\", "/"): item for item in reversed(archive.infolist())}
+        self.names = {name.casefold(): name for name in self.infos}
+        texts = [item for name, item in self.infos.items() if name.lower().endswith(TEXT_ENDINGS)]
         if sum(item.file_size for item in texts) > MAX_BYTES:
             raise TooLargeError
         self._refuse_locked()
@@ -108,7 +110,7 @@ class _Reader:
 
     def _read(self, name: str) -> bytes:
         """Return a member's bytes, whatever the case of the letters in its name."""
-        return self.archive.read(self.names.get(name.casefold(), name))
+        return self.archive.read(self.infos[self.names[name.casefold()]])
 
     @cached_property
     def package_name(self) -> str:
@@ -151,7 +153,12 @@ class _Reader:
             raise NoPagesError
         entries, landmarks = self._contents()
         skip_notes(roots.items(), self.resolve)
-        kept = {name: root for name, root in roots.items() if not landmarks.get(name, set()) & NOT_TEXT}
+        sizes = {name: len(root.text()) for name, root in roots.items()}
+        kept = {
+            name: root
+            for name, root in roots.items()
+            if not _is_beside(landmarks.get(name, set()), sizes[name], sum(sizes.values()))
+        }
         pages = _without_boilerplate([Page(name, blocks(root)) for name, root in kept.items()])
         if not any(page.blocks for page in pages):  # a book of what is skipped elsewhere: notes, an index
             pages = [Page(name, _all_blocks(root)) for name, root in roots.items()]
@@ -263,7 +270,7 @@ class _Reader:
         for name in named:
             key = name.casefold()
             if key in self.names and not key.endswith(("html", "htm", "svg")):
-                if self.archive.getinfo(self.names[key]).file_size > MAX_COVER_BYTES:
+                if self.infos[self.names[key]].file_size > MAX_COVER_BYTES:
                     logger.warning("%s: the cover %s is over %d bytes", self.path, name, MAX_COVER_BYTES)
                     continue
                 try:
@@ -288,7 +295,17 @@ class _Reader:
         return found
 
 
+MAX_FRONT_CHARS = 3000
+"""Characters of a title page, an imprint or the like at most. Assumed."""
+LONG_MATTER = frozenset(("footnotes", "endnotes", "rearnotes", "notes", "index", "toc", "loi", "lot"))
+"""Structures beside the text that may be longer."""
 TEXT_ENDINGS = ("html", "htm", "xml", "opf", "ncx")
+
+
+def _is_beside(types: set[str], size: int, total: int) -> bool:
+    """Whether a page of these structures is not read: one that holds the text too, as a book of one file does, is."""
+    short = size <= MAX_FRONT_CHARS or bool(types & LONG_MATTER)
+    return bool(types & NOT_TEXT) and short and size <= total / 2
 
 
 def _is_page(item: dict[str, str]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from functools import cache
 from typing import NamedTuple
 
@@ -116,7 +117,7 @@ def _patterns() -> list[tuple[str, re.Pattern[str], re.Pattern[str]]]:
             re.compile(rf"^(?:the\s+)?(?P<number>\d{{1,4}}|{IN_WORDS})\.?\s+(?:{words}){AFTER}{TITLE}$", flags),
         )
         for language, words in CHAPTERS.items()
-    ]  # fmt: skip
+    ]
 
 
 def find_heading(line: str) -> Heading | None:
@@ -133,7 +134,7 @@ def find_heading(line: str) -> Heading | None:
     for language, before, behind in _patterns():
         for pattern in (before, behind):
             found = pattern.match(line)
-            if found and _is_number(found["number"], language) and _is_title(found["title"], found["number"]):
+            if found and _is_number(found["number"], language) and _is_title(found["title"]):
                 return Heading(language)
     return None
 
@@ -146,7 +147,7 @@ def _is_number(text: str, language: str) -> bool:
     return text.casefold() in _numbers(language)
 
 
-def _is_title(text: str | None, number: str) -> bool:
+def _is_title(text: str | None) -> bool:
     """Whether what follows a chapter's number is its title: no sentence that goes on."""
     return text is None or not (text[0].islower() or text.startswith((",", ";")))
 
@@ -190,13 +191,33 @@ THREE_LETTERS = {
 """Two-letter codes of languages by their three-letter codes and English names, as files declare them."""
 
 
+FREQUENT = {
+    "en": "the and of to was that he with", "de": "der die und das nicht ist ein sie", "nl": "de het een en van niet",
+    "fr": "le les et des une dans est que", "es": "el los y que una en se las", "it": "il che di gli una non e la",
+    "pt": "o não os uma que do da se", "ro": "și nu că de la în un pe", "sv": "och att det som en är var inte",
+    "da": "og det at som en er ikke af", "no": "og det som en er ikke på av", "fi": "ja on ei että oli hän se",
+    "pl": "się nie na jest że i w do", "cs": "se na je že a to byl v", "hu": "a az és nem hogy egy volt",
+    "tr": "bir ve bu için çok gibi da", "id": "yang dan di itu dengan tidak",
+}  # fmt: skip
+"""The most frequent words of languages in Latin letters."""
+MIN_FREQUENT, MIN_WORDS = 0.08, 5
+"""Share and number of frequent words from which a text is of a language. Assumed: in prose they are a fifth."""
+
+
+def _by_frequent_words(text: str) -> str | None:
+    """Return the language whose most frequent words a text has more of than any other's; None where that is unclear."""
+    words = re.findall(r"[^\W\d_]+", text[:20_000].casefold())
+    counts = {language: sum(map(words.count, frequent.split())) for language, frequent in FREQUENT.items()}
+    first, second = sorted(counts, key=counts.__getitem__, reverse=True)[:2]
+    enough = counts[first] >= max(MIN_WORDS, MIN_FREQUENT * len(words))
+    return first if enough and counts[first] > counts[second] + 1 else None
+
+
 def language_of(declared: str | None, text: str, headings: str | None = None) -> str:
     """Return the ISO 639 code of a book's language: as declared, unless its letters are of another script.
 
     ``headings`` is the language of its headings, where it is known. Without any sign it is English.
     """
-    import unicodedata
-
     code = re.split(r"[-_ ;,(]", (declared or "").strip().lower())[0]
     code = THREE_LETTERS.get(code, code)
     code = code if len(code) == 2 or code == "yue" else ""
@@ -211,4 +232,4 @@ def language_of(declared: str | None, text: str, headings: str | None = None) ->
         group = {"HIRAGANA": "CJK", "KATAKANA": "CJK"}.get(script, script)
         found = dict(SCRIPTS)[script]
         return code if WRITTEN_IN.get(code) == group and not (script == "HIRAGANA" and code == "zh") else found
-    return code if code and code not in WRITTEN_IN else headings or code or "en"
+    return code if code and code not in WRITTEN_IN else _by_frequent_words(text) or headings or "en"

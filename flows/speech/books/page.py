@@ -62,7 +62,8 @@ IDS = re.compile(
 )
 MARK = re.compile(r"[\[({]?(?:note |n\. ?)?(?:\d{1,4}|[ivxlc]{1,6}|[a-z]|[*†‡§¶#]{1,4})[\])}.]?", re.IGNORECASE)
 """The mark of a note: a number, a letter or a sign, with brackets or without."""
-BACK = frozenset("↩↑↵⏎^⤴⮐▲←")
+BACK = frozenset("↩↑↵⏎^⤴⮐▲←\ufe0e\ufe0f")
+"""Signs of a link back to the text."""
 NOTE_TARGET = re.compile(
     r"_?(?:ftn|edn|fn|en|note|footnote|endnote|rearnote|noteref|foot|nota|fussnote|n)[-_:.]?(?:ref)?\w{0,3}[-_:.]?\d+\w*",
     re.IGNORECASE,

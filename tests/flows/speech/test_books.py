@@ -94,6 +94,15 @@ def test_parts_join_their_chapters_and_pages_inside_the_book_may_be_deep(tmp_pat
     ]
 
 
+def test_a_book_of_one_file_is_read_whatever_its_guide_calls_it(tmp_path):
+    members = LAYOUTS["one_file"](ALICE)
+    guide = "".join(f'<reference type="{kind}" href="Book%20One.html"/>' for kind in ("cover", "title-page", "toc"))
+    members["book.opf"] = str(members["book.opf"]).replace("</spine>", f"</spine><guide>{guide}</guide>")
+    members = {name.replace("/", "\\"): data for name, data in members.items()}  # as some Windows archivers write
+    path = write(tmp_path / "b.epub", members)
+    assert [chapter.title for chapter in read_book_file(path).chapters] == [title for title, _ in ALICE.chapters]
+
+
 def damaged_zip(path: Path) -> Path:
     write(path, LAYOUTS["pandoc"](ALICE), zipfile.ZIP_DEFLATED)
     data = bytearray(path.read_bytes())
@@ -231,6 +240,22 @@ def test_plain_texts_of_any_make_and_language(name, encoding, tmp_path):
     book = read_book_file(path)
     assert [(chapter.title, len(chapter.paragraphs)) for chapter in book.chapters] == chapters
     assert book.language == language
+
+
+LANGUAGES = {
+    "pt": "Capítulo 1\n\nEra uma vez um rei que tinha uma filha, e a filha do rei não se ria. O rei disse que não.",
+    "es": "Capítulo 1\n\nEra una vez un rey que tenía una hija, y la hija del rey no se reía en los días de fiesta.",
+    "sv": "Kapitel 1\n\nDet var en gång en kung som hade en dotter, och det var inte lätt att få henne att le.",
+    "it": "Parte prima\n\nC'era una volta il re che non rideva, e la figlia di lui che gli diceva di non piangere.",
+    "en": "The king had a daughter, and the daughter of the king was sad. He was angry with the men that laughed.",
+}
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_the_language_of_a_plain_text_is_told_by_its_words(language, tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text(LANGUAGES[language], encoding="utf-8")
+    assert read_book_file(path).language == language
 
 
 def test_lines_and_marks_of_plain_text(tmp_path):
