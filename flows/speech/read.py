@@ -46,7 +46,9 @@ class ReadConfig(BaseModel):
 
     seed: int = Field(0, ge=0, description="Seed; another number gives other utterances.")
     language: str | None = Field(
-        None, description="ISO 639 code: how sentences end and figures are said. None: the book's own."
+        None,
+        pattern="^[a-z]{2,3}$",
+        description="ISO 639 code: how sentences end and figures are said. None: the book's own.",
     )
     max_chars: int = Field(
         MAX_CHARS, ge=40, le=1000, description="Characters above which a sentence is spoken in parts."

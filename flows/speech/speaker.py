@@ -52,7 +52,9 @@ class SpeakConfig(BaseModel):
         5.0, gt=0, description="Characters per second below which speech is cut off; 5 to 21 are usual."
     )
     language: str | None = Field(
-        None, description="ISO 639 code of the text: how figures and signs are said. None: English, a book's own."
+        None,
+        pattern="^[a-z]{2,3}$",
+        description="ISO 639 code of the text: how figures and signs are said. None: English, a book's own.",
     )
     unknown: Literal["drop", "refuse"] = Field(
         "drop",

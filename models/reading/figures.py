@@ -113,6 +113,8 @@ SAYS_HUNDREDS = frozenset({"de", "nl", "sv", "da", "no"})
 """Languages that say a year by its hundreds."""
 CHAPTER = "kapitel|chapitre|capítulo|capitolo|hoofdstuk|rozdział|kapitola|глава"
 """Words before a numeral of one letter."""
+SHARE_FIRST = frozenset({"zh", "tr"})
+"""Languages that say the sign of a share before its number."""
 UNSPACED = frozenset({"zh", "ja", "th", "lo", "km", "my"})
 """Languages that put no spaces between words."""
 
@@ -155,21 +157,22 @@ class _Speller:
         self.signs = SIGNS.get(language, Signs("", {}))
         self.gap = "" if language in UNSPACED else " "
         point, group = (r"\.", ",") if language in FRACTION_BY_POINT else (",", r".'\u00a0\u202f ")
-        # A point between groups of three digits parts thousands; any other parts the fraction, whatever the language.
-        self.number = rf"\d{{1,3}}(?:[{group}]\d{{3}})+(?!\d)(?:{point}\d+)?|\d+(?:[.,]\d+)?"
+        # The language's sign between groups of three digits parts thousands; any other parts the fraction.
+        self.grouped = re.compile(rf"\d{{1,3}}(?:[{group}]\d{{3}})+(?!\d)(?:{point}\d+)?")
+        self.number = rf"{self.grouped.pattern}|\d+(?:[.,]\d+)?"
+        self.separator = re.compile(rf"(?<=\d)[{group}](?=\d{{3}}(?!\d))")
 
     def __call__(self, text: str) -> str:
+        text = text.replace("٫", ",")
         for short, full in self.signs.abbreviations.items():
             text = re.sub(rf"(?<!\w){re.escape(short)}(?!\w)", full, text)
         text = re.sub(self.signs.ordinal, lambda m: self._ordinal(int(m[1])), text)
         text = re.sub(r"\b([01]?\d|2[0-3]):([0-5]\d)(?!\d)(?: ?(?:Uhr|uur|h)\b)?", self._time, text)
         text = re.sub(r"(?<=\w )[IVX]{2,}\b", self._roman, text)
-        text = re.sub(
-            rf"(?i:\b({CHAPTER})) ([IVXL])\b", lambda m: f"{m[1]} {self._spell(roman_value(m[2]) or 0)}", text
-        )
+        text = re.sub(rf"(?i:\b({CHAPTER})) ([IVXL])\b", self._chapter, text)
         text = re.sub(rf"([€$£]) ?({self.number})", r"\2 \1", text)
         text = re.sub(r"(?<=\d)[.,](\d\d) ?([€$£])", lambda m: f" {m[2]} {int(m[1]) or ''}", text)
-        if self.language in ("zh", "tr"):  # say the share before the number
+        if self.language in SHARE_FIRST:
             text = re.sub(rf"({self.number}) ?%", r"%\1", text)
         text = re.sub(r"(?<=\d) ?[-–] ?(?=\d)", f"{self.gap}-{self.gap}", text)
         text = re.sub(r"\b(\d{4})(?=年)", lambda m: self._spell(int(m[1]), year=True), text)
@@ -178,20 +181,24 @@ class _Speller:
             text = text.replace(sign, f"{self.gap}{word}{self.gap}")
         return re.sub(r" +([.,;:!?)])", r"\1", " ".join(text.split()))
 
-    def _spell(self, value: int, *, year: bool = False) -> str:
+    def _spell(self, value: int | str, *, year: bool = False) -> str:
+        """Return a number in words; in figures where the language's rules do not reach."""
         from unicode_rbnf import FormatPurpose
+        from unicode_rbnf.engine import RbnfError
 
-        purpose = FormatPurpose.YEAR if year else FormatPurpose.CARDINAL
-        return self.engine.format_number(value, purpose).text.replace("\xad", "")
+        try:
+            return tidy(self.engine.format_number(value, FormatPurpose.YEAR if year else FormatPurpose.CARDINAL).text)
+        except (RbnfError, ValueError):
+            return str(value)
 
     def _number(self, m: re.Match[str]) -> str:
         sign, written = m[1], m[2] or m[3]
-        plain = GROUPED.sub("", written) if _grouped(written) else written
+        plain = self.separator.sub("", written) if self.grouped.fullmatch(written) else written
         whole, _, part = plain.replace(",", ".").partition(".")
         if len(whole) > 15 or (len(whole) > 1 and whole[0] == "0"):
             said = self.gap.join(self._spell(int(digit)) for digit in whole)
         elif part and not self.signs.point:
-            said, part = self.engine.format_number(f"{whole}.{part}").text, ""
+            said, part = self._spell(f"{int(whole)}.{''.join(str(int(digit)) for digit in part)}"), ""
         else:
             hundreds = self.language in SAYS_HUNDREDS and not part and len(written) == 4 and 1100 <= int(whole) < 2000
             said = self._spell(int(whole), year=hundreds)
@@ -205,22 +212,16 @@ class _Speller:
         from unicode_rbnf import FormatPurpose
 
         found = self.engine.format_number(value, FormatPurpose.ORDINAL)
-        return found.text_by_ruleset.get(self.signs.ruleset, found.text).replace("\xad", "")
+        return tidy(found.text_by_ruleset.get(self.signs.ruleset, found.text))
 
     def _time(self, m: re.Match[str]) -> str:
         hour, minute = int(m[1]), int(m[2])
         said = self.signs.time.format(hour=self._spell(hour), minute=self._spell(minute) if minute else "")
-        return said.removesuffix(" y ").removesuffix(" e ").removesuffix("分" if not minute else "\0").strip()
+        return said if minute else re.sub(r"( [ye] |分)$", "", said).strip()
+
+    def _chapter(self, m: re.Match[str]) -> str:
+        return f"{m[1]} {self._spell(roman_value(m[2]) or 0)}"
 
     def _roman(self, m: re.Match[str]) -> str:
         value = roman_value(m[0])
         return m[0] if value is None else self._spell(value)
-
-
-GROUPED = re.compile(r"(?<=\d)[.,'\u00a0\u202f ](?=\d{3}(?!\d))")
-"""A separator of thousands."""
-
-
-def _grouped(number: str) -> bool:
-    """Whether separators in a number part its thousands: several of them, or one that is no fraction's."""
-    return bool(re.fullmatch(r"\d{1,3}(?:[.,'\u00a0\u202f ]\d{3})+(?:[.,]\d+)?", number))

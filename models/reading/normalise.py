@@ -262,7 +262,7 @@ def english_in_words(text: str) -> str:
     text = re.sub(r"(?<=\d) ?– ?(?=\d)", "-", " ".join(text.split()))
     for pattern, then in rules():
         text = pattern.sub(then, text)
-    text = re.sub(r"(?<!\w)[\u0391-\u03c9](?!\w)", lambda m: unicodedata.name(m[0]).split()[-1].lower(), text)
+    text = re.sub(r"(?<!\w)[\u0391-\u03c9](?!\w)", lambda m: unicodedata.name(m[0], m[0]).split()[-1].lower(), text)
     text = re.sub(r"\S", _named_sign, text)
     return re.sub(r" +([.,;:!?)])", r"\1", " ".join(text.split()))
 

@@ -16,6 +16,7 @@ from PIL import Image
 
 from triforce.flows.cli import main as cli
 from triforce.flows.speech.books.read_file import read_book_file
+from triforce.flows.speech.characters import UnknownCharacterError
 from triforce.flows.speech.cover import fit_cover
 from triforce.flows.speech.loudness import faded, level, speech_level_db
 from triforce.flows.speech.read import ReadConfig, plan, read_book
@@ -97,6 +98,28 @@ def test_chapters_and_loudness_as_a_player_sees_them(release, book, tmp_path):
     first_end = waveform[int((second - 0.9) * 24_000) : int((second - 0.1) * 24_000)]
     assert np.abs(first_end).max() < 0.01  # the pause of a chapter stands before the next mark
     assert np.abs(waveform[int(second * 24_000) :][:12_000]).max() > 0.01
+
+
+def test_text_is_in_words_before_any_network(release, monkeypatch, caplog):
+    assert not hasattr(release.tokenizer, "words")  # byte-level BPE, which would read any character
+    speaker = Speaker(release, QUICK)
+    said = [utterance.text for utterance in speaker.read("Dr. Smith paid $3.50 in 1999. ❤️")]
+    assert said == ["Doctor Smith paid three dollars and fifty cents in nineteen ninety nine.", "red heart"]
+    german = Speaker(release, QUICK.model_copy(update={"language": "de"}))
+    assert german.prepare("1999, 50 %").text == "neunzehnhundertneunundneunzig, fünfzig Prozent"
+    for nothing in ("...", "\u200b", "— ! —"):
+        with pytest.raises(UnknownCharacterError, match="nothing to say"):
+            next(speaker.read(nothing))
+
+    monkeypatch.setattr(release, "characters", frozenset("abcdefghijklmnopqrstuvwxyz ."))
+    assert speaker.prepare("Кот or cat ж.") == ("or cat .", "Кжот")
+    assert speaker.speak("ж").waveform.size == 0
+    assert caplog.text.count("'ж' (U+0436)") == 1  # each character is reported once
+    with pytest.raises(UnknownCharacterError, match="what it knows"):
+        next(speaker.read("ж"))
+    strict = Speaker(release, QUICK.model_copy(update={"unknown": "refuse"}))
+    with pytest.raises(UnknownCharacterError, match="'ж'"):
+        strict.prepare("a cat ж")
 
 
 def test_players_see_cover_title_author_narrator_year_and_chapters(release, tmp_path):
