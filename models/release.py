@@ -347,6 +347,10 @@ class Release:
 
     @cached_property
     def characters(self) -> frozenset[str] | None:
-        """Characters of the GPT's training texts; None where the release does not say."""
+        """Characters that the GPT knows: its front end's, else its training texts'; None where the release does not
+        say.
+        """
+        if self._gpt and self.tokenizer.characters is not None:
+            return self.tokenizer.characters
         found = (load_card(self.uri, "gpt") or {}).get("characters")
         return None if found is None else frozenset(found)

@@ -38,6 +38,11 @@ class TextTokenizer:
         """Number of pieces."""
         return self._tokenizer.get_vocab_size()
 
+    @property
+    def characters(self) -> frozenset[str] | None:
+        """None: pieces of bytes spell any."""
+        return None
+
     def encode(self, text: str) -> np.ndarray:
         """Return the pieces ``(L,)`` int64 of ``text``."""
         return np.array(self._tokenizer.encode(text).ids, dtype=np.int64)

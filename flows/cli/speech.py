@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -66,7 +67,7 @@ def speak(
     if not any(utterance.waveform.size for utterance in utterances):
         raise RuntimeError("the network said nothing; try another --seed, or train it longer")
     with storage.atomic_file(out) as temporary:
-        soundfile.write(temporary, waveform, rate, format=kind)
+        soundfile.write(os.fsencode(temporary), waveform, rate, format=kind)
     heard = " ".join(utterance.heard for utterance in utterances if utterance.heard is not None)
     typer.echo(f"{out}: {len(waveform) / rate:.1f} s, made in {time.monotonic() - started:.1f} s")
     if config.listens:

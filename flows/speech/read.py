@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
@@ -21,9 +22,11 @@ import soundfile
 from pydantic import BaseModel, ConfigDict, Field
 from tqdm import tqdm
 
-from triforce.flows.speech.book import Book, read_book_file
+from triforce.flows.speech.books.book import Book
+from triforce.flows.speech.books.read_file import read_book_file
+from triforce.flows.speech.cover import Cover, fit_cover
 from triforce.flows.speech.loudness import faded, silence
-from triforce.flows.speech.sentences import MAX_CHARS, split_sentences
+from triforce.flows.speech.sentences import MAX_CHARS, split_spoken
 from triforce.flows.speech.speaker import SpeakConfig, Speaker, Utterance
 from triforce.ingest import storage
 from triforce.ingest.media.encode import encode_flac, int16_frames
@@ -33,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 Pause = Literal["part", "sentence", "paragraph", "chapter"]
 PAUSES_S: dict[Pause, float] = {"part": 0.12, "sentence": 0.35, "paragraph": 0.8, "chapter": 2.0}
+SENTENCE_ENDS = frozenset(".!?…\"'”’)»。！？」』）؟।")
 
 
 class ReadConfig(BaseModel):
@@ -41,7 +45,11 @@ class ReadConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     seed: int = Field(0, ge=0, description="Seed; another number gives other utterances.")
-    language: str | None = Field(None, description="ISO 639 code, to split sentences. None: the book's own.")
+    language: str | None = Field(
+        None,
+        pattern="^[a-z]{2,3}$",
+        description="ISO 639 code: how sentences end and figures are said. None: the book's own.",
+    )
     max_chars: int = Field(
         MAX_CHARS, ge=40, le=1000, description="Characters above which a sentence is spoken in parts."
     )
@@ -50,8 +58,9 @@ class ReadConfig(BaseModel):
         default_factory=lambda: dict(PAUSES_S),
         description="Silence after a piece, by what ends with it. Seconds.",
     )
+    narrator: str = Field("Triforce", description="Who reads, as players show it.")
     bit_rate: int = Field(64_000, ge=16_000, le=320_000, description="Bit rate of the AAC, bits a second.")
-    speak: SpeakConfig = SpeakConfig(tries=3, unknown="drop")
+    speak: SpeakConfig = SpeakConfig(tries=3)
 
 
 @dataclass(frozen=True)
@@ -90,11 +99,12 @@ def read_book(
         raise ValueError(f"{out}: a book becomes an .m4b")
     book = read_book_file(book_path)
     pieces = plan(book, config)
-    speaker = Speaker(release, config.speak, voices=voices)
+    speak = config.speak.model_copy(update={"language": _language(book, config)})
+    speaker = Speaker(release, speak, voices=voices)
     work = out.with_name(f"{out.name}.work")
     _open_work(work, _key(release, speaker, pieces, config))
     _speak_missing(work, speaker, pieces, config)
-    rows = [json.loads(_path(work, number, "json").read_text()) for number in range(len(pieces))]
+    rows = [json.loads(_path(work, number, "json").read_text("utf-8")) for number in range(len(pieces))]
     sounds = [_path(work, number, "flac") for number in range(len(pieces))]
     duration_s = write_m4b(out, book, pieces, sounds, release.sample_rate_hz, config)
     wrong = [
@@ -103,18 +113,19 @@ def read_book(
         if not row["text"] or (row["error"] or 0.0) > config.speak.max_error
     ]
     summary = ReadSummary(str(out), len(pieces), len(book.chapters), round(duration_s, 2), wrong)
-    storage.write_bytes(work / "report.json", json.dumps(asdict(summary), indent=1, ensure_ascii=False).encode())
+    report = json.dumps(asdict(summary), indent=1, ensure_ascii=False)
+    storage.write_bytes(work / "report.json", report.encode("utf-8", "surrogateescape"))  # a name as the disk has it
     return summary
 
 
 def plan(book: Book, config: ReadConfig) -> list[Piece]:
     """Return the pieces of a book, in order."""
-    language = config.language or book.language
+    language = _language(book, config)
     pieces: list[Piece] = []
     for number, chapter in enumerate(book.chapters):
         for paragraph in chapter.paragraphs:
-            parts = split_sentences(paragraph, language, config.max_chars)
-            pieces += [Piece(number, part, "sentence" if part[-1] in ".!?…\"'”’)" else "part") for part in parts]
+            parts = split_spoken(paragraph, language, config.max_chars)
+            pieces += [Piece(number, part, "sentence" if part[-1] in SENTENCE_ENDS else "part") for part in parts]
             if parts:
                 pieces[-1] = Piece(number, pieces[-1].text, "paragraph")
         if pieces and pieces[-1].chapter == number:
@@ -124,19 +135,25 @@ def plan(book: Book, config: ReadConfig) -> list[Piece]:
     return pieces
 
 
+def _language(book: Book, config: ReadConfig) -> str:
+    return config.language or config.speak.language or book.language
+
+
 def _key(release: Release, speaker: Speaker, pieces: Sequence[Piece], config: ReadConfig) -> str:
     """Return a hash of all that decides the sound."""
     info = release.info()
     hashes = {name: stage["hash"] for name, stage in info["stages"].items()} | {"vocoder": info["vocoder"]}
     voice = None if speaker.voice is None else hashlib.sha256(speaker.voice.tobytes()).hexdigest()
-    about = [hashes, voice, [asdict(piece) for piece in pieces], config.model_dump(mode="json")]
+    shown = {"narrator"}  # beside the sound
+    settings = config.model_dump(mode="json", exclude=shown)
+    about = [hashes, voice, speaker.language, [asdict(piece) for piece in pieces], settings]
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
 
 def _open_work(work: Path, key: str) -> None:
     """The work folder for ``key``; what a run with another key left in it is removed."""
     marker = work / "key.txt"
-    if marker.exists() and marker.read_text() == key:
+    if marker.exists() and marker.read_text("utf-8") == key:
         return
     for path in sorted(work.glob("piece-*")):
         path.unlink()
@@ -179,25 +196,56 @@ def _store(work: Path, number: int, utterance: Utterance, sample_rate_hz: int) -
 def write_m4b(
     out: Path, book: Book, pieces: Sequence[Piece], sounds: Sequence[Path], sample_rate_hz: int, config: ReadConfig
 ) -> float:
-    """Join the pieces' ``sounds`` into AAC with chapter marks; the length in seconds. The same in, the same out."""
+    """Join the pieces' ``sounds`` into AAC with chapter marks and cover; the length in seconds.
+
+    The same in, the same out.
+    """
     pauses = [silence(config.pauses_s.get(piece.ends, 0.0), sample_rate_hz) for piece in pieces]
-    lengths = [soundfile.info(sound).frames + len(pause) for sound, pause in zip(sounds, pauses, strict=True)]
+    lengths = [
+        soundfile.info(os.fsencode(sound)).frames + len(pause) for sound, pause in zip(sounds, pauses, strict=True)
+    ]
 
     def joined() -> Iterator[np.ndarray]:
         for sound, pause in zip(sounds, pauses, strict=True):
-            yield np.concatenate([faded(soundfile.read(sound, dtype="float32")[0], sample_rate_hz), pause])
+            yield np.concatenate([faded(soundfile.read(os.fsencode(sound), dtype="float32")[0], sample_rate_hz), pause])
 
-    with storage.atomic_file(out) as temporary, av.open(str(temporary), "w", format="ipod") as container:
+    cover = fit_cover(book.cover, book.title) if book.cover else None
+    # The muxer "ipod" takes no picture; "mp4" writes the same, and the brand says what it is.
+    brand = {"brand": "M4B " if out.suffix.lower() == ".m4b" else "M4A "}
+    with (
+        storage.atomic_file(out) as temporary,
+        temporary.open("w+b") as file,  # FFmpeg takes no name that the locale cannot spell
+        av.open(file, "w", format="mp4", options=brand) as container,
+    ):
         container.flags |= int(av.container.Flags.bitexact.value)
-        about = {"title": book.title, "album": book.title, "artist": book.author or "", "genre": "Audiobook"}
-        container.metadata.update({name: value for name, value in about.items() if value})
+        container.metadata.update(_about(book, config))
         stream: Any = container.add_stream("aac", rate=sample_rate_hz, layout="mono")
         stream.bit_rate = config.bit_rate
+        picture = container.add_mux_stream("mjpeg", width=cover.width, height=cover.height) if cover else None
         container.set_chapters(_marks(book, pieces, lengths, sample_rate_hz))
+        if cover and picture:
+            picture.disposition = av.stream.Disposition.attached_pic
+            container.mux(_still(cover, picture))
         for frame in int16_frames(joined(), sample_rate_hz):
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return sum(lengths) / sample_rate_hz
+
+
+def _about(book: Book, config: ReadConfig) -> dict[str, str]:
+    """What players show of a book; they take the composer for the narrator, and 2 as the kind of an audiobook."""
+    author, year = book.author or "", str(book.year or "")
+    about = {"title": book.title, "album": book.title, "artist": author, "album_artist": author, "date": year}
+    about |= {"composer": config.narrator, "genre": "Audiobook", "media_type": "2"}
+    return {name: value for name, value in about.items() if value}
+
+
+def _still(cover: Cover, stream: Any) -> av.Packet:
+    """The picture as the one packet of its stream."""
+    packet = av.Packet(cover.jpeg)
+    packet.stream, packet.time_base, packet.is_keyframe = stream, Fraction(1, 90_000), True
+    packet.pts = packet.dts = 0
+    return packet
 
 
 def _marks(book: Book, pieces: Sequence[Piece], lengths: Sequence[int], sample_rate_hz: int) -> list[Any]:

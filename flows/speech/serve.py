@@ -19,16 +19,32 @@ from collections.abc import Iterator
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from fastapi import FastAPI, Request
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
-from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import HTMLResponse, Response, StreamingResponse
 
+from triforce.flows.speech.characters import named
 from triforce.flows.speech.loudness import faded, silence
 from triforce.flows.speech.speaker import PAUSE_S, SpeakConfig, Speaker
+from triforce.flows.speech.speech_api import (
+    ALIASES,
+    DEFAULT_VOICE,
+    WARNING,
+    RequestError,
+    SpeechRequest,
+    answer_error,
+    events,
+    model_entry,
+    parse_request,
+    require_model,
+    warning_header,
+)
 from triforce.flows.speech.voices import read_voices
 from triforce.ingest.media.encode import FORMATS, encode_stream
 from triforce.models.voice.bundled import VOICE
@@ -36,11 +52,11 @@ from triforce.models.voice.bundled import VOICE
 logger = logging.getLogger(__name__)
 
 KEY_VARIABLE = "TRIFORCE_API_KEY"
-MODEL = "triforce"
-ALIASES = (MODEL, "tts-1", "tts-1-hd", "gpt-4o-mini-tts")
-"""Model names that clients ask for by default; all mean the one release."""
-DEFAULT_VOICE = "default"
-MAX_BODY_BYTES = 64 * 1024
+BYTES_PER_CHARACTER = 12
+"""Bytes of a character in JSON at most: two escapes, as in ``\\ud83d\\ude00``."""
+OTHER_BYTES = 64 * 1024
+"""Bytes of a body at most beside its input."""
+LOOPBACK_ORIGINS = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
 PAGE = Path(__file__).with_name("page.html")
 
 
@@ -63,35 +79,6 @@ class ServeConfig(BaseModel):
     speak: SpeakConfig = SpeakConfig()
 
 
-class SpeechRequest(BaseModel):
-    """The body of ``/v1/audio/speech``; OpenAI's fields that do not apply here are ignored."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    model: str = MODEL
-    input: str = Field(min_length=1)
-    voice: str = DEFAULT_VOICE
-    response_format: Literal["mp3", "opus", "aac", "flac", "wav", "pcm"] = "mp3"
-    speed: float = Field(1.0, ge=0.25, le=4.0)
-    seed: int = Field(0, ge=0, lt=2**31)
-
-
-class RequestError(Exception):
-    """An error response instead of sound."""
-
-    def __init__(self, status: int, message: str, code: str, param: str | None = None) -> None:
-        super().__init__(message)
-        kind = "invalid_request_error" if status < 500 and status != 429 else "server_error"
-        self.status = status
-        self.body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
-
-
-async def _answer_error(_: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, RequestError)
-    headers = {"WWW-Authenticate": "Bearer"} if error.status == 401 else {}
-    return JSONResponse(error.body, error.status, headers)
-
-
 class SpeechServer:
     """One replica: the networks, and a voice prompt for each voice."""
 
@@ -111,10 +98,23 @@ class SpeechServer:
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Ray Serve asks for the routes here, in the replica, where they can be bound to the networks."""
         app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-        app.add_exception_handler(RequestError, _answer_error)
+        for kind in (RequestError, HTTPException, Exception):
+            app.add_exception_handler(kind, answer_error)
+        # Without a key any page that somebody opens could make this machine work: only those of this machine may.
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=["*"] if self._key_hash else [],
+            allow_origin_regex=None if self._key_hash else LOOPBACK_ORIGINS,
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=[WARNING],
+        )
         app.get("/")(self.page)
         app.get("/health")(self.health)
         app.get("/v1/models")(self.models)
+        app.get("/v1/models/{name:path}")(self.model)
+        app.get("/v1/audio/models")(self.audio_models)
+        app.get("/v1/audio/voices")(self.audio_voices)
         app.post("/v1/audio/speech")(self.speech)
         return app
 
@@ -129,6 +129,7 @@ class SpeechServer:
         policy += "media-src blob:; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
         text = PAGE.read_text(encoding="utf-8").replace("{{nonce}}", nonce)
         text = text.replace("{{rate}}", str(self.release.sample_rate_hz))
+        text = text.replace("{{max_chars}}", str(self.config.max_chars))
         return HTMLResponse(text, headers={"Content-Security-Policy": policy, "X-Content-Type-Options": "nosniff"})
 
     async def health(self) -> dict[str, str]:
@@ -136,12 +137,28 @@ class SpeechServer:
 
     async def models(self, request: Request) -> dict[str, Any]:
         self._authorize(request)
-        about = {"id": MODEL, "object": "model", "created": 0, "owned_by": "triforce", "voices": sorted(self.voices)}
-        return {"object": "list", "data": [about]}
+        entries = [model_entry(name) for name in ALIASES]
+        return {"object": "list", "data": [entries[0] | {"voices": sorted(self.voices)}, *entries[1:]]}
+
+    async def model(self, request: Request, name: str) -> dict[str, Any]:
+        self._authorize(request)
+        require_model(name)
+        return model_entry(name)
+
+    async def audio_models(self, request: Request) -> dict[str, Any]:
+        """The list that Open WebUI asks for."""
+        self._authorize(request)
+        return {"models": [model_entry(name) for name in ALIASES]}
+
+    async def audio_voices(self, request: Request) -> dict[str, Any]:
+        """The list that Open WebUI and Home Assistant ask for."""
+        self._authorize(request)
+        return {"voices": [{"id": name, "name": name} for name in sorted(self.voices)]}
 
     async def speech(self, request: Request) -> Response:
         self._authorize(request)
-        wanted = self._checked(await _body(request))
+        wanted = parse_request(await self._body(request))
+        wanted, warnings = await run_in_threadpool(self._checked, wanted)
         if self._waiting >= self.config.max_waiting:
             raise RequestError(429, f"{self._waiting} requests are at work or waiting; try again later", "busy")
         self._waiting += 1
@@ -151,9 +168,18 @@ class SpeechServer:
             first = await run_in_threadpool(next, sound, b"")
         except ValueError as error:
             raise RequestError(400, str(error), "unreadable_input", "input") from error
-        return StreamingResponse(chain([first], sound), media_type=FORMATS[wanted.response_format].media_type)
+        headers = warning_header(warnings)
+        if wanted.stream_format == "sse":
+            return StreamingResponse(self._events(chain([first], sound), wanted), 200, headers, "text/event-stream")
+        return StreamingResponse(chain([first], sound), 200, headers, FORMATS[wanted.response_format].media_type)
+
+    def _events(self, sound: Iterator[bytes], wanted: SpeechRequest) -> Iterator[bytes]:
+        """The sound as events; of what OpenAI counts in tokens, the pieces of the text are known."""
+        pieces = len(self.release.tokenizer.encode(wanted.input))
+        yield from events(sound, {"input_tokens": pieces, "output_tokens": 0})
 
     def _authorize(self, request: Request) -> None:
+        """Refuse a wrong key; where no key is set any is welcome, as many clients cannot send none."""
         if self._key_hash is None:
             return
         scheme, _, key = request.headers.get("authorization", "").partition(" ")
@@ -161,23 +187,38 @@ class SpeechServer:
         if scheme.lower() != "bearer" or not hmac.compare_digest(given, self._key_hash):
             raise RequestError(401, "wrong or missing key: send Authorization: Bearer <key>", "invalid_api_key")
 
-    def _checked(self, body: bytes) -> SpeechRequest:
-        try:
-            wanted = SpeechRequest.model_validate_json(body)
-        except ValidationError as error:
-            fault = error.errors()[0]
-            name = ".".join(map(str, fault["loc"])) or None
-            raise RequestError(400, f"{name or 'body'}: {fault['msg']}", "invalid_value", name) from error
-        if wanted.model not in ALIASES:
-            raise RequestError(404, f"model {wanted.model!r}: this server has {MODEL!r}", "model_not_found", "model")
-        if wanted.voice not in self.voices:
-            known = ", ".join(sorted(self.voices))
-            raise RequestError(400, f"voice {wanted.voice!r}: this server has {known}", "invalid_value", "voice")
+    def _checked(self, wanted: SpeechRequest) -> tuple[SpeechRequest, list[str]]:
+        """Return a request with a voice that is here and a text that can be read, and what is not done as asked for."""
         if len(wanted.input) > self.config.max_chars:
             raise RequestError(
                 400, f"input of {len(wanted.input)} characters: {self.config.max_chars} at most", "too_long", "input"
             )
-        return wanted
+        warnings = []
+        if wanted.voice not in self.voices:
+            known = ", ".join(sorted(self.voices))
+            warnings.append(f"voice {wanted.voice!r} is not here, {DEFAULT_VOICE!r} speaks: this server has {known}")
+            wanted = wanted.model_copy(update={"voice": DEFAULT_VOICE})
+        if wanted.instructions:
+            warnings.append("instructions are not followed")
+        if warnings:
+            logger.warning("%s", "; ".join(warnings))
+        try:
+            found = self.speaker(wanted.voice, wanted.speed).prepare(wanted.input)
+        except ValueError as error:
+            raise RequestError(400, str(error), "unreadable_input", "input") from error
+        if found.skipped:
+            warnings.append(f"skipped {named(found.skipped)}, which the network never read")
+        return wanted, warnings
+
+    async def _body(self, request: Request) -> bytes:
+        """Read no more than an input of ``max_chars`` needs, whatever the header says."""
+        most = OTHER_BYTES + BYTES_PER_CHARACTER * self.config.max_chars
+        body = b""
+        async for part in request.stream():
+            body += part
+            if len(body) > most:
+                raise RequestError(413, f"a body over {most} bytes", "too_long")
+        return body
 
     def _encoded(self, wanted: SpeechRequest) -> Iterator[bytes]:
         try:
@@ -196,16 +237,6 @@ class SpeechServer:
                 return
             yield faded(utterance.waveform, sample_rate_hz)
             yield silence(PAUSE_S, sample_rate_hz)
-
-
-async def _body(request: Request) -> bytes:
-    """Read at most `MAX_BODY_BYTES`, whatever the header says."""
-    body = b""
-    async for part in request.stream():
-        body += part
-        if len(body) > MAX_BODY_BYTES:
-            raise RequestError(413, f"a body over {MAX_BODY_BYTES} bytes", "too_long")
-    return body
 
 
 def is_loopback(host: str) -> bool:

@@ -12,9 +12,9 @@ from typing import Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from triforce.flows.speech.characters import readable
+from triforce.flows.speech.characters import Readable, UnknownCharacterError, named, refusal, spoken
 from triforce.flows.speech.loudness import faded, level, silence
-from triforce.flows.speech.sentences import split_sentences
+from triforce.flows.speech.sentences import split_spoken
 from triforce.models.flow_samplers import SamplerConfig
 from triforce.models.gpt_sampling import Candidate, SamplingConfig
 from triforce.models.release import Release
@@ -51,8 +51,15 @@ class SpeakConfig(BaseModel):
     min_chars_per_s: float = Field(
         5.0, gt=0, description="Characters per second below which speech is cut off; 5 to 21 are usual."
     )
-    unknown: Literal["refuse", "drop"] = Field(
-        "refuse", description="What is done about letters that the training texts do not have."
+    language: str | None = Field(
+        None,
+        pattern="^[a-z]{2,3}$",
+        description="ISO 639 code of the text: how figures and signs are said. None: English, a book's own.",
+    )
+    unknown: Literal["drop", "refuse"] = Field(
+        "drop",
+        description="What is done about letters that the training texts do not have: drop them with a warning, or "
+        "refuse the text.",
     )
     sampling: SamplingConfig = SamplingConfig()
     sampler: SamplerConfig = SamplerConfig()
@@ -94,6 +101,8 @@ class Speaker:
         if gpt is None:
             raise FileNotFoundError(f"{release.uri}: no gpt/config.json here; train one with `triforce train gpt`")
         known = {modality.name for modality in gpt.config.vocabulary.modalities}
+        self.language = self.config.language or "en"
+        self._warned: set[str] = set()
         if self.voice is not None and "voice" not in known:
             raise ValueError(f"{release.uri}: this GPT knows no voice prompts; leave --voice out")
 
@@ -107,20 +116,47 @@ class Speaker:
         return self.speak_all([text], [seed])[0]
 
     def read(self, text: str, *, seed: int = 0) -> Iterator[Utterance]:
-        """Speak a text of any length, yielding each sentence as it is ready; `join` makes one sound of them."""
-        known = self.release.characters
-        # Letters that cannot be read are refused before any sentence is spoken.
-        readable(text, known, drop=self.config.unknown == "drop")
-        for number, sentence in enumerate(split_sentences(text) or [text]):
+        """Speak a text of any length, yielding each sentence as it is ready; `join` makes one sound of them.
+
+        Raises UnknownCharacterError, before any sentence, where nothing of the text can be said.
+        """
+        self.prepare(text)
+        for number, sentence in enumerate(split_spoken(text, self.language)):
             yield self.speak(sentence, seed=seed + number)
+
+    def prepare(self, text: str) -> Readable:
+        """Return a text as the network reads it: figures and signs in words, in characters that it knows.
+
+        What is left out is logged, once a character. Raises UnknownCharacterError where nothing is left, and with
+        ``unknown="refuse"`` for any letter or digit.
+        """
+        known = self.release.characters
+        found = spoken(text, known, self.language)
+        if not any(c.isalnum() for c in found.text):
+            if found.skipped:
+                raise refusal(found.skipped, known)
+            raise UnknownCharacterError(f"text {text[:40]!r}: nothing to say; give at least one word")
+        self._report(found.skipped)
+        return found
+
+    def _report(self, skipped: str) -> None:
+        """Refuse or warn about what is skipped."""
+        if self.config.unknown == "refuse" and any(c.isalnum() for c in skipped):
+            raise refusal(skipped, self.release.characters)
+        if new := "".join(c for c in skipped if c not in self._warned):
+            self._warned.update(new)
+            logger.warning("skipped %s, which this release never read in training", named(new))
 
     def speak_all(self, texts: Sequence[str], seeds: Sequence[int]) -> list[Utterance]:
         """Speak each text with its own seed; Whisper transcribes them together, which is quicker than one by one.
 
-        A text is spoken again, with another seed, as long as `SpeakConfig.tries` allows and words go wrong.
+        A text is spoken again, with another seed, as long as `SpeakConfig.tries` allows and words go wrong. One of
+        which the release can say nothing is no sound.
         """
         config = self.config
-        texts = [readable(text, self.release.characters, drop=config.unknown == "drop") for text in texts]
+        found = [spoken(text, self.release.characters, self.language) for text in texts]
+        self._report("".join(sorted(set().union(*(one.skipped for one in found)))))
+        texts = [one.text if any(c.isalnum() for c in one.text) else "" for one in found]
         best: list[Utterance | None] = [None] * len(texts)
         for attempt in range(config.tries):
             todo = [i for i, utterance in enumerate(best) if utterance is None or not self._good(utterance)]

@@ -13,7 +13,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from triforce.models.reading.normalise import normalise
+from triforce.models.reading.normalise import READABLE, normalise
 from triforce.models.reading.phonemes import PhonemeTokenizer
 from triforce.models.text import TextTokenizer
 
@@ -26,6 +26,10 @@ class FrontEnd(Protocol):
     @property
     def size(self) -> int:
         """Number of pieces."""
+
+    @property
+    def characters(self) -> frozenset[str] | None:
+        """Characters that it reads; None for any."""
 
     def encode(self, text: str) -> np.ndarray:
         """Return the pieces ``(L,)`` int64 of a text."""
@@ -47,6 +51,11 @@ class NormalisedTokenizer:
     def size(self) -> int:
         """Number of pieces."""
         return self.tokenizer.size
+
+    @property
+    def characters(self) -> frozenset[str] | None:
+        """Those that normalised text has."""
+        return READABLE
 
     def encode(self, text: str) -> np.ndarray:
         """Return the pieces ``(L,)`` int64 of the normalised text."""

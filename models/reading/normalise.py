@@ -1,7 +1,8 @@
 """Text normalisation for English speech: what is written in figures and signs becomes words.
 
 Each rule is a pattern and what takes its place, and they are applied in order: dates before years, years before other
-numbers. What comes out has letters, apostrophes, spaces and ``. , ; : ! ? - " ( )`` alone. inflect spells numbers.
+numbers. What `normalise` returns has letters, apostrophes, spaces and ``. , ; : ! ? - " ( )`` alone; what
+`english_in_words` returns keeps its letters and punctuation. unicode-rbnf spells numbers.
 """
 
 from __future__ import annotations
@@ -36,6 +37,10 @@ WORDS_OF_SIGNS = {
     "&": "and", "@": "at", "%": "percent", "+": "plus", "=": "equals", "#": "number", "/": "slash", "<": "less than",
     ">": "greater than", "$": "dollars", "£": "pounds", "€": "euros", "¥": "yen", "_": "", "*": "",
 }  # fmt: skip
+SPOKEN_SIGNS = {"−": "-", "‑": "-", "²": " squared", "³": " cubed"} | {sign: SIGNS[sign] for sign in "×÷°™®"}
+"""Signs that are words even where all characters are known."""
+READABLE = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ' .,;:!?-\"()")
+"""What `normalise` returns."""
 MONEY = {
     "$": ("dollar", "dollars", "cent", "cents"),
     "£": ("pound", "pounds", "penny", "pence"),
@@ -208,6 +213,13 @@ def rules() -> tuple[Rule, ...]:
         _rule(r"\b([A-Z])\. (?=[A-Z])", lambda m: f"{m[1]} "),
         _rule("|".join(map(re.escape, WORDS_OF_SIGNS)), lambda m: f" {WORDS_OF_SIGNS[m[0]]} "),
         _rule(r"-{2,}", " - "),
+    )
+
+
+@cache
+def plain_rules() -> tuple[Rule, ...]:
+    """Return the rules that leave letters and plain punctuation alone, once of each where several come together."""
+    return (
         _rule(r"\.{2,}", "."),
         _rule(r"[^A-Za-z' .,;:!?\-\"()]", ""),
         _rule(r"([.,;:!?)]) *(?=[.,;:!?)])", lambda m: m[1]),
@@ -238,6 +250,26 @@ def normalise(text: str) -> str:
     text = " ".join(text.split())
     if text.isupper() and " " in text:
         text = text.lower()
-    for pattern, then in rules():
+    for pattern, then in (*rules(), *plain_rules()):
         text = pattern.sub(then, text)
     return " ".join(text.split())
+
+
+def english_in_words(text: str) -> str:
+    """Return ``text`` with figures and signs in words, and with its letters, accents and punctuation as they are."""
+    for sign, word in SPOKEN_SIGNS.items():
+        text = text.replace(sign, word)
+    text = re.sub(r"(?<=\d) ?– ?(?=\d)", "-", " ".join(text.split()))
+    for pattern, then in rules():
+        text = pattern.sub(then, text)
+    text = re.sub(r"(?<!\w)[\u0391-\u03c9](?!\w)", lambda m: unicodedata.name(m[0], m[0]).split()[-1].lower(), text)
+    text = re.sub(r"\S", _named_sign, text)
+    return re.sub(r" +([.,;:!?)])", r"\1", " ".join(text.split()))
+
+
+def _named_sign(m: Match) -> str:
+    """Return the name of a sign of mathematics or a currency; all other characters as they are."""
+    if m[0].isascii() or unicodedata.category(m[0]) not in ("Sm", "Sc") or m[0] in "←→↔":
+        return m[0]
+    name = re.sub(r"\b(sign|n-ary)\b", "", unicodedata.name(m[0], "").lower()).replace("-", " ")
+    return f" {name} "

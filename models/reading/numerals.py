@@ -12,20 +12,25 @@ ROMAN = {"I": 1, "V": 5, "X": 10, "L": 50, "C": 100, "D": 500, "M": 1000}
 
 @cache
 def _engine() -> Any:
-    import inflect  # takes half a second, and most texts have no figures
+    from unicode_rbnf import RbnfEngine  # most texts have no figures
 
-    return inflect.engine()
+    return RbnfEngine.for_language("en")
 
 
 def cardinal(value: int) -> str:
     """Return 1234 as "one thousand two hundred thirty four"."""
-    words = _engine().number_to_words(value, andword="", comma="")
-    return " ".join(words.replace("-", " ").replace(",", "").split())
+    return _plain(_engine().format_number(value).text)
 
 
 def ordinal(value: int) -> str:
     """Return 21 as "twenty first"."""
-    return _engine().ordinal(cardinal(value))
+    from unicode_rbnf import FormatPurpose
+
+    return _plain(_engine().format_number(value, FormatPurpose.ORDINAL).text)
+
+
+def _plain(words: str) -> str:
+    return " ".join(words.replace("-", " ").replace(",", "").split())
 
 
 def number(text: str) -> str:

@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from triforce.models.reading.lexicon import PHONEMES, pronounce, spell_out
-from triforce.models.reading.normalise import normalise
+from triforce.models.reading.normalise import READABLE, normalise
 
 BOUNDARY = 0
 """Piece that begins every word."""
@@ -57,6 +57,11 @@ class PhonemeTokenizer:
     def size(self) -> int:
         """Number of pieces."""
         return len(SYMBOLS)
+
+    @property
+    def characters(self) -> frozenset[str] | None:
+        """Those that normalised text has."""
+        return READABLE
 
     def words(self, text: str) -> list[WordPieces]:
         """Return the words of ``text``, normalised, in both forms."""

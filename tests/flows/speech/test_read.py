@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
@@ -10,9 +11,13 @@ import numpy as np
 import pytest
 import soundfile
 import tiny_run
+from epub_layouts import ALICE, LAYOUTS, picture, write
+from PIL import Image
 
 from triforce.flows.cli import main as cli
-from triforce.flows.speech.book import read_book_file
+from triforce.flows.speech.books.read_file import read_book_file
+from triforce.flows.speech.characters import UnknownCharacterError
+from triforce.flows.speech.cover import fit_cover
 from triforce.flows.speech.loudness import faded, level, speech_level_db
 from triforce.flows.speech.read import ReadConfig, plan, read_book
 from triforce.flows.speech.speaker import SpeakConfig, Speaker, Utterance, better, join_voices
@@ -93,6 +98,52 @@ def test_chapters_and_loudness_as_a_player_sees_them(release, book, tmp_path):
     first_end = waveform[int((second - 0.9) * 24_000) : int((second - 0.1) * 24_000)]
     assert np.abs(first_end).max() < 0.01  # the pause of a chapter stands before the next mark
     assert np.abs(waveform[int(second * 24_000) :][:12_000]).max() > 0.01
+
+
+def test_text_is_in_words_before_any_network(release, monkeypatch, caplog):
+    assert not hasattr(release.tokenizer, "words")  # byte-level BPE, which would read any character
+    speaker = Speaker(release, QUICK)
+    said = [utterance.text for utterance in speaker.read("Dr. Smith paid $3.50 in 1999. ❤️")]
+    assert said == ["Doctor Smith paid three dollars and fifty cents in nineteen ninety nine.", "red heart"]
+    german = Speaker(release, QUICK.model_copy(update={"language": "de"}))
+    assert german.prepare("1999, 50 %").text == "neunzehnhundertneunundneunzig, fünfzig Prozent"
+    for nothing in ("...", "\u200b", "— ! —"):
+        with pytest.raises(UnknownCharacterError, match="nothing to say"):
+            next(speaker.read(nothing))
+
+    monkeypatch.setattr(release, "characters", frozenset("abcdefghijklmnopqrstuvwxyz ."))
+    assert speaker.prepare("Кот or cat ж.") == ("or cat .", "Кжот")
+    assert speaker.speak("ж").waveform.size == 0
+    assert caplog.text.count("'ж' (U+0436)") == 1  # each character is reported once
+    with pytest.raises(UnknownCharacterError, match="what it knows"):
+        next(speaker.read("ж"))
+    strict = Speaker(release, QUICK.model_copy(update={"unknown": "refuse"}))
+    with pytest.raises(UnknownCharacterError, match="'ж'"):
+        strict.prepare("a cat ж")
+
+
+def test_players_see_cover_title_author_narrator_year_and_chapters(release, tmp_path):
+    members = LAYOUTS["standard_ebooks"](ALICE) | {"epub/images/cover.jpg": picture("PNG", (3000, 4500))}
+    members["epub/content.opf"] = str(members["epub/content.opf"]).replace("image/jpeg", "image/png")
+    book = write(tmp_path / "a book.epub", members)
+    read_book(book, tmp_path / "a book.m4b", release, config=ReadConfig(speak=QUICK, narrator="A tiny network"))
+    with av.open(str(tmp_path / "a book.m4b")) as container:
+        shown = {"title": ALICE.title, "album": ALICE.title, "artist": ALICE.author, "album_artist": ALICE.author}
+        shown |= {"composer": "A tiny network", "date": "1865", "genre": "Audiobook", "media_type": "2"}
+        shown |= {"major_brand": "M4B "}
+        assert shown.items() <= container.metadata.items()
+        assert len(container.chapters()) == 3
+        [cover] = container.streams.video
+        assert cover.disposition == av.stream.Disposition.attached_pic
+        with Image.open(io.BytesIO(bytes(next(container.demux(cover))))) as image:
+            assert (image.format, image.size) == ("JPEG", (933, 1400))
+            assert image.convert("RGB").getpixel((400, 700)) == pytest.approx((160, 30, 30), abs=6)
+
+
+def test_a_cover_that_is_no_picture_costs_no_book(caplog):
+    assert fit_cover(b"no picture", "A Book") is None
+    assert "A Book: no cover" in caplog.text
+    assert fit_cover(picture("GIF", (20, 30)), "A Book").height == 30
 
 
 def test_a_sentence_of_which_nothing_can_be_read_does_not_end_the_reading(release, book, tmp_path, monkeypatch):

@@ -2,32 +2,51 @@
 
 from __future__ import annotations
 
+import string
 import zipfile
 from pathlib import Path
 
 import pytest
 
-from triforce.flows.speech.book import Chapter, read_book_file
-from triforce.flows.speech.characters import UnknownCharacterError, readable
-from triforce.flows.speech.sentences import split_sentences
+from triforce.flows.speech.books.book import Chapter
+from triforce.flows.speech.books.read_file import read_book_file
+from triforce.flows.speech.characters import named, readable, spoken
+from triforce.flows.speech.sentences import split_sentences, split_spoken
+from triforce.models.reading.normalise import READABLE
 
 KNOWN = frozenset("abcdefghijklmnopqrstuvwxyz ,.'?-")
 
 
 def test_known_characters_pass_and_typography_is_spelt():
-    assert readable("  “Don’t”  go—yet…  ", frozenset("Dontgoye'.\"- ")) == '"Don\'t" go-yet...'
-    assert readable("Crème BRÛLÉE & œufs", KNOWN) == "creme brulee and oeufs"
-    assert readable("wait! (now)", KNOWN) == "wait now"
-    assert readable("Straße ß", KNOWN) == "strasse ss"
-    assert readable("any Ω", None) == "any Ω"
+    assert readable("  “Don’t”  go—yet…  ", frozenset("Dontgoye'.\"- ")).text == '"Don\'t" go-yet...'
+    assert readable("Crème BRÛLÉE & œufs", KNOWN).text == "creme brulee and oeufs"
+    assert readable("wait! (now)", KNOWN) == ("wait now", "")
+    assert readable("Straße ß", KNOWN).text == "strasse ss"
+    assert readable("any Ω", None) == ("any Ω", "")
 
 
-def test_a_letter_that_was_never_read_is_named():
-    with pytest.raises(UnknownCharacterError, match=r"'ж' \(U\+0436\).*what it knows: .*abc"):
-        readable("tea or жа", KNOWN)
-    with pytest.raises(UnknownCharacterError, match="'7'"):
-        readable("at 7 o'clock", KNOWN)
-    assert readable("at 7 жo'clock", KNOWN, drop=True) == "at o'clock"
+def test_what_was_never_read_is_left_out_and_said_so():
+    assert readable("at 7 жo'clock → x\u0302", KNOWN) == ("at o'clock x", "7\u0302ж→")
+    assert "'ж' (U+0436)" in named("ж")
+    assert named("ab" * 9).endswith(" and more")
+
+
+PASTED = {
+    "I love it ❤️": "I love it red heart",
+    "1️⃣ first": "one first",
+    "2½ cups": "two and one half cups",
+    "donʼt": "don't",
+    "e\u0301te\u0301 x\u0302": "ete x",
+    "In 1999 it cost $3.50, 50 % off, Chapter IV, Dr. Smith, 3:45 pm": "In nineteen ninety nine it cost three dollars "
+    "and fifty cents, fifty percent off, Chapter four, Doctor Smith, three forty five PM",
+}
+
+
+@pytest.mark.parametrize("text", PASTED)
+def test_what_a_person_pastes_is_said_by_a_release_that_knows_letters_alone(text):
+    assert spoken(text, KNOWN | set(string.ascii_uppercase)).text == PASTED[text]
+    assert spoken(text, READABLE).text == PASTED[text]
+    assert spoken(spoken(text, None).text, READABLE).text == PASTED[text]  # said twice it is the same
 
 
 def test_sentences_end_where_they_end():
@@ -53,6 +72,24 @@ def test_long_sentences_part_at_the_better_breaks_and_lose_nothing():
         parts = split_sentences(f"{text} {'x' * 90} {text.upper()}", max_chars=limit)
         assert max(map(len, parts)) <= limit
         assert "".join("".join(parts).split()) == "".join(f"{text}{'x' * 90}{text.upper()}".split())
+
+
+def test_a_pasted_text_is_said_sentence_by_sentence():
+    text = "# Dinner\n\n- 2½ cups\n- **salt**\n\nDr. Smith paid $3.50. He left at\n3:45 pm. ∞ 🎉\n\n---"
+    assert split_spoken(text) == [
+        "Dinner",
+        "two and one half cups",
+        "salt",
+        "Doctor Smith paid three dollars and fifty cents.",
+        "He left at three forty five PM.",
+        "infinity party popper",
+    ]
+    assert split_spoken("第一句，很长" * 5 + "。第二句！", "zh", 20) == [
+        "第一句，很长第一句，很长第一句，",
+        "很长第一句，很长第一句，很长。",
+        "第二句！",
+    ]
+    assert max(map(len, split_spoken("7777777 " * 30, max_chars=60))) <= 60
 
 
 def test_plain_text_has_chapters_and_gutenberg_is_taken_off(tmp_path: Path):

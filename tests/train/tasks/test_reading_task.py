@@ -103,5 +103,5 @@ def test_it_needs_few_packages():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path.cwd())
     loaded = set(eval(done.stdout))
-    heavy = {"ray", "prefect", "pyarrow", "webdataset", "soundfile", "soxr", "av", "tensorboardX", "inflect"}
+    heavy = {"ray", "prefect", "pyarrow", "webdataset", "soundfile", "soxr", "av", "tensorboardX", "unicode_rbnf"}
     assert not loaded & heavy
