@@ -153,7 +153,7 @@ def test_a_release_reads_word_by_word(folder):
     sampling = SamplingConfig(num_candidates=2, max_codes_per_word=6, guidance=1.5)
     both = release.draw_all(texts, seeds=[3, 4], sampling=sampling)
     for text, seed, candidates in zip(texts, (3, 4), both, strict=True):
-        assert [len(candidate.words) for candidate in candidates] == [len(release.tokenizer.words(text))] * 2
+        assert [len(candidate.units) for candidate in candidates] == [len(release.tokenizer.words(text))] * 2
         alone = release.draw(text, seed=seed, sampling=sampling)
         for one, other in zip(alone, candidates, strict=True):
             np.testing.assert_array_equal(one.codes, other.codes)
