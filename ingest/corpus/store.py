@@ -91,15 +91,16 @@ class Corpus:
                 writer.write_table(pa.Table.from_pylist(group, schema=CLIP_SCHEMA))
         return count
 
+    def clip_sources(self) -> list[str]:
+        """The sources that have clips."""
+        return [name.removeprefix("source=") for name in storage.list_folders(storage.join(self.uri, "clips"))]
+
     def clip_files(self, source: str | None = None) -> list[str]:
         """Return the URIs of all clip files, sorted by source and recording."""
-        folder = storage.join(self.uri, "clips")
-        names = [f"source={source}"] if source else storage.list_folders(folder)
-        return [
-            storage.join(folder, name, file)
-            for name in names
-            for file in storage.list_files(storage.join(folder, name), ".parquet")
+        folders = [
+            storage.join(self.uri, "clips", f"source={name}") for name in ([source] if source else self.clip_sources())
         ]
+        return [storage.join(folder, file) for folder in folders for file in storage.list_files(folder, ".parquet")]
 
     def clips(
         self, columns: list[str] | None = None, *, source: str | None = None, kept_only: bool = False
