@@ -50,7 +50,7 @@ class Listing:
         """Return what earlier runs discovered and did not settle, from the rows themselves where the list is lost."""
         remembered, known = ledger.read_pending(self._corpus, self._source.name), self._pages.known
         if remembered is None:
-            rows = self._corpus.recordings(self._source.name) if known else []
+            rows = self._corpus.recordings(self._source.name)
             return {row.recording_id: row for row in rows if self._may_pass(row)}
         return {item.recording_id: item for item in remembered if item.recording_id not in known or self._is_open(item)}
 

@@ -71,9 +71,8 @@ def summarise(uri: str, recording_id: str) -> dict[str, Any]:
     """Return the row of a clip file. Raises ValueError for a clip whose id is not its recording's."""
     fs, path = storage.resolve(uri)
     with fs.open(path, "rb") as file, pq.ParquetFile(file) as parquet:
-        columns = [name for name in COLUMNS if name in parquet.schema.names]  # of old versions some are missing
         sizes = [parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)]
-        table = parquet.read(columns=columns, use_threads=False).to_pydict()
+        table = parquet.read(columns=COLUMNS, use_threads=False).to_pydict()  # of old versions some are missing
     reasons, durations = table["drop_reason"], table["duration_s"]
     none: list[str | None] = [None] * len(reasons)
     languages, modalities = table.get("language", none), table.get("modality", none)

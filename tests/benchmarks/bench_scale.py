@@ -160,6 +160,14 @@ def discover(folder: Path) -> str:
 
 
 def run_step(name: str, folder: Path) -> None:
+    import torch  # noqa: F401
+
+    from triforce.flows.cli import main  # noqa: F401
+    from triforce.ingest import sync  # noqa: F401
+    from triforce.tokenize import job  # noqa: F401
+    from triforce.train.tasks import registry  # noqa: F401
+
+    before = resource.getrusage(resource.RUSAGE_SELF)
     opened = {"opens": 0, "listings": 0}
 
     def count(event: str, arguments: tuple[object, ...]) -> None:
@@ -175,8 +183,9 @@ def run_step(name: str, folder: Path) -> None:
             {
                 "step": name,
                 "wall_s": round(time.perf_counter() - begun_s, 2),
-                "cpu_s": round(usage.ru_utime + usage.ru_stime, 2),
+                "cpu_s": round(usage.ru_utime + usage.ru_stime - before.ru_utime - before.ru_stime, 2),
                 "peak_mb": usage.ru_maxrss // 1024,
+                "imports_mb": before.ru_maxrss // 1024,
                 **opened,
                 "result": result,
             }
