@@ -84,11 +84,18 @@ class FileIndex:
     def _open_parts(self, stack: contextlib.ExitStack, stamps: dict[str, str]) -> list[_Part]:
         parts: list[_Part] = []
         taken: set[str] = set()
-        for file in storage.list_files(self.cache, ".parquet"):
-            with contextlib.suppress(FileNotFoundError):  # another process has joined it with others meanwhile
-                part = _Part(stack, storage.join(self.cache, file), self._full_schema)
+        for file in reversed(storage.list_files(self.cache, ".parquet")):  # the newest, which joins others, first
+            uri = storage.join(self.cache, file)
+            try:
+                part = _Part(stack, uri, self._full_schema)
                 part.find_live(stamps, taken)
-                parts.append(part)
+            except FileNotFoundError:
+                continue  # another process has joined it with others meanwhile
+            except pa.ArrowException as error:
+                logger.warning("%s cannot be read (%s) and is made again", uri, error)
+                storage.remove(uri)
+                continue
+            parts.append(part)
         return parts
 
     @property
@@ -99,7 +106,7 @@ class FileIndex:
         self, stack: contextlib.ExitStack, stamps: dict[str, str], missing: list[str], joined: list[_Part]
     ) -> _Part:
         """Write a part with the rows of the ``missing`` files and those that still count of ``joined`` parts."""
-        uri = storage.join(self.cache, f"{int(time.time()):010d}-{uuid.uuid4().hex[:12]}.parquet")
+        uri = storage.join(self.cache, f"{time.time():017.6f}-{uuid.uuid4().hex[:12]}.parquet")
         try:
             names = self._write(uri, stamps, missing, joined)
         except OSError as error:
@@ -178,7 +185,7 @@ class _Part:
     def written_s(self) -> float:
         """When it was written, as its name says."""
         stem = self.uri.rsplit("/", 1)[-1].split("-")[0]
-        return float(stem) if stem.isdigit() else 0.0
+        return float(stem) if stem.replace(".", "").isdigit() else 0.0
 
     def find_live(self, stamps: dict[str, str], taken: set[str]) -> None:
         """Find the rows that count and are not ``taken``, and take them."""
