@@ -114,14 +114,14 @@ def _check_plan(found: Verification, tokens: str, corpus: Corpus) -> list[Planne
     missing: list[str] = []
     num_missing = 0
 
-    def count(clips: KeptClips, starts: np.ndarray) -> np.ndarray:
+    def note(clips: KeptClips, starts: np.ndarray) -> np.ndarray:
         nonlocal num_missing
         missing[1:] = []
         missing.append(make_clip_id(clips.recording_id, int(starts[0])))
         num_missing += len(starts)
         return np.empty(0, np.int64)
 
-    shards = planned_shards(tokens, corpus, count)
+    shards = planned_shards(tokens, corpus, note)
     if missing:
         found.add("not planned", missing[0], f"{num_missing} kept clips are in no shard yet: run `triforce tokenize`")
     return shards
