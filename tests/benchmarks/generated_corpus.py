@@ -26,6 +26,8 @@ from triforce.ingest.media.encode import encode_flac
 CLIP_S, PAUSE_S = 8.0, 0.5
 DROPPED_SHARE = 0.3
 NUM_TEMPLATES = 16
+MAX_LINKS = 60_000
+"""Names of one file: ext4 allows 65 000."""
 PLACE = "f00dfacef00dface"
 """The id that templates have, and copies have another in its place."""
 MEDIA = b"no sound"
@@ -44,6 +46,24 @@ def write_corpus(uri: Path, num_recordings: int, clips_per_recording: int = 225,
     for number in range(num_recordings):
         add_copy(uri, templates[number % NUM_TEMPLATES], number, num_sources)
     return corpus
+
+
+def write_known(uri: Path, num_recordings: int, source: str = "feed-0") -> None:
+    """Write the files of as many fetched recordings, as links to a few: discovery asks whether they are there."""
+    corpus = Corpus(str(uri))
+    folder = uri / "recordings" / f"source={source}"
+    folder.mkdir(parents=True)
+    ledger.write_pending(corpus, source, [])
+    first: dict[str, Path] = {}
+    for number in range(num_recordings):
+        name = make_recording_id(source, f"https://example.org/e/{number}")
+        for ending in ("parquet", "mp3"):
+            path = folder / f"{name}.{ending}"
+            if number % MAX_LINKS:
+                os.link(first[ending], path)
+            else:
+                path.write_bytes(MEDIA)
+                first[ending] = path
 
 
 def add_copy(uri: Path, template: tuple[bytes, bytes], number: int, num_sources: int) -> str:
