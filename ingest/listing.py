@@ -65,7 +65,7 @@ class Listing:
         """Return what earlier runs discovered and did not settle, from the rows themselves where the list is lost."""
         remembered, known = ledger.read_pending(self._corpus, self._source.name), self._pages.known
         if remembered is None:
-            rows = self._corpus.recordings(self._source.name) if known else []
+            rows = self._corpus.recordings(self._source.name)
             self._tried = {row.recording_id: row for row in rows if not row.is_settled}
             return {key: row.untried() for key, row in self._tried.items()}
         waiting = {}

@@ -11,7 +11,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -100,6 +100,51 @@ def list_files(folder: str | os.PathLike, suffix: str = "") -> list[str]:
         except FileNotFoundError:
             return []
     return sorted(name for name in names if name.endswith(suffix) and not name.startswith(TEMPORARY_PREFIX))
+
+
+YOUNG_S = 2.0
+"""Age in seconds under which a file's time tells nothing: the clock of a file system ticks, and a file may be written
+twice within a tick. Assumed."""
+
+
+VERSIONS = ("ETag", "etag", "mtime", "LastModified", "created")
+"""What the stores that fsspec knows call a file's version or time, best first."""
+
+
+def list_stamps(folder: str | os.PathLike, suffix: str = "") -> dict[str, str]:
+    """Return the names that `list_files` does, each with a stamp that changes when its file is written again.
+
+    It is empty for a file too young to tell. One listing; no file is opened.
+    """
+    fs, path = resolve(folder)
+    try:
+        entries = os.scandir(path) if isinstance(fs, LocalFileSystem) else fs.ls(path, detail=True)
+    except FileNotFoundError:
+        return {}
+    now = time.time()
+    stamps = dict(_stamp(entry, now) for entry in entries)
+    return {
+        name: stamps[name]
+        for name in sorted(stamps)
+        if name.endswith(suffix) and not name.startswith(TEMPORARY_PREFIX) and stamps[name] is not None
+    }
+
+
+def _stamp(entry: Any, now: float) -> tuple[str, Any]:
+    """Name and stamp of an entry of a listing, fsspec's or the operating system's; None is the stamp of a folder."""
+    if isinstance(entry, os.DirEntry):
+        if entry.is_dir():
+            return entry.name, None
+        stat = entry.stat()
+        is_young = now - stat.st_mtime < YOUNG_S
+        return entry.name, "" if is_young else f"{stat.st_ino:x}-{stat.st_size:x}-{stat.st_mtime_ns:x}"
+    name = entry["name"].rsplit("/", 1)[-1]
+    if entry["type"] != "file":
+        return name, None
+    version = next(
+        (str(entry[key]) for key in ("ETag", "etag", "mtime", "LastModified", "created") if key in entry), ""
+    )
+    return name, version and f"{version}-{entry['size']}"
 
 
 def list_folders(folder: str | os.PathLike) -> list[str]:

@@ -22,6 +22,7 @@ from triforce.models.release_files import require_dvae
 from triforce.tokenize.config import TokenizeConfig
 from triforce.tokenize.encode import encode_media
 from triforce.tokenize.plan import PlannedShard
+from triforce.tokenize.planning.plan_files import MemberReader
 from triforce.tokenize.read import PreparedShard, prepare_shard
 from triforce.tokenize.shards import write_shard
 from triforce.tokenize.token_sample import TokenSample
@@ -29,7 +30,7 @@ from triforce.tokenize.token_sample import TokenSample
 
 def planned_row(shard: PlannedShard) -> dict[str, Any]:
     """Return the row of a planned shard, as `ReadActor` takes it."""
-    return {"index": shard.index, "clips": json.dumps(shard.clips), "inputs_sha256": shard.inputs_sha256}
+    return {"tokens": shard.tokens, "index": shard.index, "num_planned": shard.num_clips}
 
 
 class ReadActor:
@@ -42,12 +43,14 @@ class ReadActor:
     def __init__(self, corpus: str, card: dict[str, Any], tokenizer_json: str) -> None:
         torch.set_num_threads(1)
         self.corpus, self.card, self.tokenizer = Corpus(corpus), card, load_front_end(tokenizer_json)
+        self.plan: MemberReader | None = None
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        clips = [tuple(clip) for clip in json.loads(row["clips"])]
-        shard = PlannedShard(int(row["index"]), clips, row["inputs_sha256"])
-        prepared = prepare_shard(self.corpus, shard, self.card, self.tokenizer)
-        return prepared.to_row() | {"inputs_sha256": shard.inputs_sha256, "num_planned": len(clips)}
+        if self.plan is None:
+            self.plan = MemberReader(row["tokens"])
+        index = int(row["index"])
+        prepared = prepare_shard(self.corpus, index, self.plan.members(index), self.card, self.tokenizer)
+        return prepared.to_row() | {"num_planned": row["num_planned"]}
 
 
 class EncodeActor:
@@ -95,4 +98,9 @@ class WriteActor:
         uri = storage.join(self.tokens, name)
         stats = write_shard(uri, samples, known)
         storage.remove(stale_mark(uri))
-        return {"index": int(row["index"]), "num_clips": stats["num_clips"], "encode_s": float(row["encode_s"])}
+        return {
+            "index": int(row["index"]),
+            "num_clips": stats["num_clips"],
+            "encode_s": float(row["encode_s"]),
+            "inputs_sha256": row["inputs_sha256"],
+        }

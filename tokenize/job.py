@@ -20,11 +20,14 @@ from ray.data import ActorPoolStrategy
 
 from triforce.ingest import storage
 from triforce.ingest.corpus.shard_names import STALE_ENDING, shard_name, stale_mark
+from triforce.ingest.corpus.store import Corpus
 from triforce.models.dvae import DVAE
 from triforce.models.release_files import TrainedNetwork, load_card, require_dvae
 from triforce.tokenize.actors import EncodeActor, ReadActor, WriteActor, planned_row
 from triforce.tokenize.config import TokenizeConfig
-from triforce.tokenize.plan import PlannedShard, extend_plan, modality_of, open_tokens
+from triforce.tokenize.plan import PlannedShard, extend_plan, modality_of, open_tokens, read_meta
+from triforce.tokenize.planning.inputs import Checked, InputHasher
+from triforce.tokenize.planning.plan_files import MemberReader
 from triforce.tokenize.ray_session import connect
 from triforce.tokenize.shards import list_shards, load_tokenizer, read_stats, stats_uri
 
@@ -59,15 +62,19 @@ def tokenize_corpus(config: TokenizeConfig) -> TokenizeSummary:
     open_tokens(config, dvae)
     shards = extend_plan(config)
     _remove_unplanned(config.tokens, shards)
-    missing = _missing(config.tokens, shards)
+    checked = Checked(config.tokens)
+    missing = _missing(config, shards, checked)
     log.info("tokenize: %d shards planned, %d to do", len(shards), len(missing))
     if missing:
+        stamps = {shard.index: shard.stamp for shard in missing}
         connect()
         for finished, row in enumerate(run_pipeline(config, missing), 1):
+            checked.add(row["index"], stamps[row["index"]], row["inputs_sha256"])
             log.info(
                 "tokenize: shard %d (%d clips, %.1f s), %d of %d",
                 *(row["index"], row["num_clips"], row["encode_s"], finished, len(missing)),
             )
+        checked.save()
     summary = write_index(config, dvae, len(missing), time.monotonic() - started)
     total = summary.num_clips + summary.num_failed
     if summary.num_failed > config.max_failed_share * total:
@@ -125,18 +132,29 @@ def _require_room(config: TokenizeConfig, num_readers: int) -> None:
     log.warning("tokenize: %s, or wait until the cluster has grown", message)
 
 
-def _missing(tokens: str, shards: list[PlannedShard]) -> list[PlannedShard]:
-    """Return the shards that do not exist, or were made of other clips or texts than the corpus has now."""
-    there = {uri.rsplit("/", 1)[-1] for uri in list_shards(tokens)}
-    stats = read_stats(tokens)
-    stale = {name.removesuffix(STALE_ENDING) + ".tar" for name in storage.list_files(tokens, STALE_ENDING)}
-    return [
-        shard
-        for shard in shards
-        if (name := shard_name(shard.index)) not in there
-        or name in stale
-        or stats.get(shard.index, {}).get("inputs_sha256") != shard.inputs_sha256
-    ]
+def _missing(config: TokenizeConfig, shards: list[PlannedShard], checked: Checked) -> list[PlannedShard]:
+    """Return the shards that do not exist, or were made of other clips or texts than the corpus has now.
+
+    Clips are read of those shards alone whose files have changed since they were last looked at.
+    """
+    meta = read_meta(config.tokens)
+    there = {uri.rsplit("/", 1)[-1] for uri in list_shards(config.tokens)}
+    stats = read_stats(config.tokens)
+    stale = {name.removesuffix(STALE_ENDING) + ".tar" for name in storage.list_files(config.tokens, STALE_ENDING)}
+    plan = MemberReader(config.tokens)
+    hasher = InputHasher(Corpus(config.corpus), meta["modality"], words="text" in meta)
+    missing = []
+    for shard in shards:
+        name, made_of = shard_name(shard.index), stats.get(shard.index, {}).get("inputs_sha256")
+        is_whole = name in there and name not in stale and made_of is not None
+        if is_whole and (
+            checked.holds(shard.index, shard.stamp, made_of) or hasher(plan.members(shard.index))[1] == made_of
+        ):
+            checked.add(shard.index, shard.stamp, made_of)
+        else:
+            missing.append(shard)
+    checked.save()
+    return missing
 
 
 def _remove_unplanned(tokens: str, shards: list[PlannedShard]) -> None:

@@ -5,6 +5,8 @@ Layout below a tokens URI: ``meta.json`` (dVAE, settings) and ``tokenizer.json``
 each shard; ``index.json`` over all of them. A shard exists or it does not; there is no other state, so a run that was
 killed at any moment continues by being run again.
 
+Neither plan nor corpus is ever in memory: both are read in the order of recordings, side by side.
+
 The plan says in which shard a clip belongs; the corpus says whether it is kept. A shard is up to date when it was made
 of the very clips and texts that both name now. So clips that were taken out or filtered out leave their shard on the
 next run, and only their shards are made again.
@@ -12,42 +14,54 @@ next run, and only their shards are made again.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from triforce.ingest import storage
+from triforce.ingest.corpus.clip_index import KeptClips, kept_clips
+from triforce.ingest.corpus.records import make_clip_id
 from triforce.ingest.corpus.store import Corpus
 from triforce.models.dvae import DVAE
 from triforce.models.reading.front_end import front_end_kind, make_front_end
 from triforce.models.release_files import TrainedNetwork, load_tokenizer_of
 from triforce.models.text import clean_text
 from triforce.tokenize.config import TokenizeConfig
-from triforce.tokenize.shards import load_tokenizer
-from triforce.tokenize.token_sample import METADATA, WORDS
-
-PLAN_SCHEMA = pa.schema(
-    [("shard", pa.int32()), ("clip_id", pa.string()), ("recording_id", pa.string()), ("source", pa.string())]
+from triforce.tokenize.planning.plan_files import (
+    PLAN_SCHEMA,
+    ROW_GROUP_ROWS,
+    PlannedClips,
+    num_planned_shards,
+    part_uris,
+    planned_by_recording,
 )
+from triforce.tokenize.shards import load_tokenizer
+
 ADDED = {"text": "bpe", "normalised": False}
 """Settings that came later, with what folders that do not name them have."""
 FORMAT = 2
 """Version of the layout."""
+TEXTS = 1_000_000
+"""Texts that a text front end learns from: of a larger corpus, those of some recordings, evenly spread. Assumed."""
 
 
 @dataclass(frozen=True)
 class PlannedShard:
-    """A shard's number and the clips that belong into it."""
+    """A shard that has clips."""
 
+    tokens: str
+    """URI of the folder whose plan says which."""
     index: int
-    clips: list[tuple[str, str, str]]
-    """Kept clips as ``(clip_id, recording_id, source)``, in the shard's order."""
-    inputs_sha256: str
-    """SHA-256 over the clips' ids and metadata, from which the shard is made."""
+    num_clips: int
+    """Its clips that are kept now."""
+    stamp: str
+    """Changes with the clip files that it is made of; empty where one of them is too young to tell."""
 
 
 def open_tokens(config: TokenizeConfig, dvae: TrainedNetwork[DVAE]) -> dict:
@@ -82,10 +96,11 @@ def open_tokens(config: TokenizeConfig, dvae: TrainedNetwork[DVAE]) -> dict:
             )
         return meta
     modality = modality_of(dvae.card)
-    texts = kept_clips(Corpus(config.corpus), modality)["text"].to_pylist()
-    if not texts:
+    corpus = Corpus(config.corpus)
+    num_kept = sum(len(clips.starts) for clips in kept_clips(corpus, modality))
+    if not num_kept:
         raise ValueError(f"{config.corpus}: no {modality} clip to keep; run `triforce ingest`, or loosen the filters")
-    cleaned = (clean_text(text or "") for text in texts)
+    cleaned = (clean_text(text or "") for text in kept_texts(corpus, modality, every=-(-num_kept // TEXTS)))
     size = config.text_vocabulary_size
     tokenizer = given or make_front_end(config.text, cleaned, size, normalised=config.normalised)
     storage.write_bytes(storage.join(config.tokens, "tokenizer.json"), tokenizer.to_json().encode())
@@ -106,63 +121,117 @@ def read_meta(tokens: str) -> dict:
     return json.loads(storage.read_bytes(uri))
 
 
-def read_plan(tokens: str) -> pa.Table:
-    """Return every planned clip, in the order of shards."""
-    folder = storage.join(tokens, "plan")
-    tables = []
-    for name in storage.list_files(folder, ".parquet"):
-        fs, path = storage.resolve(storage.join(folder, name))
-        with fs.open(path, "rb") as file:
-            tables.append(pq.read_table(file, schema=PLAN_SCHEMA, partitioning=None))
-    return pa.concat_tables(tables) if tables else PLAN_SCHEMA.empty_table()
-
-
 def modality_of(card: dict) -> str:
     """Return the medium that a dVAE is for, by its card."""
     return card.get("modality") or "speech"
 
 
-def kept_clips(corpus: Corpus, modality: str, *, words: bool = False) -> pa.Table:
-    """Return the kept clips of a medium without their bytes, sorted by source, recording and time; with their words
-    where these decide what a shard holds.
-    """
-    table = corpus.clips(["clip_id", *METADATA, *([WORDS] if words else [])], kept_only=True)
-    named = table["modality"].fill_null("speech")
-    table = table.set_column(table.schema.get_field_index("modality"), "modality", named)
-    table = table.filter(pc.equal(named, modality))
-    return table.sort_by([("source", "ascending"), ("clip_id", "ascending")])
+def kept_texts(corpus: Corpus, modality: str, *, every: int = 1) -> Iterator[str | None]:
+    """Yield the texts of the kept clips of a medium, in the order of the plan, of each ``every``-th recording."""
+    for number, clips in enumerate(kept_clips(corpus, modality)):
+        if number % every == 0:
+            fs, path = storage.resolve(corpus.clips_uri(clips.source, clips.recording_id))
+            with fs.open(path, "rb") as file, pq.ParquetFile(file) as parquet:
+                table = parquet.read(columns=["clip_id", "text"], use_threads=False).to_pydict()
+            texts = dict(zip(table["clip_id"], table["text"], strict=True))
+            yield from (texts[make_clip_id(clips.recording_id, start)] for start in np.sort(clips.starts).tolist())
 
 
 def extend_plan(config: TokenizeConfig) -> list[PlannedShard]:
-    """Plan the kept clips that are in no shard yet, and return all shards that have clips; call `open_tokens` first."""
-    meta = read_meta(config.tokens)
-    plan, kept = read_plan(config.tokens), kept_clips(Corpus(config.corpus), meta["modality"], words="text" in meta)
-    known = set(plan["clip_id"].to_pylist())
-    new = kept.filter(pa.array([clip_id not in known for clip_id in kept["clip_id"].to_pylist()], pa.bool_()))
-    if new.num_rows:
-        first = (max(plan["shard"].to_pylist()) + 1) if plan.num_rows else 0
-        shards = pa.array([first + i // config.clips_per_shard for i in range(new.num_rows)], pa.int32())
-        part = new.select(PLAN_SCHEMA.names[1:]).add_column(0, "shard", shards).cast(PLAN_SCHEMA)
-        folder = storage.join(config.tokens, "plan")
-        name = f"part-{len(storage.list_files(folder, '.parquet')):06d}.parquet"
-        with storage.atomic_file(storage.join(folder, name)) as path:
-            pq.write_table(part, path)
-        plan = pa.concat_tables([plan, part])
-    return shards_of(plan, kept)
+    """Plan the kept clips that are in no shard yet, and return all shards that have clips; call `open_tokens` first.
+
+    A killed run leaves the plan as it was, or whole.
+    """
+    first, parts = num_planned_shards(config.tokens), part_uris(config.tokens)
+    uri = storage.join(config.tokens, "plan", f"part-{len(parts):06d}.parquet")
+    with contextlib.ExitStack() as stack:
+        writer = _PartWriter(uri, first, config.clips_per_shard, stack)
+        return planned_shards(config.tokens, Corpus(config.corpus), writer.add)
 
 
-def shards_of(plan: pa.Table, kept: pa.Table) -> list[PlannedShard]:
-    """Return the shards that a plan makes of the kept clips, without those that have lost all of theirs."""
-    rows = {row["clip_id"]: row for row in kept.to_pylist()}
-    members: dict[int, list[dict]] = {}
-    for shard, clip_id in zip(plan["shard"].to_pylist(), plan["clip_id"].to_pylist(), strict=True):
-        if clip_id in rows:
-            members.setdefault(shard, []).append(rows[clip_id])
-    return [
-        PlannedShard(
-            index,
-            [(row["clip_id"], row["recording_id"], row["source"]) for row in found],
-            hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest(),
-        )
-        for index, found in sorted(members.items())
-    ]
+def planned_shards(
+    tokens: str, corpus: Corpus, unplanned: Callable[[KeptClips, np.ndarray], np.ndarray]
+) -> list[PlannedShard]:
+    """Return the shards that have clips, by the plan and by what is kept now.
+
+    ``unplanned`` is told of each recording with kept clips that are not planned, with the first samples ``(N,)`` of
+    these, and returns the shards that they go into, if any.
+    """
+    census = _Census(tokens)
+    for clips, planned in _side_by_side(kept_clips(corpus, read_meta(tokens)["modality"]), tokens):
+        starts = np.sort(clips.starts)
+        new = starts[~np.isin(starts, np.concatenate([part.starts for part in planned]))] if planned else starts
+        for part in planned:
+            census.add(clips, part.shards[np.isin(part.starts, starts)])
+        if len(new):
+            census.add(clips, unplanned(clips, new))
+    return census.shards()
+
+
+def _side_by_side(kept: Iterator[KeptClips], tokens: str) -> Iterator[tuple[KeptClips, list[PlannedClips]]]:
+    """Yield each recording's kept clips with what is planned of them, in one pass over both."""
+    planned = planned_by_recording(tokens)
+    waiting = next(planned, None)
+    for clips in kept:
+        key, found = (clips.source, clips.recording_id), []
+        while waiting is not None and waiting[:2] <= key:
+            if waiting[:2] == key:
+                found.append(waiting)
+            waiting = next(planned, None)
+        yield clips, found
+
+
+class _PartWriter:
+    """Writes a part of the plan, from the first new clip on; without any there is none."""
+
+    def __init__(self, uri: str, first_shard: int, clips_per_shard: int, stack: contextlib.ExitStack) -> None:
+        self._uri, self._first, self._clips_per_shard, self._stack = uri, first_shard, clips_per_shard, stack
+        self._writer: pq.ParquetWriter | None = None
+        self._batches: list[pa.RecordBatch] = []
+        self._num_clips = 0
+
+    def add(self, clips: KeptClips, starts: np.ndarray) -> np.ndarray:
+        """Plan clips of a recording, by their first samples; return their shards ``(N,)``."""
+        if self._writer is None:
+            path = self._stack.enter_context(storage.atomic_file(self._uri))
+            self._writer = self._stack.enter_context(pq.ParquetWriter(path, PLAN_SCHEMA))
+            self._stack.callback(self._flush)
+        shards = self._first + (self._num_clips + np.arange(len(starts))) // self._clips_per_shard
+        self._num_clips += len(starts)
+        ids = [make_clip_id(clips.recording_id, start) for start in starts.tolist()]
+        names = ([name] * len(ids) for name in (clips.recording_id, clips.source))
+        columns = [pa.array(shards, pa.int32()), pa.array(ids), *map(pa.array, names)]
+        self._batches.append(pa.RecordBatch.from_arrays(columns, schema=PLAN_SCHEMA))
+        if sum(map(len, self._batches)) >= ROW_GROUP_ROWS:
+            self._flush()
+        return shards
+
+    def _flush(self) -> None:
+        if self._writer is not None and self._batches:
+            self._writer.write_table(pa.Table.from_batches(self._batches))
+            self._batches = []
+
+
+class _Census:
+    """Counts the kept clips of each shard, and notes of which files they are."""
+
+    def __init__(self, tokens: str) -> None:
+        self._tokens = tokens
+        self._counts: dict[int, int] = {}
+        self._stamps: dict[int, bytes] = {}
+
+    def add(self, clips: KeptClips, shards: np.ndarray) -> None:
+        """Count clips of a recording in their shards ``(N,)``."""
+        for shard, count in zip(*(each.tolist() for each in np.unique(shards, return_counts=True)), strict=True):
+            self._counts[shard] = self._counts.get(shard, 0) + count
+            line = f"{clips.source}/{clips.recording_id} {clips.stamp}".encode()
+            before = self._stamps.get(shard, b"-")
+            joined = hashlib.blake2b(before + line, digest_size=16).digest()
+            self._stamps[shard] = joined if clips.stamp and before else b""
+
+    def shards(self) -> list[PlannedShard]:
+        """The shards that have clips."""
+        return [
+            PlannedShard(self._tokens, shard, count, self._stamps[shard].hex())
+            for shard, count in sorted(self._counts.items())
+        ]

@@ -12,18 +12,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow.dataset as pads
 import soundfile
 
-from triforce.ingest import storage
 from triforce.ingest.corpus.records import Clip
 from triforce.ingest.corpus.store import Corpus
 from triforce.ingest.media.pixels import PIXEL_MODALITIES, clip_pixels
 from triforce.models.audio.mel import MelConfig, log_mel
 from triforce.models.reading.front_end import FrontEnd, keeps_words
 from triforce.models.text import clean_text
-from triforce.tokenize.plan import PlannedShard, modality_of
-from triforce.tokenize.token_sample import METADATA, WORDS, sample_metadata
+from triforce.tokenize.plan import modality_of
+from triforce.tokenize.planning.inputs import inputs_sha256, read_rows
+from triforce.tokenize.planning.plan_files import Member
+from triforce.tokenize.token_sample import WORDS, sample_metadata
 
 log = logging.getLogger(__name__)
 
@@ -39,12 +39,19 @@ class PreparedShard:
     """Medium ``(C, *size)`` float32 of each clip."""
     failed: list[dict[str, str]]
     """``clip_id`` and ``error`` of each clip that could not be read."""
+    inputs_sha256: str
+    """Hash of the ids and metadata of all of them."""
 
     def to_row(self) -> dict[str, Any]:
         """Return flat arrays and text, which Ray passes between processes without a copy."""
         flat = np.concatenate([array.ravel() for array in self.media]) if self.media else np.zeros(0, np.float32)
         about = {"clips": self.clips, "failed": self.failed, "shapes": [array.shape for array in self.media]}
-        return {"index": self.index, "media": flat, "about": json.dumps(about)}
+        return {
+            "index": self.index,
+            "media": flat,
+            "about": json.dumps(about),
+            "inputs_sha256": self.inputs_sha256,
+        }
 
     @classmethod
     def from_row(cls, row: dict[str, Any]) -> PreparedShard:
@@ -55,7 +62,7 @@ class PreparedShard:
             count = int(np.prod(shape))
             media.append(flat[:count].reshape(shape))
             flat = flat[count:]
-        return cls(int(row["index"]), about["clips"], media, about["failed"])
+        return cls(int(row["index"]), about["clips"], media, about["failed"], row["inputs_sha256"])
 
 
 def decode_flac(data: bytes, sample_rate_hz: int, dtype: str = "float32") -> np.ndarray:
@@ -83,11 +90,15 @@ def media_columns(card: dict[str, Any]) -> list[str]:
     return [modality] if modality in PIXEL_MODALITIES else ["audio"]
 
 
-def prepare_shard(corpus: Corpus, shard: PlannedShard, card: dict[str, Any], tokenizer: FrontEnd) -> PreparedShard:
-    """Read a planned shard's clips; one that cannot be read is recorded as failed."""
+def prepare_shard(
+    corpus: Corpus, index: int, members: list[Member], card: dict[str, Any], tokenizer: FrontEnd
+) -> PreparedShard:
+    """Read a shard's clips, as far as they are kept; one that cannot be read is recorded as failed."""
     clips, media, failed = [], [], []
     words = keeps_words(tokenizer)
-    for clip in read_clips(corpus, shard, [*media_columns(card), *([WORDS] if words else [])]):
+    columns = [*media_columns(card), *([WORDS] if words else [])]
+    rows = read_rows(corpus, members, modality_of(card), columns)
+    for clip in map(Clip.from_row, rows):
         try:
             array = prepare_clip(clip, card)
         except (ValueError, soundfile.LibsndfileError) as error:
@@ -98,24 +109,4 @@ def prepare_shard(corpus: Corpus, shard: PlannedShard, card: dict[str, Any], tok
         text_ids = tokenizer.encode(clean_text(clip.text or "")).tolist()
         clips.append({"clip_id": clip.clip_id, "text_ids": text_ids, "metadata": metadata})
         media.append(array)
-    return PreparedShard(shard.index, clips, media, failed)
-
-
-def read_clips(corpus: Corpus, shard: PlannedShard, columns: list[str]) -> list[Clip]:
-    """Return a shard's clips in the shard's order, with ``columns`` and `METADATA` filled in; a clip that is gone from
-    the corpus is left out.
-
-    Of a long recording only the row groups between the shard's first and last clip are read.
-    """
-    by_file: dict[str, list[str]] = {}
-    for clip_id, recording_id, source in shard.clips:
-        by_file.setdefault(corpus.clips_uri(source, recording_id), []).append(clip_id)
-    rows: dict[str, dict[str, Any]] = {}
-    for uri, wanted in by_file.items():
-        if not storage.exists(uri):
-            continue
-        field = pads.field("clip_id")
-        between = (field >= min(wanted)) & (field <= max(wanted)) & field.isin(wanted)
-        table = corpus.dataset(files=[uri]).to_table(columns=["clip_id", *columns, *METADATA], filter=between)
-        rows |= {row["clip_id"]: row for row in table.to_pylist()}
-    return [Clip.from_row(rows[clip_id]) for clip_id, _, _ in shard.clips if clip_id in rows]
+    return PreparedShard(index, clips, media, failed, inputs_sha256(rows, words=words))

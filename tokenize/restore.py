@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pyarrow.compute as pc
 import soundfile
 import torch
 
@@ -12,7 +13,8 @@ from triforce.ingest import storage
 from triforce.ingest.corpus.shard_names import shard_name
 from triforce.ingest.media.pixels import encode_png, encode_video, from_planes
 from triforce.models.release import Release
-from triforce.tokenize.plan import read_meta, read_plan
+from triforce.tokenize.plan import read_meta
+from triforce.tokenize.planning.plan_files import plan_batches
 from triforce.tokenize.shards import read_shard
 from triforce.tokenize.token_sample import TokenSample
 
@@ -25,11 +27,13 @@ def find_samples(tokens: str, clip_ids: list[str]) -> list[TokenSample]:
 
     Raises ValueError for an id that fits no clip or several.
     """
-    plan = read_plan(tokens)
-    ids, shards = plan["clip_id"].to_pylist(), plan["shard"].to_pylist()
+    fitting: dict[str, list[tuple[str, int]]] = {wanted: [] for wanted in clip_ids}
+    for batch in plan_batches(tokens):
+        for wanted, found in fitting.items():
+            some = batch.filter(pc.starts_with(batch["clip_id"], wanted)).to_pydict()
+            found += zip(some["clip_id"], some["shard"], strict=True)
     chosen: dict[str, int] = {}
-    for wanted in clip_ids:
-        found = [(one, shard) for one, shard in zip(ids, shards, strict=True) if one.startswith(wanted)]
+    for wanted, found in fitting.items():
         if len(found) != 1:
             raise ValueError(
                 f"{tokens}: {len(found)} clips begin with {wanted!r}; `triforce tokens ls --clips` lists them"

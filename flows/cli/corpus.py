@@ -6,7 +6,6 @@ import dataclasses
 import datetime
 import json
 import sys
-from collections import Counter
 from itertools import islice
 from pathlib import Path
 from typing import Annotated
@@ -248,9 +247,10 @@ def refilter(
     from triforce.ingest.clips.filters import FilterConfig
     from triforce.ingest.clips.refilter import refilter as run_refilter
 
-    changes = run_refilter(_open(uri), FilterConfig.model_validate(merged({}, settings)), dry_run=dry_run).to_pylist()
-    for (before, after), count in Counter((row["before"], row["after"]) for row in changes).most_common():
-        print(f"{before or 'kept':<18} -> {after or 'kept':<18} {count}")
+    changes = run_refilter(_open(uri), FilterConfig.model_validate(merged({}, settings)), dry_run=dry_run)
+    counts = changes.group_by(["before", "after"]).aggregate([("clip_id", "count")]).sort_by("clip_id_count")
+    for row in reversed(counts.to_pylist()):
+        print(f"{row['before'] or 'kept':<18} -> {row['after'] or 'kept':<18} {row['clip_id_count']}")
     verb = "would change" if dry_run else "changed"
     print(f"{len(changes)} clips {verb}; the next `triforce tokenize` renews the shards that hold them")
 

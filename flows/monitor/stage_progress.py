@@ -64,12 +64,12 @@ class Shards:
         self._planned = 0
 
     def __call__(self) -> StageProgress | None:
-        from triforce.tokenize.plan import read_plan
+        from triforce.tokenize.planning.plan_files import num_planned_shards
         from triforce.tokenize.shards import list_shards
 
         parts = storage.list_files(storage.join(self._tokens, "plan"), ".parquet")
         if parts != self._parts:
-            self._parts, self._planned = parts, len(read_plan(self._tokens)["shard"].unique())
+            self._parts, self._planned = parts, num_planned_shards(self._tokens)
         if not self._planned:
             return None
         finished = min(len(list_shards(self._tokens)), self._planned)

@@ -14,8 +14,9 @@ from triforce.models.audio.mel import MelConfig
 from triforce.models.quantize import perplexity
 from triforce.models.release_files import load_card
 from triforce.tokenize.inspect.usage import CodeUsage, Occurrence, code_usage
-from triforce.tokenize.plan import PlannedShard
-from triforce.tokenize.read import decode_flac, read_clips
+from triforce.tokenize.planning.inputs import read_rows
+from triforce.tokenize.planning.plan_files import Member
+from triforce.tokenize.read import decode_flac
 
 TEMPLATE = "codes_template.html"
 NUM_HEARD = 16
@@ -87,12 +88,11 @@ def snippet(corpus: Corpus, place: Occurrence, card: dict[str, Any]) -> str | No
     """Return the sound around a code as MP3 in a data URI; None where the clip has left the corpus."""
     from triforce.flows.report import figures
 
-    clip = PlannedShard(0, [(place.clip_id, place.recording_id, place.source)], "")
-    clips = read_clips(corpus, clip, ["audio"])
-    if not clips:
+    rows = read_rows(corpus, [Member(place.clip_id, place.recording_id, place.source)], None, ["audio"])
+    if not rows:
         return None
     config = MelConfig.model_validate(card["mel"])
-    waveform = decode_flac(clips[0].media, config.sample_rate_hz)
+    waveform = decode_flac(rows[0]["audio"]["bytes"], config.sample_rate_hz)
     per_code = config.hop_length * card["model"]["compression"][0]
     around = round(AROUND_S * config.sample_rate_hz)
     start = place.position * per_code

@@ -7,13 +7,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import pyarrow as pa
-import pyarrow.dataset as pads
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from triforce.ingest import storage
 from triforce.ingest.corpus.arrow_schema import RECORDING_SCHEMA
+from triforce.ingest.corpus.clip_index import clip_index
+from triforce.ingest.corpus.file_index import FileIndex
 from triforce.ingest.corpus.records import MEDIA_COLUMNS, Recording, Status
-from triforce.ingest.corpus.store import Corpus
+from triforce.ingest.corpus.store import Corpus, read_recording
 
 
 def list_recordings(
@@ -29,30 +31,24 @@ def list_recordings(
     ``author`` is compared as a whole, regardless of case.
     """
     for name in [source] if source else corpus.sources():
-        for row in _recording_rows(corpus, name):
-            recording = Recording.from_row(row)
-            if (
-                status in (None, recording.status)
-                and reason in (None, recording.reason)
-                and (author is None or (recording.author or "").casefold() == author.casefold())
-            ):
-                yield recording
+        for rows in recording_index(corpus, name).batches():
+            for column, value in (("status", status), ("reason", reason)):
+                if value is not None:
+                    rows = rows.filter(pc.equal(rows[column], value))
+            for row in rows.select(RECORDING_SCHEMA.names).to_pylist():
+                recording = Recording.from_row(row)
+                if author is None or (recording.author or "").casefold() == author.casefold():
+                    yield recording
 
 
-FILES_AT_ONCE = 512
-"""Files read before the first row is yielded: enough to keep all threads busy, a second's wait for the first ten rows.
-Assumed."""
-
-
-def _recording_rows(corpus: Corpus, source: str, columns: list[str] | None = None) -> Iterator[dict]:
-    """Yield a source's rows by their ids, read `FILES_AT_ONCE` files at a time by several threads."""
-    folder = storage.join(corpus.uri, "recordings", f"source={source}")
-    filesystem, path = storage.arrow_filesystem(folder)
-    files = [f"{path}/{name}" for name in storage.list_files(folder, ".parquet")]
-    for begin in range(0, len(files), FILES_AT_ONCE):
-        some = files[begin : begin + FILES_AT_ONCE]
-        dataset = pads.dataset(some, schema=RECORDING_SCHEMA, format="parquet", filesystem=filesystem)
-        yield from dataset.to_table(columns=columns).to_pylist()
+def recording_index(corpus: Corpus, source: str) -> FileIndex:
+    """Return the index of a source's rows, which remembers them whole."""
+    return FileIndex(
+        storage.join(corpus.uri, "recordings", f"source={source}"),
+        storage.join(corpus.uri, "state", f"source={source}", "recording-index"),
+        RECORDING_SCHEMA,
+        lambda uri, _: read_recording(uri).to_row(),
+    )
 
 
 def find_recording(corpus: Corpus, identifier: str) -> Recording:
@@ -142,22 +138,25 @@ def stats(corpus: Corpus) -> dict[str, SourceStats]:
 
 def _source_stats(corpus: Corpus, source: str) -> SourceStats:
     result = SourceStats()
-    for row in _recording_rows(corpus, source, ["status", "reason", "licence", "num_bytes", "metadata"]):
-        result.recordings[row["status"]] += 1
-        if row["reason"]:
-            result.reasons[row["reason"]] += 1
-        if row["status"] == Status.FETCHED:
-            result.licences[row["licence"]] += 1
-            result.num_bytes += row["num_bytes"] or 0
-            result.recorded_s += float(dict(row["metadata"] or []).get("decoded_duration_s", 0.0))
-    if corpus.clip_files(source):
-        for row in corpus.clips(["duration_s", "drop_reason", "language"], source=source).to_pylist():
-            result.num_clips += 1
-            result.clips_s += row["duration_s"] or 0.0
-            if row["drop_reason"]:
-                result.drops[row["drop_reason"]] += 1
+    columns = ["status", "reason", "licence", "num_bytes", "metadata"]
+    for rows in recording_index(corpus, source).batches():
+        for row in rows.select(columns).to_pylist():
+            result.recordings[row["status"]] += 1
+            if row["reason"]:
+                result.reasons[row["reason"]] += 1
+            if row["status"] == Status.FETCHED:
+                result.licences[row["licence"]] += 1
+                result.num_bytes += row["num_bytes"] or 0
+                result.recorded_s += float(dict(row["metadata"] or []).get("decoded_duration_s", 0.0))
+    for rows in clip_index(corpus, source).batches():
+        for count in (count for counts in rows["counts"].to_pylist() for count in counts):
+            num_clips, duration_s = count["num_clips"], count["duration_s"]
+            result.num_clips += num_clips
+            result.clips_s += duration_s
+            if count["drop_reason"]:
+                result.drops[count["drop_reason"]] += num_clips
             else:
-                result.num_kept += 1
-                result.kept_s += row["duration_s"] or 0.0
-                result.languages[row["language"]] += 1
+                result.num_kept += num_clips
+                result.kept_s += duration_s
+                result.languages[count["language"]] += num_clips
     return result

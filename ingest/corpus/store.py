@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -16,6 +16,11 @@ from triforce.ingest.corpus.records import MEDIA_COLUMNS, Clip, Recording
 
 ROW_GROUP_CLIPS = 32
 """Clips in a Parquet row group: about 5 MB, the unit of streaming reads. Assumed."""
+
+
+MAX_LOOKUPS, MAX_REMOTE_LOOKUPS = 10_000, 100
+"""Recordings looked for one by one, on a local disk and in an object store, before all are listed: about as many as
+a listing of a million takes the time of. Assumed."""
 
 
 SHARED_COLUMNS = ("title", "author", "collection", "url", "licence")
@@ -56,6 +61,10 @@ class Corpus:
         """The ids of the recordings on record, whatever their status: one listing, no file is opened."""
         return _stems(storage.list_files(storage.join(self.uri, "recordings", f"source={source}"), ".parquet"))
 
+    def known_recordings(self, source: str) -> KnownRecordings:
+        """The same ids, listed only where many of them are asked for."""
+        return KnownRecordings(self, source)
+
     def clipped_ids(self, source: str) -> set[str]:
         """The ids of the recordings whose clips are written."""
         return _stems(storage.list_files(storage.join(self.uri, "clips", f"source={source}"), ".parquet"))
@@ -66,8 +75,7 @@ class Corpus:
             pq.write_table(table, path)
 
     def read_recording(self, source: str, recording_id: str) -> Recording:
-        filesystem, path = storage.arrow_filesystem(self.recording_uri(source, recording_id))
-        return Recording.from_row(pq.read_table(path, filesystem=filesystem, partitioning=None).to_pylist()[0])
+        return read_recording(self.recording_uri(source, recording_id))
 
     def recordings(self, source: str | None = None) -> Iterator[Recording]:
         """Yield every recording on record, by source and id."""
@@ -100,15 +108,16 @@ class Corpus:
                 writer.write_table(pa.Table.from_pylist(group, schema=CLIP_SCHEMA))
         return count
 
+    def clip_sources(self) -> list[str]:
+        """The sources that have clips."""
+        return [name.removeprefix("source=") for name in storage.list_folders(storage.join(self.uri, "clips"))]
+
     def clip_files(self, source: str | None = None) -> list[str]:
         """Return the URIs of all clip files, sorted by source and recording."""
-        folder = storage.join(self.uri, "clips")
-        names = [f"source={source}"] if source else storage.list_folders(folder)
-        return [
-            storage.join(folder, name, file)
-            for name in names
-            for file in storage.list_files(storage.join(folder, name), ".parquet")
+        folders = [
+            storage.join(self.uri, "clips", f"source={name}") for name in ([source] if source else self.clip_sources())
         ]
+        return [storage.join(folder, file) for folder in folders for file in storage.list_files(folder, ".parquet")]
 
     def clips(
         self, columns: list[str] | None = None, *, source: str | None = None, kept_only: bool = False
@@ -126,6 +135,45 @@ class Corpus:
         filesystem, _ = storage.arrow_filesystem(self.uri)
         paths = [storage.resolve(uri)[1] for uri in (self.clip_files(source) if files is None else files)]
         return pads.dataset(paths, schema=CLIP_SCHEMA, format="parquet", filesystem=filesystem)
+
+
+class KnownRecordings(Collection[str]):
+    """The ids of a source's recordings on record.
+
+    The first `MAX_LOOKUPS` questions look for one file each, and further ones list the folder once: so one new item
+    among a million known recordings is found without listing them, and a feed of a million items without a million
+    requests.
+    """
+
+    def __init__(self, corpus: Corpus, source: str) -> None:
+        self._corpus, self._source = corpus, source
+        self._lookups_left = MAX_LOOKUPS if storage.is_local(corpus.uri) else MAX_REMOTE_LOOKUPS
+        self._listed: set[str] | None = None
+
+    @property
+    def _all(self) -> set[str]:
+        if self._listed is None:
+            self._listed = self._corpus.recording_ids(self._source)
+        return self._listed
+
+    def __contains__(self, recording_id: object) -> bool:
+        if self._listed is None and self._lookups_left:
+            self._lookups_left -= 1
+            return storage.exists(self._corpus.recording_uri(self._source, str(recording_id)))
+        return recording_id in self._all
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._all)
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+
+def read_recording(uri: str) -> Recording:
+    """Read the row at ``uri``."""
+    filesystem, path = storage.arrow_filesystem(uri)
+    with pq.ParquetFile(path, filesystem=filesystem) as parquet:
+        return Recording.from_row(parquet.read(use_threads=False).to_pylist()[0])
 
 
 def _stems(names: list[str]) -> set[str]:

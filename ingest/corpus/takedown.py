@@ -8,12 +8,15 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from triforce.ingest import ledger, storage
+from triforce.ingest.corpus.clip_index import clip_index
 from triforce.ingest.corpus.records import Recording, RejectReason, Status
 from triforce.ingest.corpus.shard_names import shard_name, shard_stem, stale_mark
-from triforce.ingest.corpus.stats import clips_of, files_by_recording
+from triforce.ingest.corpus.stats import clips_of, files_by_recording, recording_index
 from triforce.ingest.corpus.store import Corpus
 
 
@@ -55,6 +58,8 @@ def remove(
                 _remove_one(corpus, recording, files.get(recording.recording_id, []), forget=forget)
         if not dry_run:
             _forget_pending(corpus, source, {item.recording_id for item in chosen})
+            for index in (recording_index(corpus, source), clip_index(corpus, source)):
+                index.purge()
         if forget and not dry_run:
             ledger.forget_pages(corpus, source)  # an unchanged feed would count as read, and never yield them
     return Removal(chosen, num_clips, sum(item.num_bytes or 0 for item in chosen), stale)
@@ -97,19 +102,20 @@ def mark_stale(tokens: str, recording_ids: set[str], *, dry_run: bool = False) -
     Which shard holds what is read from the plan beside the shards (``plan/*.parquet``: shard, recording_id).
     """
     shards: dict[int, set[str]] = {}
+    wanted = pa.array(recording_ids, pa.string())
     for name in storage.list_files(storage.join(tokens, "plan"), ".parquet"):
         fs, path = storage.resolve(storage.join(tokens, "plan", name))
-        with fs.open(path, "rb") as file:
-            table = pq.read_table(file, columns=["shard", "recording_id"], partitioning=None)
-        for row in table.to_pylist():
-            if row["recording_id"] in recording_ids:
-                shards.setdefault(row["shard"], set()).add(row["recording_id"])
+        with fs.open(path, "rb") as file, pq.ParquetFile(file) as parquet:
+            for batch in parquet.iter_batches(columns=["shard", "recording_id"]):
+                found = batch.filter(pc.is_in(batch["recording_id"], wanted))
+                for shard, recording_id in zip(*found.to_pydict().values(), strict=True):
+                    shards.setdefault(shard, set()).add(recording_id)
     names = []
-    for index, found in sorted(shards.items()):
+    for index, ids in sorted(shards.items()):
         names.append(shard_stem(index))
         uri = stale_mark(storage.join(tokens, shard_name(index)))
         with contextlib.suppress(FileNotFoundError, ValueError):
-            found |= set(json.loads(storage.read_bytes(uri)))
+            ids |= set(json.loads(storage.read_bytes(uri)))
         if not dry_run:
-            storage.write_bytes(uri, json.dumps(sorted(found)).encode())
+            storage.write_bytes(uri, json.dumps(sorted(ids)).encode())
     return names

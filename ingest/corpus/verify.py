@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import soundfile
@@ -126,6 +127,8 @@ def _verify_clips(corpus: Corpus, recording: Recording, deep: bool) -> Iterator[
                 yield Fault(FaultKind.BAD_CLIP, path, "another schema than this version writes")
                 return
             columns = ["clip_id", "recording_id", "start_sample", "end_sample", "sample_rate_hz", "modality"]
+            if not deep and _places_hold(parquet.read(columns=columns, use_threads=False), recording):
+                return
             columns += MEDIA_COLUMNS if deep else ()
             columns = [name for name in columns if name in parquet.schema_arrow.names]
             for batch in parquet.iter_batches(batch_size=32, columns=columns):
@@ -137,6 +140,17 @@ def _verify_clips(corpus: Corpus, recording: Recording, deep: bool) -> Iterator[
                     last_sample = clip.start_sample
     except (pa.ArrowException, OSError) as error:
         yield Fault(FaultKind.UNREADABLE_CLIPS, path, str(error))
+
+
+def _places_hold(table: pa.Table, recording: Recording) -> bool:
+    """Whether `_place_problem` finds nothing in a whole file."""
+    starts, ends = (table[name].to_numpy() for name in ("start_sample", "end_sample"))
+    ids = [make_clip_id(recording.recording_id, start) for start in starts.tolist()]
+    return (
+        bool((starts < ends).all() and (np.diff(starts, prepend=0) >= 0).all())
+        and table["clip_id"].to_pylist() == ids
+        and table["recording_id"].unique().to_pylist() in ([], [recording.recording_id])
+    )
 
 
 def _place_problem(clip: Clip, recording: Recording, last_sample: int) -> str | None:

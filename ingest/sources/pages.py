@@ -23,7 +23,7 @@ class Pages:
     def __init__(self, source: str, settings: Settings, corpus: Corpus, on_problem: Callable[[Rejected], None]):
         self._source, self._settings, self._corpus, self._on_problem = source, settings, corpus, on_problem
         self._notes = ledger.read_pages(corpus, source)
-        self.known: Collection[str] = corpus.recording_ids(source)
+        self.known: Collection[str] = corpus.known_recordings(source)
         self.problems: list[Rejected] = []
         self.current = source
         """Address of the page that was asked for last, for messages."""

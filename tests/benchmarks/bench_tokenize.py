@@ -45,6 +45,7 @@ from triforce.tokenize.config import TokenizeConfig
 from triforce.tokenize.encode import encode_media
 from triforce.tokenize.job import run_pipeline
 from triforce.tokenize.plan import PlannedShard, extend_plan, open_tokens
+from triforce.tokenize.planning.plan_files import MemberReader
 from triforce.tokenize.ray_session import connect
 from triforce.tokenize.read import prepare_shard
 from triforce.tokenize.shards import load_tokenizer
@@ -89,7 +90,11 @@ class BareLoop:
         self.config, self.stage = config, require_dvae(config.release)
         tokenizer: TextTokenizer = load_tokenizer(config.tokens)
         corpus = Corpus(config.corpus)
-        self.media = [prepare_shard(corpus, shard, self.stage.card, tokenizer).media for shard in shards]
+        plan = MemberReader(config.tokens)
+        self.media = [
+            prepare_shard(corpus, shard.index, plan.members(shard.index), self.stage.card, tokenizer).media
+            for shard in shards
+        ]
 
     def encode(self) -> float:
         """Seconds for all shards, once warm."""
@@ -112,9 +117,9 @@ class Reader:
         self.tokenizer: TextTokenizer = load_tokenizer(config.tokens)
 
     def read(self, shards: list[PlannedShard]) -> float:
-        started = time.perf_counter()
+        started, plan = time.perf_counter(), MemberReader(shards[0].tokens)
         for shard in shards:
-            prepare_shard(self.corpus, shard, self.card, self.tokenizer)
+            prepare_shard(self.corpus, shard.index, plan.members(shard.index), self.card, self.tokenizer)
         return time.perf_counter() - started
 
 
@@ -136,7 +141,9 @@ def shard_lengths(config: TokenizeConfig, shards: list[PlannedShard]) -> dict[in
     """Seconds of audio in each shard."""
     rows = Corpus(config.corpus).clips(["clip_id", "duration_s"]).to_pylist()
     durations = {row["clip_id"]: row["duration_s"] for row in rows}
-    return {shard.index: sum(durations[clip[0]] for clip in shard.clips) for shard in shards}
+    plan = MemberReader(shards[0].tokens)
+    members = {shard.index: plan.members(shard.index) for shard in shards}
+    return {index: sum(durations[clip.clip_id] for clip in clips) for index, clips in members.items()}
 
 
 def measure_overhead(config: TokenizeConfig, shards: list[PlannedShard], folder: Path, repeats: int) -> None:

@@ -33,7 +33,8 @@ from triforce.tokenize.encode import encode_media, size_batches
 from triforce.tokenize.inspect.usage import code_usage
 from triforce.tokenize.inspect.verify import verify_tokens
 from triforce.tokenize.job import tokenize_corpus
-from triforce.tokenize.plan import extend_plan, open_tokens, read_plan
+from triforce.tokenize.plan import extend_plan, open_tokens
+from triforce.tokenize.planning.plan_files import MemberReader, plan_batches
 from triforce.tokenize.ray_session import connect
 from triforce.tokenize.restore import check_release, write_restored
 from triforce.tokenize.shards import list_shards, read_shard, write_shard
@@ -167,15 +168,18 @@ def test_an_empty_corpus_says_what_to_do(tmp_path):
 
 
 def test_the_plan_is_a_function_of_the_corpus(place, tmp_path):
-    config, _, _ = place
+    config, _, kept = place
     dvae = require_dvae(config.release)
     open_tokens(config, dvae)
     shards = extend_plan(config)
-    assert [len(shard.clips) for shard in shards] == [4, 4, 2]
-    assert extend_plan(config) == shards  # nothing new: nothing planned
+    assert [(shard.index, shard.num_clips) for shard in shards] == [(0, 4), (1, 4), (2, 2)]
+    assert len(extend_plan(config)) == 3  # nothing new: nothing planned
     other = config.model_copy(update={"tokens": str(tmp_path / "other")})
     open_tokens(other, dvae)
-    assert extend_plan(other) == shards
+    extend_plan(other)
+    members = [MemberReader(tokens).members(index) for tokens in (config.tokens, other.tokens) for index in range(4)]
+    assert members[:4] == members[4:]
+    assert [member.clip_id for shard in members[:4] for member in shard] == kept
 
 
 def test_shards_open_in_webdataset_and_datasets(place, cluster):
@@ -277,7 +281,7 @@ def test_the_commands_list_show_count_verify_and_restore(place, cluster, tmp_pat
 
     assert tokens("ls", config.tokens).count("shard-") == 3
     assert [json.loads(line)["clip_id"] for line in tokens("ls", config.tokens, "--clips", "--json").splitlines()] == (
-        read_plan(config.tokens)["clip_id"].to_pylist()
+        pa.Table.from_batches(plan_batches(config.tokens))["clip_id"].to_pylist()
     )
     shown = json.loads(tokens("show", config.tokens, kept[3], "--json"))
     ours = {sample.clip_id: sample for uri in list_shards(config.tokens) for sample in read_shard(uri)}[kept[3]]

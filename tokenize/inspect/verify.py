@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
+import itertools
 import json
 import tarfile
 from collections import Counter
@@ -12,9 +14,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 
 from triforce.ingest import storage
+from triforce.ingest.corpus.clip_index import KeptClips
+from triforce.ingest.corpus.records import make_clip_id
 from triforce.ingest.corpus.shard_names import shard_name, stale_mark
 from triforce.ingest.corpus.store import Corpus
 from triforce.models.dvae import DVAE
@@ -22,9 +28,11 @@ from triforce.models.reading.front_end import FrontEnd
 from triforce.models.release_files import TrainedNetwork, require_dvae
 from triforce.models.text import TextTokenizer, clean_text
 from triforce.tokenize.encode import encode_media
-from triforce.tokenize.plan import PlannedShard, kept_clips, read_meta, read_plan, shards_of
+from triforce.tokenize.plan import PlannedShard, planned_shards, read_meta
+from triforce.tokenize.planning.inputs import InputHasher
+from triforce.tokenize.planning.plan_files import Member, MemberReader, plan_batches, planned_by_recording
 from triforce.tokenize.read import prepare_shard
-from triforce.tokenize.shards import list_shards, load_tokenizer, read_samples, read_stats
+from triforce.tokenize.shards import list_shards, load_tokenizer, read_samples, read_shard, read_stats
 from triforce.tokenize.token_sample import TokenSample
 
 RECOMPUTE_POSITIONS = 4_096
@@ -75,45 +83,83 @@ def verify_tokens(
         found.add(
             "other dvae", tokens, f"made by dVAE {meta['dvae_hash'][:12]}, the release holds {dvae.codes_hash[:12]}"
         )
-    plan, kept = read_plan(tokens), kept_clips(Corpus(corpus), meta["modality"], words="text" in meta)
-    _check_plan(found, plan["clip_id"].to_pylist(), kept["clip_id"].to_pylist())
-    shards = {shard.index: shard for shard in shards_of(plan, kept)}
+    shards = _check_plan(found, tokens, Corpus(corpus))
     stats = read_stats(tokens)
-    for name in sorted({uri.rsplit("/", 1)[-1] for uri in list_shards(tokens)} - set(map(shard_name, shards))):
+    named = {shard_name(shard.index) for shard in shards}
+    for name in sorted({uri.rsplit("/", 1)[-1] for uri in list_shards(tokens)} - named):
         found.add("unplanned shard", name, "none of its clips is kept: run `triforce tokenize`, which removes it")
-    seen: Counter[str] = Counter()
-    wanted = _drawn(kept["clip_id"].to_pylist(), recompute, seed)
-    for done, shard in enumerate(shards.values(), 1):
-        samples = _check_shard(found, tokens, shard, stats.get(shard.index), dvae)
-        seen.update(sample.clip_id for sample in samples)
-        _recompute(found, corpus, shard, [s for s in samples if s.clip_id in wanted], dvae, tokens)
+    strangers: Counter[str] = Counter()
+    drawn = _drawn([shard.num_clips for shard in shards], recompute, seed)
+    plan = MemberReader(tokens)
+    hasher = InputHasher(Corpus(corpus), meta["modality"], words="text" in meta)
+    for done, shard in enumerate(shards, 1):
+        members = plan.members(shard.index)
+        expected, made_of = hasher(members)
+        samples = _check_shard(found, tokens, shard.index, expected, made_of, stats.get(shard.index), dvae)
+        strangers.update({sample.clip_id for sample in samples} - {member.clip_id for member in members})
+        wanted = {expected[row] for row in drawn.get(done - 1, []) if row < len(expected)}
+        _recompute(found, corpus, members, [s for s in samples if s.clip_id in wanted], dvae, tokens)
         on_progress(done, len(shards))
     found.num_shards = len(shards)
-    for clip_id in (clip_id for clip_id, count in seen.items() if count > 1):
-        found.add("twice", clip_id, f"in the shards {seen[clip_id]} times")
+    _check_strangers(found, tokens, strangers)
     _check_index(found, tokens, dvae.codes_hash, stats)
     return found
 
 
-def _check_plan(found: Verification, planned: list[str], kept: list[str]) -> None:
-    for clip_id, count in Counter(planned).items():
-        if count > 1:
-            found.add("planned twice", clip_id, f"{count} times in the plan")
-    missing = sorted(set(kept) - set(planned))
+def _check_plan(found: Verification, tokens: str, corpus: Corpus) -> list[PlannedShard]:
+    for (_, recording_id), parts in itertools.groupby(planned_by_recording(tokens), key=lambda clips: clips[:2]):
+        starts, counts = np.unique(np.concatenate([part.starts for part in parts]), return_counts=True)
+        for start, count in zip(starts[counts > 1].tolist(), counts[counts > 1].tolist(), strict=True):
+            found.add("planned twice", make_clip_id(recording_id, start), f"{count} times in the plan")
+    missing: list[str] = []
+    num_missing = 0
+
+    def note(clips: KeptClips, starts: np.ndarray) -> np.ndarray:
+        nonlocal num_missing
+        missing[1:] = []
+        missing.append(make_clip_id(clips.recording_id, int(starts[0])))
+        num_missing += len(starts)
+        return np.empty(0, np.int64)
+
+    shards = planned_shards(tokens, corpus, note)
     if missing:
-        found.add("not planned", missing[0], f"{len(missing)} kept clips are in no shard yet: run `triforce tokenize`")
+        found.add("not planned", missing[0], f"{num_missing} kept clips are in no shard yet: run `triforce tokenize`")
+    return shards
+
+
+def _check_strangers(found: Verification, tokens: str, strangers: Counter[str]) -> None:
+    """Report samples of a shard they are not planned into which are in their own as well, or in several others."""
+    homes: dict[int, set[str]] = {}
+    for batch in plan_batches(tokens) if strangers else ():
+        some = batch.filter(pc.is_in(batch["clip_id"], pa.array(strangers))).to_pydict()
+        for clip_id, index in zip(some["clip_id"], some["shard"], strict=True):
+            homes.setdefault(index, set()).add(clip_id)
+    for index, wanted in sorted(homes.items()):
+        uri = storage.join(tokens, shard_name(index))
+        with contextlib.suppress(OSError, ValueError, tarfile.TarError):
+            strangers.update(sample.clip_id for sample in read_shard(uri) if sample.clip_id in wanted)
+    for clip_id in (clip_id for clip_id, count in strangers.items() if count > 1):
+        found.add("twice", clip_id, f"in the shards {strangers[clip_id]} times")
 
 
 def _check_shard(
-    found: Verification, tokens: str, shard: PlannedShard, stats: dict[str, Any] | None, dvae: TrainedNetwork[DVAE]
+    found: Verification,
+    tokens: str,
+    index: int,
+    kept: list[str],
+    made_of: str,
+    stats: dict[str, Any] | None,
+    dvae: TrainedNetwork[DVAE],
 ) -> list[TokenSample]:
-    """Check one shard, and return its samples as far as they can be read."""
-    name = shard_name(shard.index)
+    """Check one shard, and return its samples as far as they can be read. ``kept`` are the ids of its clips that are
+    kept, ``made_of`` the hash of its inputs.
+    """
+    name = shard_name(index)
     uri = storage.join(tokens, name)
     if not storage.exists(uri) or stats is None:
-        found.add("missing", name, f"{len(shard.clips)} clips are not tokenized yet: run `triforce tokenize`")
+        found.add("missing", name, f"{len(kept)} clips are not tokenized yet: run `triforce tokenize`")
         return []
-    if storage.exists(stale_mark(uri)) or stats.get("inputs_sha256") != shard.inputs_sha256:
+    if storage.exists(stale_mark(uri)) or stats.get("inputs_sha256") != made_of:
         found.add("stale", name, "the corpus names other clips or texts by now: run `triforce tokenize`")
     data = storage.read_bytes(uri)
     if (digest := hashlib.sha256(data).hexdigest()) != stats["sha256"]:
@@ -124,7 +170,7 @@ def _check_shard(
         found.add("unreadable", name, str(error))
         return []
     failed = {failure["clip_id"] for failure in stats["failed"]}
-    expected = [clip_id for clip_id, _, _ in shard.clips if clip_id not in failed]
+    expected = [clip_id for clip_id in kept if clip_id not in failed]
     if [sample.clip_id for sample in samples] != expected:
         lost = sorted(set(expected) - {sample.clip_id for sample in samples})
         found.add("other clips", name, f"{len(samples)} samples, {len(expected)} expected; missing {lost[:3]}")
@@ -166,15 +212,21 @@ def _says(sample: TokenSample, tokenizer: FrontEnd) -> bool:
     return np.array_equal(tokenizer.encode(text), sample.text)
 
 
-def _drawn(clip_ids: list[str], count: int, seed: int) -> set[str]:
-    generator = np.random.default_rng(seed)
-    return set(generator.choice(sorted(clip_ids), min(count, len(clip_ids)), replace=False)) if count else set()
+def _drawn(sizes: list[int], count: int, seed: int) -> dict[int, list[int]]:
+    """Draw ``count`` clips of shards of these sizes; return the drawn rows by the shards' places in the list."""
+    bounds = np.cumsum([0, *sizes])
+    chosen = np.random.default_rng(seed).choice(bounds[-1], min(count, bounds[-1]), replace=False) if count else []
+    drawn: dict[int, list[int]] = {}
+    for position in sorted(int(each) for each in chosen):
+        place = int(np.searchsorted(bounds, position, side="right")) - 1
+        drawn.setdefault(place, []).append(position - int(bounds[place]))
+    return drawn
 
 
 def _recompute(
     found: Verification,
     corpus: str,
-    shard: PlannedShard,
+    members: list[Member],
     samples: list[TokenSample],
     dvae: TrainedNetwork[DVAE],
     tokens: str,
@@ -183,8 +235,8 @@ def _recompute(
     if not samples:
         return
     ids = {sample.clip_id for sample in samples}
-    part = PlannedShard(shard.index, [clip for clip in shard.clips if clip[0] in ids], shard.inputs_sha256)
-    prepared = prepare_shard(Corpus(corpus), part, dvae.card, load_tokenizer(tokens))
+    some = [member for member in members if member.clip_id in ids]
+    prepared = prepare_shard(Corpus(corpus), 0, some, dvae.card, load_tokenizer(tokens))
     codes = encode_media(dvae.model, prepared.media, RECOMPUTE_POSITIONS, torch.device("cpu"))
     by_id = {clip["clip_id"]: grid for clip, grid in zip(prepared.clips, codes, strict=True)}
     for sample in samples:

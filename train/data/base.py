@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from itertools import islice
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -10,7 +11,7 @@ import torch
 from triforce.train.data.clips import ClipStore
 from triforce.train.data.config import ClipDataConfig
 from triforce.train.data.crop_stream import StreamedCrops
-from triforce.train.data.order import Place, ShuffledOrder, is_validation
+from triforce.train.data.order import Part, Place, ShuffledOrder
 
 
 class SoundBatch(NamedTuple):
@@ -87,17 +88,13 @@ class StoredCrops(Crops):
 
         self.device, share = device, config.validation_share
         corpus, modality, num_bytes = Corpus(config.corpus), config.modality, config.cache_bytes
-        self.store = ClipStore(
-            corpus, sample_rate_hz, lambda clip_id: not is_validation(clip_id, share), num_bytes, modality
-        )
-        self.validation = ClipStore(
-            corpus, sample_rate_hz, lambda clip_id: is_validation(clip_id, share), num_bytes // 8, modality
-        )
+        self.store = ClipStore(corpus, sample_rate_hz, Part(share), num_bytes, modality)
+        self.validation = ClipStore(corpus, sample_rate_hz, Part(share, True), num_bytes // 8, modality)
         self.order = ShuffledOrder(self.store.group_sizes, config.seed)
         self.eval_clips = config.eval_clips
 
     def evaluation_places(self) -> tuple[ClipStore, list[tuple[int, int]]]:
         """The clips of `evaluation`: where they are, and the group and row of each."""
         store = self.validation if len(self.validation) else self.store
-        places = [(group, row) for group, size in enumerate(store.group_sizes) for row in range(size)]
-        return store, places[: self.eval_clips]
+        places = ((group, row) for group, size in enumerate(store.group_sizes) for row in range(size))
+        return store, list(islice(places, self.eval_clips))

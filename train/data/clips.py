@@ -2,74 +2,92 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from triforce.ingest import storage
 from triforce.train.data.config import CROP_AXES
-from triforce.train.data.order import GroupCache
+from triforce.train.data.order import GroupCache, Part
 
 if TYPE_CHECKING:
     from triforce.ingest.corpus.store import Corpus
 
 
-@dataclass(frozen=True)
-class _RowGroup:
-    uri: str
-    index: int
-    rows: tuple[int, ...]
-    clip_ids: tuple[str, ...]
-    texts: tuple[str, ...]
+class _Clips(NamedTuple):
+    """The clips of a group, decoded."""
+
+    arrays: list[np.ndarray]
+    texts: list[str]
+    ids: list[str]
 
 
 class ClipStore:
-    """The kept clips of one modality of a corpus, by group and row. Columns without media are read once; media when
-    they are asked for.
+    """The kept clips of one modality of a corpus that are in a part of it, by group and row.
+
+    A group is a row group of a clip file that has such clips. How many, the corpus's index tells; rows are read, and
+    media decoded, with the group. So memory holds a few bytes a group, and nothing a clip.
     """
 
     def __init__(
-        self,
-        corpus: Corpus,
-        sample_rate_hz: int,
-        keep: Callable[[str], bool],
-        max_bytes: int,
-        modality: str = "speech",
+        self, corpus: Corpus, sample_rate_hz: int, part: Part, max_bytes: int, modality: str = "speech"
     ) -> None:
-        self._corpus, self._sample_rate_hz, self.modality = corpus, sample_rate_hz, modality
-        self.groups = [group for uri in corpus.clip_files() for group in _row_groups(uri, keep, modality)]
-        self._cache: GroupCache[list[np.ndarray]] = GroupCache(self._read, max_bytes)
+        self._sample_rate_hz, self._part, self.modality = sample_rate_hz, part, modality
+        self._uris: list[str] = []
+        places = list(self._places(corpus)) or [np.empty((3, 0), np.int64)]
+        self._files, self._row_groups, self.group_sizes = np.concatenate(places, axis=1)
+        self._cache: GroupCache[_Clips] = GroupCache(self._read, max_bytes)
 
-    @property
-    def group_sizes(self) -> list[int]:
-        return [len(group.rows) for group in self.groups]
+    def _places(self, corpus: Corpus) -> Iterator[np.ndarray]:
+        """Yield files, row groups and numbers of clips, ``(3, N)``, of one file after the other."""
+        from triforce.ingest.corpus.clip_index import kept_clips
+
+        for clips in kept_clips(corpus, self.modality):
+            groups, sizes = np.unique(clips.groups[self._part.has(clips.draws)], return_counts=True)
+            yield np.stack([np.full(len(groups), len(self._uris)), groups, sizes]).astype(np.int32)
+            self._uris.append(corpus.clips_uri(clips.source, clips.recording_id))
 
     def __len__(self) -> int:
-        return sum(self.group_sizes)
+        return int(self.group_sizes.sum())
 
     def waveform(self, group: int, row: int) -> np.ndarray:
         """Samples ``(N,)`` int16 of a clip."""
-        return self._cache[group][row]
-
-    def text(self, group: int, row: int) -> str:
-        return self.groups[group].texts[row]
+        return self._cache[group].arrays[row]
 
     def pixels(self, group: int, row: int) -> np.ndarray:
         """Pixels ``(*size, 3)`` uint8 of an image or a video."""
-        return self._cache[group][row]
+        return self._cache[group].arrays[row]
 
-    def _read(self, index: int) -> tuple[list[np.ndarray], int]:
+    def text(self, group: int, row: int) -> str:
+        return self._cache[group].texts[row]
+
+    def clip_ids(self, group: int) -> list[str]:
+        """Ids of a group's clips."""
+        return self._cache[group].ids
+
+    def _read(self, index: int) -> tuple[_Clips, int]:
         import pyarrow.parquet as pq
 
-        group = self.groups[index]
-        fs, path = storage.resolve(group.uri)
+        uri = self._uris[self._files[index]]
+        medium = self.modality if self.modality in CROP_AXES else "audio"
+        fs, path = storage.resolve(uri)
         with fs.open(path, "rb") as file:
-            name = self.modality if self.modality in CROP_AXES else "audio"
-            column = pq.ParquetFile(file).read_row_group(group.index, columns=[name])[name]
-        clips = [self._decode(column[row].as_py()["bytes"]) for row in group.rows]
-        return clips, sum(clip.nbytes for clip in clips)
+            columns = ["clip_id", "drop_reason", "modality", "text", medium]
+            rows = pq.ParquetFile(file).read_row_group(int(self._row_groups[index]), columns=columns)
+        about = rows.drop_columns([medium]).to_pylist()
+        kept = [
+            i
+            for i, row in enumerate(about)
+            if row["drop_reason"] is None
+            and (row.get("modality") or "speech") == self.modality
+            and row["clip_id"] in self._part
+        ]
+        if len(kept) != self.group_sizes[index]:
+            raise ValueError(f"{uri}: its kept clips have changed since this run began; start it again")
+        arrays = [self._decode(rows[medium][i].as_py()["bytes"]) for i in kept]
+        texts, ids = ([about[i][name] or "" for i in kept] for name in ("text", "clip_id"))
+        return _Clips(arrays, texts, ids), sum(array.nbytes for array in arrays)
 
     def _decode(self, data: bytes) -> np.ndarray:
         if self.modality in CROP_AXES:
@@ -79,22 +97,3 @@ class ClipStore:
         from triforce.tokenize.read import decode_flac
 
         return decode_flac(data, self._sample_rate_hz, "int16")
-
-
-def _row_groups(uri: str, keep: Callable[[str], bool], modality: str) -> list[_RowGroup]:
-    import pyarrow.parquet as pq
-
-    fs, path = storage.resolve(uri)
-    groups = []
-    with fs.open(path, "rb") as file:
-        parquet = pq.ParquetFile(file)
-        for index in range(parquet.num_row_groups):
-            columns = parquet.read_row_group(index, columns=["clip_id", "drop_reason", "modality", "text"]).to_pylist()
-            kept = [
-                (i, row["clip_id"], row["text"] or "")
-                for i, row in enumerate(columns)
-                if row["drop_reason"] is None and (row.get("modality") or "speech") == modality and keep(row["clip_id"])
-            ]
-            if kept:
-                groups.append(_RowGroup(uri, index, *(tuple(values) for values in zip(*kept, strict=True))))
-    return groups

@@ -9,9 +9,9 @@ number, its position in the endless order.
 from __future__ import annotations
 
 import hashlib
-from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -26,12 +26,27 @@ def is_validation(clip_id: str, share: float) -> bool:
     return int.from_bytes(hashlib.sha256(clip_id.encode()).digest()[:4], "big") < share * 2**32
 
 
-class ShuffledOrder:
-    """Maps a position in the endless order to ``(group, row)``."""
+@dataclass(frozen=True)
+class Part:
+    """The clips that training sees, or those that it does not."""
 
-    def __init__(self, group_sizes: Sequence[int], seed: int) -> None:
-        self.group_sizes = list(group_sizes)
-        self.epoch_length = sum(group_sizes)
+    validation_share: float
+    is_validation: bool = False
+
+    def __contains__(self, clip_id: str) -> bool:
+        return is_validation(clip_id, self.validation_share) == self.is_validation
+
+    def has(self, draws: np.ndarray) -> np.ndarray:
+        """Whether clips are in it, bool ``(N,)``, by the first 32 bits ``(N,)`` of the SHA-256 of their ids."""
+        return (draws < self.validation_share * 2**32) == self.is_validation
+
+
+class ShuffledOrder:
+    """Maps a position in the endless order to ``(group, row)``. Of rows only one window's are in memory."""
+
+    def __init__(self, group_sizes: Sequence[int] | np.ndarray, seed: int) -> None:
+        self.group_sizes = np.asarray(group_sizes, np.int64)
+        self.epoch_length = int(self.group_sizes.sum())
         self.seed = seed
         self._epoch = -1
         self._window: tuple[int, np.ndarray] = (-1, np.empty((0, 2), np.int64))
@@ -46,16 +61,16 @@ class ShuffledOrder:
         if epoch != self._epoch:
             self._epoch = epoch
             self._groups = np.random.default_rng([self.seed, epoch]).permutation(len(self.group_sizes))
-            sizes = [self.group_sizes[g] for g in self._groups]
-            starts = range(0, len(sizes), WINDOW_GROUPS)
-            self._window_starts = np.cumsum([0, *(sum(sizes[i : i + WINDOW_GROUPS]) for i in starts)]).tolist()
+            firsts = np.arange(0, len(self._groups), WINDOW_GROUPS)
+            sizes = np.add.reduceat(self.group_sizes[self._groups], firsts)
+            self._window_starts = np.concatenate([[0], sizes.cumsum()])
             self._window = (-1, self._window[1])
-        window = bisect_right(self._window_starts, place) - 1
-        if window != self._window[0]:
+        if not self._window_starts[self._window[0]] <= place < self._window_starts[self._window[0] + 1]:
+            window = int(np.searchsorted(self._window_starts, place, side="right")) - 1
             members = self._groups[window * WINDOW_GROUPS : (window + 1) * WINDOW_GROUPS]
             pairs = np.array([(group, row) for group in members for row in range(self.group_sizes[group])])
             self._window = (window, np.random.default_rng([self.seed, epoch, window]).permutation(pairs))
-        group, row = self._window[1][place - self._window_starts[window]]
+        group, row = self._window[1][place - self._window_starts[self._window[0]]]
         return int(group), int(row)
 
 

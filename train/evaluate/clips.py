@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import heapq
+from collections.abc import Callable
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.dataset as pads
@@ -40,13 +43,23 @@ def select_clips(
     corpus = Corpus(corpus_uri)
     if not corpus.clip_files():
         raise ValueError(f"{corpus_uri!r} holds no clips: name a corpus that `triforce ingest` wrote")
-    rows = [
+    wanted = pads.field("drop_reason").is_null()
+    batches = corpus.dataset().to_batches(columns=[*COLUMNS, "recording_id"], filter=wanted)
+    fit = (
         row
-        for row in corpus.clips(list(COLUMNS), kept_only=True).to_pylist()
+        for batch in batches
+        for row in batch.to_pylist()
         if row["text"] and min_duration_s <= row["duration_s"] <= max_duration_s
-    ]
-    rows = sorted(rows, key=lambda row: (clip_seed(seed, row["clip_id"]), row["clip_id"]))[:limit]
+    )
+    rows = sorted(fit, key=_place(seed)) if limit is None else heapq.nsmallest(limit, fit, key=_place(seed))
+    if not rows:
+        return []
+    files = sorted({corpus.clips_uri(row["source"], row.pop("recording_id")) for row in rows})
     wanted = pads.field("clip_id").isin(pa.array([row["clip_id"] for row in rows], pa.string()))
-    sounds = corpus.dataset().to_table(columns=["clip_id", "audio"], filter=wanted).to_pylist()
+    sounds = corpus.dataset(files=files).to_table(columns=["clip_id", "audio"], filter=wanted).to_pylist()
     audio = {row["clip_id"]: row["audio"] for row in sounds}
     return [Clip.from_row(row | {"audio": audio[row["clip_id"]]}) for row in rows]
+
+
+def _place(seed: int) -> Callable[[dict[str, Any]], tuple[int, str]]:
+    return lambda row: (clip_seed(seed, row["clip_id"]), row["clip_id"])

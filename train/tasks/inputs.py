@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
 from triforce.ingest import storage
@@ -12,17 +11,18 @@ from triforce.train.data.packed.pack import Pack, is_pack
 
 
 def corpus_hash(uri: str) -> str:
-    """Hash of the ids of a corpus's kept clips, or of what a pack was made of. Raises ValueError where there are
+    """Hash of which clips of a corpus are kept, or of what a pack was made of. Raises ValueError where there are
     none.
     """
     if is_pack(uri):
         return Pack(uri).hash
+    from triforce.ingest.corpus.clip_index import kept_digest
     from triforce.ingest.corpus.store import Corpus
 
-    clip_ids = sorted(Corpus(uri).clips(["clip_id"], kept_only=True)["clip_id"].to_pylist())
-    if not clip_ids:
+    digest = kept_digest(Corpus(uri))
+    if digest is None:
         raise ValueError(f"{uri}: no clip to keep; run `triforce ingest`, or loosen the filters")
-    return hashlib.sha256("\n".join(clip_ids).encode()).hexdigest()
+    return digest
 
 
 def require_gpt_card(uri: str) -> dict[str, Any]:

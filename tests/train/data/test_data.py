@@ -1,15 +1,18 @@
+import hashlib
+
 import numpy as np
 import pytest
 import torch
 from corpora import add_recording
 
+from triforce.ingest.corpus.rewrite import replace_columns
 from triforce.ingest.corpus.store import Corpus
 from triforce.models.audio.mel import MelConfig
 from triforce.models.vocabulary import Segment
 from triforce.train.config import train_config
 from triforce.train.data.clips import ClipStore
 from triforce.train.data.crops import ClipCrops
-from triforce.train.data.order import GroupCache, Place, ShuffledOrder, is_validation
+from triforce.train.data.order import GroupCache, Part, Place, ShuffledOrder, is_validation
 from triforce.train.data.tokens.documents import parse_layout
 from triforce.train.data.tokens.rows import stack
 from triforce.train.tasks.gpt_loss import speech_vocabulary
@@ -66,12 +69,35 @@ def test_validation_is_a_share_by_id():
 def test_the_clip_store_reads_what_was_kept(tmp_path):
     corpus = Corpus(str(tmp_path))
     kept = add_recording(corpus, "feed", "a", 40, drop=3)
-    store = ClipStore(corpus, 24_000, lambda clip_id: clip_id != kept[0], 1 << 20)
-    assert len(store) == 36
-    assert [clip_id for group in store.groups for clip_id in group.clip_ids] == kept[1:]
-    durations = corpus.clips(["clip_id", "duration_s"], kept_only=True).to_pylist()
-    lengths = [len(store.waveform(g, r)) for g, size in enumerate(store.group_sizes) for r in range(size)]
-    np.testing.assert_allclose(np.array(lengths) / 24_000, [row["duration_s"] for row in durations[1:]], atol=1e-4)
+    stores = [ClipStore(corpus, 24_000, part, 1 << 20) for part in (Part(0.3), Part(0.3, True))]
+    held = [clip_id for clip_id in kept if is_validation(clip_id, 0.3)]
+    assert 0 < len(held) < len(kept) == 37
+    rows = {row["clip_id"]: row for row in corpus.clips(["clip_id", "duration_s", "text"]).to_pylist()}
+    for store, expected in zip(stores, ([clip_id for clip_id in kept if clip_id not in held], held), strict=True):
+        assert len(store) == len(expected)
+        groups = range(len(store.group_sizes))
+        assert [clip_id for group in groups for clip_id in store.clip_ids(group)] == expected
+        places = [(group, row) for group in groups for row in range(store.group_sizes[group])]
+        assert [store.text(*place) for place in places] == [rows[clip_id]["text"] for clip_id in expected]
+        lengths = [len(store.waveform(*place)) / 24_000 for place in places]
+        np.testing.assert_allclose(lengths, [rows[clip_id]["duration_s"] for clip_id in expected], atol=1e-4)
+
+
+def test_clips_that_change_under_a_run_stop_it(tmp_path):
+    corpus = Corpus(str(tmp_path))
+    add_recording(corpus, "feed", "a", 5)
+    store = ClipStore(corpus, 24_000, Part(0.0), 1 << 20)
+    [uri] = corpus.clip_files()
+    replace_columns(uri, {"drop_reason": ["quiet", None, None, None, None]})
+    with pytest.raises(ValueError, match="changed since this run began"):
+        store.waveform(0, 0)
+
+
+def test_the_order_is_the_one_that_runs_began_with():
+    sizes = [3, 1, 40, 7, 0, 5] * 9
+    order = ShuffledOrder(sizes, seed=7)
+    found = [order(position) for position in range(2 * sum(sizes))]
+    assert hashlib.sha256(str(found).encode()).hexdigest()[:12] == "ea6ca73145a1"
 
 
 def pitch_hz(samples: np.ndarray) -> float:
