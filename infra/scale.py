@@ -41,7 +41,7 @@ PEAK_FLOPS = 312e12
 CONV_SHARE, GPT_SHARE = 0.25, 0.40
 
 # Measured: tests/benchmarks/bench_scale.py, 20 000 recordings of 225 clips, milliseconds of one busy core a recording;
-# twice where the first time makes what is remembered. Growth from 2 000 recordings on is linear.
+# twice where the first time makes what is remembered. Assumed: from there on it grows with the number of recordings.
 METADATA_MS = {
     "index of clip files, once": 4.6,
     "hash of a run's inputs": 0.04,
