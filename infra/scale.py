@@ -41,16 +41,18 @@ PEAK_FLOPS = 312e12
 CONV_SHARE, GPT_SHARE = 0.25, 0.40
 
 # Measured: tests/benchmarks/bench_scale.py, 20 000 recordings of 225 clips, milliseconds of one busy core a recording;
-# twice where the first time makes what is remembered. Growth from 2 000 recordings on is linear.
+# twice where the first time makes what is remembered. Assumed: from there on it grows with the number of recordings.
 METADATA_MS = {
     "index of clip files, once": 4.6,
     "hash of a run's inputs": 0.04,
     "plan of the shards": 0.64,
     "training's start": 0.20,
+    "index of rows, once": 2.5,
+    "stats": 0.05,
 }
 # Derived: a listing names 1 000 objects; a clip file is looked at once, with a request for its size, one for its footer
-# and two for each of its 8 row groups, before and behind the sound.
-LISTED, INDEX_REQUESTS = 1000, 18
+# and two for each of its 8 row groups, before and behind the sound; a row takes one for its size and one for itself.
+LISTED, INDEX_REQUESTS, ROW_REQUESTS = 1000, 18, 2
 
 PART_BYTES = 8 << 20  # a multipart upload's part, of which each is a request
 
@@ -107,6 +109,7 @@ def metadata_rows(hours: float) -> list[tuple[str, float, float]]:
     pages = recordings / LISTED
     requests = {name: pages for name in METADATA_MS}
     requests["index of clip files, once"] += recordings * INDEX_REQUESTS
+    requests["index of rows, once"] += recordings * ROW_REQUESTS
     return [(name, recordings * ms / 1000, requests[name]) for name, ms in METADATA_MS.items()]
 
 
