@@ -7,7 +7,7 @@
 # train: the voice that comes along, from $PREPARED (what `flows.examples.piper.prepare` makes), for as
 #        many minutes as $NARRATOR says (minutes=8.5), into OUT/release.tar.*,
 #        files of at most 15 MiB: `cat release.tar.* | tar x`.
-# Wheels that the machine lacks (pydantic, inflect and what they need) are taken from $WHEELS, a folder. DEVICE=cpu and SHARE=0.01 rehearse it.
+# Wheels that the machine lacks (pydantic, unicode-rbnf and what they need) are taken from $WHEELS, a folder. DEVICE=cpu and SHARE=0.01 rehearse it.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
 out=$(mkdir -p "$1" && cd "$1" && pwd); shift
@@ -28,7 +28,7 @@ for step in $steps; do
         ;;
     train)
         work=${WORK:-$(mktemp -d)}
-        $python -c "import inflect, triforce.flows.examples.narrator.stages"  # or minutes are spent to find it missing
+        $python -c "import unicode_rbnf, triforce.flows.examples.narrator.stages"  # or minutes are spent to find it missing
         status=0
         $python -m triforce.flows.examples.narrator.run "$PREPARED" "$work" \
             --set device="$device" ${NARRATOR:-} || status=$?
