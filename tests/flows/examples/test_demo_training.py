@@ -16,6 +16,7 @@ from triforce.ingest.corpus.store import Corpus
 from triforce.models.gpt_sampling import SamplingConfig
 from triforce.models.release import Release
 from triforce.models.release_files import load_card
+from triforce.models.voice.bundled import has_voice
 
 
 def train(folder: Path, config: DemoConfig) -> None:
@@ -69,9 +70,11 @@ def test_all_networks_learn_from_nothing_by_the_same_front_end(folder):
 
 
 def test_the_minutes_are_divided_by_shares_and_time_ends_the_training():
-    voice = DemoConfig(minutes=10)
+    assert DemoConfig().init_from == ("voice" if has_voice() else "scratch")
+    voice = DemoConfig(minutes=10, init_from="voice")
     assert voice.minutes_of == {"dvae": 2.0, "gpt": 8.0}
-    assert DemoConfig(minutes=10, shares={"gpt": 1, "dvae": 3}).minutes_of == {"dvae": 7.5, "gpt": 2.5}
+    shared = DemoConfig(minutes=10, init_from="voice", shares={"gpt": 1, "dvae": 3})
+    assert shared.minutes_of == {"dvae": 7.5, "gpt": 2.5}
     for config in (voice, DemoConfig(minutes=10, init_from="scratch")):
         assert sum(recipe["max_minutes"] for recipe in config.recipes.values()) == pytest.approx(10, abs=0.01)
         assert all(recipe["max_steps"] == 20_000 for recipe in config.recipes.values())
