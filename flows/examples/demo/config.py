@@ -18,8 +18,8 @@ SHARES = {
 MOST_STEPS = 20_000
 """Steps that no network reaches in the demo's minutes: time ends its training."""
 SAMPLING = {"temperature": 0.7, "guidance": 1.5, "max_codes_per_word": 24}
-"""How all speech of the demo is drawn, as in `triforce reading`; a word takes a second at most, for a network that knows
-little may stay at one for long."""
+"""How all speech of the demo is drawn, as in `triforce reading`; a word takes a second at most, for a network that
+knows little may stay at one for long."""
 NUM_READ = {VOICE: None, SCRATCH: 12}
 """Unseen texts that are read aloud and judged, None all: from scratch it is babble, which is slow to judge."""
 TEACHER = {"teacher": "whisper", "teacher_model": "tiny.en", "teacher_weight": 2.0, "teacher_every": 3}
