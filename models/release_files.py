@@ -29,7 +29,7 @@ from triforce.models.voice.bundled import located
 
 FORMAT = 1
 """Version of the files' format."""
-ADDED: dict[str, Any] = {"pointer": False, "interleaves": None}
+ADDED: dict[str, Any] = {"pointer": False, "interleaves": None, "reading_units": "words"}
 """Fields of configs that came later, each hashed only where it is not what networks without it had."""
 STAGES = ("dvae", "gpt", "diffusion")
 """Networks of a release, in the order in which they are trained."""

@@ -79,7 +79,9 @@ def finished(tokens: Path) -> dict[str, tuple[int, int]]:
 
 def start(config: TokenizeConfig, address: str, log: Path) -> subprocess.Popen:
     words = [
-        word for name, value in config.model_dump().items() for word in (f"--{name.replace('_', '-')}", str(value))
+        word
+        for name, value in config.model_dump(exclude_none=True).items()
+        for word in (f"--{name.replace('_', '-')}", str(value))
     ]
     command = [sys.executable, "-m", "triforce.tokenize", *words]
     with log.open("ab") as output:
