@@ -24,6 +24,8 @@ from triforce.train.config import train_config
 STEPS = ("speech", "pack", "train-dvae", "tokenize", "train-gpt", "train-diffusion", "listen", "evaluate")
 CODE_LEVELS = (8, 8, 4, 4)
 """Levels of the codes, 1024 in all: enough for one clean voice, and each occurs often enough in a few hours."""
+LONGEST_WORD = 32
+"""Codes of a word at most, with the pause behind it: 1.4 s. A network that knows little may stay at one for long."""
 
 
 class ReadingConfig(BaseModel):
@@ -154,7 +156,10 @@ def listen(folder: Path, config: ReadingConfig, texts: Sequence[str]) -> str:
     from triforce.train.evaluate.metrics import character_errors, pooled, word_errors
 
     sampling = SamplingConfig(
-        num_candidates=config.candidates, temperature=config.temperature, guidance=config.guidance
+        num_candidates=config.candidates,
+        temperature=config.temperature,
+        guidance=config.guidance,
+        max_codes_per_word=LONGEST_WORD,
     )
     ranker = JudgeConfig(model=config.ranker)  # packed: several candidates are transcribed at once
     speak = SpeakConfig(sampling=sampling, unknown="drop", tries=1, judge=ranker)
@@ -211,7 +216,9 @@ def _evaluate(folder: Path, config: ReadingConfig) -> str:
         config=EvaluateConfig(
             judge=JudgeConfig(model=config.judge),
             num_unseen_texts=config.num_read,
-            sampling=SamplingConfig(temperature=config.temperature, guidance=config.guidance),
+            sampling=SamplingConfig(
+                temperature=config.temperature, guidance=config.guidance, max_codes_per_word=LONGEST_WORD
+            ),
         ),
     )
     return evaluation.table()
