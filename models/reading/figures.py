@@ -10,10 +10,10 @@ import re
 from collections.abc import Callable, Mapping
 from functools import cache
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from triforce.models.reading.normalise import english_in_words
-from triforce.models.reading.numerals import roman_value
+from triforce.models.reading.numerals import roman_value, spelling
 from triforce.models.reading.tidy import tidy
 
 
@@ -134,26 +134,15 @@ def in_words(text: str, language: str = "en") -> str:
 
 
 @cache
-def _engine(language: str) -> Any:
-    """Return the speller of a language; None where there is none."""
-    from unicode_rbnf import RbnfEngine
-
-    known = {"nb": "no"}.get(language, language)
-    return RbnfEngine.for_language(known) if known in RbnfEngine.get_supported_languages() else None
-
-
-@cache
 def _speller(language: str) -> Callable[[str], str] | None:
-    if _engine(language) is None:
-        return None
-    return _Speller(language)
+    return None if spelling(language) is None else _Speller(language)
 
 
 class _Speller:
     """Figures to words in one language."""
 
     def __init__(self, language: str) -> None:
-        self.language, self.engine = language, _engine(language)
+        self.language, self.engine = language, spelling(language)
         self.signs = SIGNS.get(language, Signs("", {}))
         self.gap = "" if language in UNSPACED else " "
         point, group = (r"\.", ",") if language in FRACTION_BY_POINT else (",", r".'\u00a0\u202f ")

@@ -11,22 +11,24 @@ ROMAN = {"I": 1, "V": 5, "X": 10, "L": 50, "C": 100, "D": 500, "M": 1000}
 
 
 @cache
-def _engine() -> Any:
+def spelling(language: str) -> Any:
+    """Return the engine that spells numbers in a language, an ISO 639 code; None where there is none."""
     from unicode_rbnf import RbnfEngine  # most texts have no figures
 
-    return RbnfEngine.for_language("en")
+    known = {"nb": "no"}.get(language, language)
+    return RbnfEngine.for_language(known) if known in RbnfEngine.get_supported_languages() else None
 
 
 def cardinal(value: int) -> str:
     """Return 1234 as "one thousand two hundred thirty four"."""
-    return _plain(_engine().format_number(value).text)
+    return _plain(spelling("en").format_number(value).text)
 
 
 def ordinal(value: int) -> str:
     """Return 21 as "twenty first"."""
     from unicode_rbnf import FormatPurpose
 
-    return _plain(_engine().format_number(value, FormatPurpose.ORDINAL).text)
+    return _plain(spelling("en").format_number(value, FormatPurpose.ORDINAL).text)
 
 
 def _plain(words: str) -> str:

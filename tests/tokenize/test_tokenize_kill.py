@@ -24,18 +24,16 @@ from ray.cluster_utils import Cluster
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from corpora import add_recording
+from tiny_run import tokenize_here
 
 from triforce.flows.jobs import environment
 from triforce.ingest import storage
 from triforce.ingest.corpus.store import Corpus
 from triforce.models.audio.mel import MelConfig
 from triforce.models.dvae import DVAE, DVAEConfig
-from triforce.models.release_files import require_dvae, stage_files
-from triforce.tokenize.actors import EncodeActor, ReadActor, WriteActor, planned_row
+from triforce.models.release_files import stage_files
 from triforce.tokenize.config import TokenizeConfig
 from triforce.tokenize.inspect.verify import verify_tokens
-from triforce.tokenize.plan import extend_plan, open_tokens
-from triforce.tokenize.shards import load_tokenizer
 
 TARGETS = {"worker": "EncodeActor", "reader": "ReadActor", "writer": "WriteActor"}
 """Name of each kind of process while it works."""
@@ -58,13 +56,7 @@ def make_config(folder: Path, num_clips: int) -> TokenizeConfig:
 
 def undisturbed(config: TokenizeConfig, tokens: Path) -> dict[str, str]:
     """The shards as one process makes them, without Ray: hashes by name."""
-    config = config.model_copy(update={"tokens": str(tokens)})
-    dvae = require_dvae(config.release)
-    open_tokens(config, dvae)
-    read = ReadActor(config.corpus, dvae.card, load_tokenizer(config.tokens).to_json())
-    encode, write = EncodeActor(config), WriteActor(config.tokens)
-    for shard in extend_plan(config):
-        write(encode(read(planned_row(shard))))
+    tokenize_here(config.model_copy(update={"tokens": str(tokens)}))
     return {path.name: digest(path) for path in tokens.glob("shard-*")}
 
 

@@ -60,6 +60,11 @@ class DemoConfig(BaseModel):
         return self.init_from == SCRATCH
 
     @property
+    def num_unseen_texts(self) -> int | None:
+        """Unseen texts that are read aloud and judged, None: all."""
+        return NUM_READ[SCRATCH if self.from_scratch else VOICE]
+
+    @property
     def minutes_of(self) -> dict[str, float]:
         """Minutes of each network that is trained, in the order of training."""
         shares = self.shares or SHARES[SCRATCH if self.from_scratch else VOICE]

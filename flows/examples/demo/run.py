@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from triforce.flows.examples.demo.config import NUM_READ, SAMPLING, SCRATCH, DemoConfig
+from triforce.flows.examples.demo.config import SAMPLING, SCRATCH, DemoConfig
 from triforce.flows.examples.demo.sources import SOURCES, write_sources
 from triforce.flows.examples.timed_steps import Timings, file_hash, release_hashes
 from triforce.flows.jobs import environment
@@ -218,7 +218,7 @@ def _evaluate(folder: Path, config: DemoConfig, *, bundled_voice: bool) -> str:
             judge=JudgeConfig(model=config.judge),
             num_training_clips=NUM_TRAINING_TEXTS,
             num_samples=NUM_SAMPLES,
-            num_unseen_texts=NUM_READ[SCRATCH if config.from_scratch else VOICE],
+            num_unseen_texts=config.num_unseen_texts,
             sampling=SamplingConfig(**SAMPLING),
             bundled_voice=bundled_voice,
         ),

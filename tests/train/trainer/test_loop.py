@@ -9,18 +9,15 @@ import pytest
 import torch
 from corpora import add_recording
 from tensorboardX.proto import event_pb2
+from tiny_run import tokenize_here
 
 from triforce.ingest.corpus.store import Corpus
 from triforce.models.gpt import gpt_latents
 from triforce.models.gpt_sampling import SamplingConfig
 from triforce.models.release import Release
-from triforce.models.release_files import load_card, require_dvae
+from triforce.models.release_files import load_card
 from triforce.models.vocabulary import Segment
-from triforce.tokenize.actors import EncodeActor, ReadActor, WriteActor, planned_row
 from triforce.tokenize.config import TokenizeConfig
-from triforce.tokenize.job import write_index
-from triforce.tokenize.plan import extend_plan, open_tokens
-from triforce.tokenize.shards import load_tokenizer
 from triforce.train.config import RECIPES, TrainConfig, train_config
 from triforce.train.data.order import Place
 from triforce.train.launch.worker import write_release
@@ -85,13 +82,7 @@ def trained(tmp_path_factory) -> Path:
     tokenize = TokenizeConfig(
         corpus=corpus.uri, release=str(folder / "release"), tokens=str(folder / "tokens"), clips_per_shard=8
     )
-    stage = require_dvae(tokenize.release)
-    open_tokens(tokenize, stage)
-    read = ReadActor(tokenize.corpus, stage.card, load_tokenizer(tokenize.tokens).to_json())
-    encode, write = EncodeActor(tokenize), WriteActor(tokenize.tokens)
-    for shard in extend_plan(tokenize):
-        write(encode(read(planned_row(shard))))
-    write_index(tokenize, stage, 1, 0.0)
+    tokenize_here(tokenize)
     return folder
 
 
