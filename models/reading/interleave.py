@@ -4,8 +4,8 @@ A document is ``<text> pieces </text> <reading> codes pieces codes pieces ... </
 or the piece, in which its centre lies; codes before the first word's start come first. In training the network decides
 when a word or a piece begins and what it sounds like (the codes). By words, all pieces of a word stand before its
 codes, and those after the first are given. By pieces, each phoneme or letter stands before its own codes; of the time
-of a word each takes a share by `DURATIONS`, and punctuation behind a word takes what is left before the next. Then a
-code's sound is that of the last piece before it, and the network need not learn where in a word it is.
+of a word each takes a share by `DURATIONS`, and so does the pause behind a comma. Then a code's sound is that of the
+last piece before it, and the network need not learn where in a word it is.
 """
 
 from __future__ import annotations
@@ -16,19 +16,37 @@ from typing import NamedTuple
 
 import numpy as np
 
-from triforce.models.reading.lexicon import VOWELS
 from triforce.models.reading.phonemes import BOUNDARY, PUNCTUATION, SYMBOLS, PhonemeTokenizer, WordPieces
 from triforce.models.vocabulary import ReadingUnits
 
-VOWEL_DURATION = 1.4
-"""Duration of a vowel, where that of a consonant or letter is 1. Assumed."""
-DURATIONS = np.array(
-    [
-        0.0 if symbol == " " or symbol in PUNCTUATION else VOWEL_DURATION if symbol[:-1] in VOWELS else 1.0
-        for symbol in SYMBOLS
-    ]
-)
-"""Relative duration of each piece within its word."""
+PAUSES = frozenset(".,;:!?-")
+"""Punctuation that takes time of its own, behind a word."""
+MILLISECONDS = """
+AA0 85 AA1 85 AE0 76 AE1 76 AH0 55 AH1 46 AO0 77 AO1 73 AW0 94 AW1 92 AY0 128 AY1 113 B 54 CH 103 D 49 DH 31 EH0 61
+EH1 62 ER0 85 ER1 93 EY0 134 EY1 101 F 64 G 74 HH 39 IH0 59 IH1 43 IY0 89 IY1 82 JH 96 K 64 L 57 M 47 N 44 NG 52 OW0
+96 OW1 94 OY0 133 OY1 133 P 58 R 47 S 89 SH 95 T 42 TH 73 UH0 33 UH1 33 UW0 81 UW1 61 V 48 W 37 Y 47 Z 80 ZH 87
+' 0 a 62 b 60 c 73 d 45 e 46 f 50 g 48 h 7 i 58 j 105 k 42 l 45 m 50 n 47 o 54 p 63 q 66 r 48 s 76 t 44 u 44 v 58 w
+32 x 141 y 65 z 113 pause 105
+"""
+"""Mean duration of phonemes, letters and a pause. Measured by `tests/benchmarks/measure_durations.py` on 67 000 words
+of the voice `joe`: phonemes explain 93 % of the variance of a word's duration, letters 90 % (1.4 for vowels, 1 for
+consonants: 84 %). What is too rare is taken as the other stress.
+"""
+
+
+def _durations() -> np.ndarray:
+    fields = MILLISECONDS.split()
+    known = dict(zip(fields[::2], map(float, fields[1::2]), strict=True))
+    names = ["pause" if symbol in PAUSES else symbol.replace("2", "1") for symbol in SYMBOLS]
+    return np.array([known.get(name, 0.0) for name in names])
+
+
+DURATIONS = _durations()
+"""Mean duration of each piece in milliseconds, ``(P,)``; 0 for the boundary of words, quotes and brackets."""
+SOUNDS = np.array([symbol != SYMBOLS[BOUNDARY] and symbol not in PUNCTUATION for symbol in SYMBOLS])
+"""Whether a piece is a letter or a phoneme, bool ``(P,)``."""
+GAP_S = 0.03
+"""Silence between words from which a pause is taken to lie there, and not within the word before. Assumed."""
 TimedWord = tuple[str, float, float]
 """A word as it is written, its start and end in seconds from the clip's start."""
 
@@ -70,9 +88,11 @@ def time_words(reader: PhonemeTokenizer, text: str, words: Sequence[TimedWord]) 
 def piece_times(pieces: np.ndarray, words: np.ndarray, starts_s: np.ndarray, ends_s: np.ndarray) -> np.ndarray:
     """Return the start in seconds of each piece ``(L,)`` of words ``(L,)``, which are numbered in ascending order.
 
-    ``starts_s`` and ``ends_s`` ``(W,)`` are the words' times.
+    ``starts_s`` and ``ends_s`` ``(W,)`` are the words' times. A pause behind a word is part of the word's time where
+    the next begins at its end, as a synthesiser's words do; a recogniser's leave it between them.
     """
-    durations = DURATIONS[pieces]
+    gaps = np.append(starts_s[1:], 0.0) - ends_s
+    durations = np.where((gaps > GAP_S)[words] & ~SOUNDS[pieces], 0.0, DURATIONS[pieces])
     total = np.bincount(words, weights=durations, minlength=len(starts_s))
     behind = np.concatenate([[0.0], durations.cumsum()])
     first = np.searchsorted(words, np.arange(len(starts_s)))
@@ -92,7 +112,7 @@ def begins_unit(pieces: np.ndarray, units: ReadingUnits) -> np.ndarray:
         return boundary
     places = np.arange(len(pieces))
     word = np.maximum.accumulate(np.where(boundary, places, -1))
-    sound = np.maximum.accumulate(np.where(DURATIONS[pieces] > 0, places, -1))
+    sound = np.maximum.accumulate(np.where(SOUNDS[pieces], places, -1))
     sounded = np.concatenate([[-1], sound[:-1]]) > word
     return boundary | sounded
 

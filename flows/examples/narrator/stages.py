@@ -98,7 +98,6 @@ def speech(work: Work) -> None:
             manner=Manner(config.noise_scale, config.noise_w, config.length_scale),
             seed=config.seed,
             half=config.on_gpu,
-            batch_size=128 if config.on_gpu else 2,
         ),
     )
     work.note("speech", figures)

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import torch
 
+from triforce.flows.examples.piper.on_cores import speak_on_cores
 from triforce.flows.examples.piper.pack import SpeechWriter
 from triforce.flows.examples.piper.prepared import load_texts, load_voice
 from triforce.flows.examples.piper.synthesise import SynthesisConfig, Synthesiser
-from triforce.models.memory import reuse_freed_memory
 
 
 def make_pack(
@@ -34,13 +34,16 @@ def make_pack(
     """
     config = config or SynthesisConfig()
     began = time.perf_counter()
-    network, marks = load_voice(prepared, device)
     texts = load_texts(prepared, name)
+    if torch.device(device).type == "cpu":
+        batches = speak_on_cores(prepared, texts, config)
+    else:
+        batches = Synthesiser(*load_voice(prepared, device), config)(texts)
     loaded = time.perf_counter()
     # A thread fetches and writes a batch while the next is launched.
     with SpeechWriter(folder, config, samples) as writer, ThreadPoolExecutor(1) as pool:
         written: Future[None] | None = None
-        for batch in Synthesiser(network, marks, config)(texts):
+        for batch in batches:
             if written is not None:
                 written.result()
             written = pool.submit(writer.write, batch)
@@ -70,15 +73,13 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, help="work at most")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--samples", action="store_true", help="keep the waveforms too")
-    parser.add_argument("--batch-size", type=int, help="sentences at once; default: 128, on a CPU 2")
+    parser.add_argument("--batch-size", type=int, default=128, help="sentences at once; a CPU takes one a core")
     parser.add_argument("--half", action="store_true", help="decoder in float16")
     parser.add_argument("--compile", action="store_true", help="compile the decoder")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    if options.device == "cpu":
-        reuse_freed_memory()
     config = SynthesisConfig(
-        batch_size=options.batch_size or (2 if options.device == "cpu" else SynthesisConfig.batch_size),
+        batch_size=options.batch_size,
         half=options.half,
         compile=options.compile,
         seed=options.seed,
