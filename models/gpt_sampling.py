@@ -162,9 +162,11 @@ class _Drawer:
 
     def candidates(self) -> list[Candidate]:
         found = []
+        most = self.exact or self.config.max_codes  # the last step is there for the end
         for row, score, looped in zip(self.drawn.tolist(), self.scores, self.looped.tolist(), strict=True):
             length = next((i for i, token in enumerate(row) if token <= END), len(row))
             reached_end = (length < len(row) and row[length] == END) or length == self.exact
+            length = min(length, most)
             count = length + (reached_end and length < len(row))
             codes = np.array(row[:length], dtype=np.int64) - 1
             found.append(Candidate(codes, float(score[:count].mean()) if count else -np.inf, reached_end, looped))

@@ -286,7 +286,7 @@ class Release:
         prompt = [Segment("text", self._pieces(text))]
         if voice is not None:
             prompt.insert(0, Segment("voice", self.encode(voice)))
-        return sample_segment(self.gpt, prompt, "speech", sampling or SamplingConfig(), seed=seed)
+        return sample_segment(self.gpt, prompt, "speech", self.sampling_of(sampling), seed=seed)
 
     def draw_all(
         self,
@@ -308,7 +308,16 @@ class Release:
             return [self.draw(text, voice=voice, seed=seed, sampling=sampling) for text, seed in drawn]
         words = [require_phonemes(self.tokenizer).split(self._pieces(text)) for text in texts]
         prefix = [] if voice is None else [Segment("voice", self.encode(voice))]
-        return read_aloud(self.gpt, words, sampling, seeds=seeds, prefix=prefix, half=half, graph=graph)
+        chosen = self.sampling_of(sampling)
+        return read_aloud(self.gpt, words, chosen, seeds=seeds, prefix=prefix, half=half, graph=graph)
+
+    def sampling_of(self, given: SamplingConfig | None) -> SamplingConfig:
+        """Return the sampling of the GPT's card, with the fields that are set in ``given`` instead of its own."""
+        own = SamplingConfig.model_validate(self._gpt.card.get("sampling", {}) if self._gpt else {})
+        if given is None:
+            return own
+        chosen = {name: getattr(given, name) for name in given.model_fields_set}
+        return SamplingConfig.model_validate(own.model_dump(exclude_unset=True) | chosen)
 
     @cached_property
     def reads(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -16,6 +17,7 @@ from safetensors.torch import load_file
 from tiny_run import write_release
 
 from triforce.flows.examples.narrator.shrink import shrink
+from triforce.models.gpt_sampling import SamplingConfig
 from triforce.models.release import Release
 from triforce.models.voice import bundled
 
@@ -49,6 +51,20 @@ def test_it_speaks_where_no_release_is_named(small, monkeypatch):
     assert Release.load().dvae_hash == Release.load("voice").dvae_hash == Release.load(str(small)).dvae_hash
     assert Release.load().tokenizer.size == 256
     assert bundled.located("./voice") == "./voice"  # a folder of that name
+
+
+def test_a_release_says_how_it_is_sampled_and_what_is_asked_for_wins(small, tmp_path):
+    folder = shutil.copytree(small, tmp_path / "release")
+    card = folder / "gpt/config.json"
+    card.write_text(json.dumps(json.loads(card.read_text()) | {"sampling": {"temperature": 0.0, "max_codes": 9}}))
+    release = Release.load(str(folder))
+    assert release.sampling_of(None) == SamplingConfig(temperature=0.0, max_codes=9)
+    asked = release.sampling_of(SamplingConfig(max_codes=5, top_k=3))
+    assert asked == SamplingConfig(temperature=0.0, max_codes=5, top_k=3)
+    first, second = (release.draw("press one", seed=seed)[0].codes for seed in (1, 2))
+    assert len(first) <= 9
+    assert first.tolist() == second.tolist()
+    assert Release.load(str(small)).sampling_of(None) == SamplingConfig()
 
 
 @pytest.mark.slow

@@ -109,6 +109,7 @@ class GPTTask(Task):
             {"dvae_hash": inputs["dvae"]}
             | several
             | known
+            | _sampling(self.config)
             | {"layouts": sorted(layout for layout, weight in self.config.layouts.items() if weight)}
         )
 
@@ -234,6 +235,12 @@ def _front_end(config: GPTTrainConfig) -> FrontEnd:
             f"another folder with --set init_from={config.init_from}"
         )
     return tokenizer
+
+
+def _sampling(config: GPTTrainConfig) -> dict[str, Any]:
+    """Return how a release's GPT is best sampled, where it is gone on with and its card says so."""
+    card = require_gpt_card(config.init_from) if config.init_from is not None else {}
+    return {"sampling": card["sampling"]} if "sampling" in card else {}
 
 
 def _base_hash(config: GPTTrainConfig, indices: Sequence[dict[str, Any]]) -> str:

@@ -25,6 +25,10 @@ class NarratorConfig(BaseModel):
     fsq_levels: tuple[int, ...] = Field((8, 8, 8, 8), description="Levels of the codes: 4096 codes.")
     dvae_hidden: int = Field(384, ge=8, description="Channels of the dVAE.")
     dvae_folded: bool = Field(False, description="Let the dVAE work at the rate of the codes alone: for CPUs.")
+    other_hours: float = Field(
+        1.5, ge=0, description="Hours of other voices that the dVAE learns from too, so that others can be coded."
+    )
+    channel_jitter: float = Field(0.3, ge=0, le=1, description="Share of the dVAE's crops as other microphones hear.")
     dvae_batch: int = Field(128, ge=1, description="Crops a step.")
     crop_frames: int = Field(192, ge=16, description="Frames of the dVAE's crops: 2 s.")
     teacher: bool = Field(True, description="Let a frozen Whisper teach the dVAE.")
@@ -41,6 +45,8 @@ class NarratorConfig(BaseModel):
     dropout: float = Field(0.1, ge=0, lt=1, description="Dropout of the transformer.")
     code_noise: float = Field(0.05, ge=0, lt=1, description="Share of input codes replaced at random.")
     text_dropout: float = Field(0.1, ge=0, lt=1, description="Share of sentences whose text is hidden, for guidance.")
+    temperature: float = Field(0.7, ge=0, le=10, description="Temperature that the release is sampled with.")
+    guidance: float = Field(1.5, ge=0, le=10, description="Guidance that the release is sampled with.")
     eval_every: int = Field(1_000_000, ge=1, description="Steps of the transformer between evaluations.")
     save_every_s: float = Field(120.0, gt=0, description="Seconds after which the transformer is written once more.")
     vocoder_batch: int = Field(32, ge=1, description="Crops a step of the vocoder.")

@@ -20,6 +20,7 @@ import torch
 
 from triforce.flows.examples.narrator.codes import read_codes, write_codes
 from triforce.flows.examples.narrator.config import NarratorConfig
+from triforce.flows.examples.narrator.voices import write_voices
 from triforce.flows.examples.piper.make_pack import make_pack
 from triforce.flows.examples.piper.synthesise import Manner, SynthesisConfig
 from triforce.ingest import storage
@@ -105,7 +106,10 @@ def speech(work: Work) -> None:
 
 def dvae(work: Work) -> None:
     """Train the dVAE, and encode the speech."""
-    config = work.config
+    config, corpus = work.config, work.pack
+    if config.other_hours:
+        corpus = work.folder / "voices"
+        work.note("voices", write_voices(Pack(work.pack), corpus, config.other_hours, config.seed))
     taught = {
         "teacher": "whisper",
         "teacher_model": config.teacher_model,
@@ -116,6 +120,8 @@ def dvae(work: Work) -> None:
         work,
         "dvae",
         stage="dvae",
+        corpus=str(corpus),
+        channel_jitter=config.channel_jitter,
         max_minutes=config.minutes * config.dvae_share,
         crop_frames=config.crop_frames,
         batch_size=config.dvae_batch,
@@ -217,6 +223,7 @@ def _write_gpt(work: Work, trainer: Trainer, task: ReadingTask, codes_hash: str)
     metrics = {key: value for entry in history for key, value in entry.items()}
     card = task.card({"dvae": codes_hash}) | {
         "run_name": "narrator",
+        "sampling": {"temperature": work.config.temperature, "guidance": work.config.guidance},
         "steps": trainer.state.step,
         "training_s": trainer.state.elapsed_s,
         "metrics": metrics,
