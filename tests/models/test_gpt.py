@@ -151,8 +151,8 @@ def test_samples_are_legal_seeded_and_capped():
     assert len(candidates) == 5
     for candidate in candidates:
         assert ((candidate.codes >= 0) & (candidate.codes < 30)).all()
-        assert len(candidate.codes) <= 21
-        assert candidate.reached_end or len(candidate.codes) == 21
+        assert len(candidate.codes) <= 20
+        assert candidate.reached_end or len(candidate.codes) == 20
     again = sample_segment(model, prompt, "speech", settings, seed=1)
     assert all(np.array_equal(a.codes, b.codes) for a, b in zip(candidates, again, strict=True))
     other = sample_segment(model, prompt, "speech", settings, seed=2)
