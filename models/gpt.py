@@ -209,6 +209,9 @@ class GPT(nn.Module):
         self.head = nn.Linear(config.width, config.vocabulary.size, bias=False)
         self.checkpoint_activations = False
         """Whether to recompute each block in the backward pass instead of keeping its activations."""
+        self.masks_documents = False
+        """Whether documents of a packed row are told apart by a mask on a CPU too, where each is attended to by itself
+        otherwise: a compiled block would be compiled anew for all their lengths."""
         angles = torch.arange(config.max_positions)[:, None] * rotary_frequencies(config)
         self.register_buffer("cos", angles.cos(), persistent=False)
         self.register_buffer("sin", angles.sin(), persistent=False)
@@ -299,15 +302,14 @@ class GPT(nn.Module):
             cache.reached = reached[:, -1:]
         return cos, sin
 
-    @staticmethod
     def _visibility(
-        ids: torch.Tensor, documents: torch.Tensor | None, past: int, cache: KVCache | SlotCache | None
+        self, ids: torch.Tensor, documents: torch.Tensor | None, past: int, cache: KVCache | SlotCache | None
     ) -> tuple[torch.Tensor | None, list[int] | None]:
         """Return a mask or, on a CPU, where masked entries would cost as much as others, the documents' lengths."""
         if documents is not None:
             if cache is not None:
                 raise ValueError("a cache holds one document a row: give no `documents` with it")
-            if ids.device.type == "cpu" and not torch.compiler.is_compiling():
+            if ids.device.type == "cpu" and not self.masks_documents and not torch.compiler.is_compiling():
                 return None, document_lengths(documents)
             return document_mask(documents), None
         if isinstance(cache, SlotCache):

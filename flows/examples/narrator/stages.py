@@ -177,7 +177,7 @@ def gpt(work: Work) -> None:
     torch.manual_seed(config.seed)
     model = GPT(GPTConfig(vocabulary=vocabulary, **shape.model_dump()))
     settings = ReadingConfig(seed=config.seed, text_dropout=config.text_dropout, units=config.reading_units)
-    if config.on_gpu and not work.plain:
+    if not work.plain:
         _compile(work, model)
     work.wait_for("codes", "texts")
     stage, pack = require_dvae(work.release), Pack(work.pack)
@@ -236,10 +236,13 @@ def _write_gpt(work: Work, trainer: Trainer, task: ReadingTask, codes_hash: str)
 
 
 def _compile(work: Work, model: GPT) -> None:
-    """Compile the blocks, forward and backward, on a batch of the shapes to come."""
+    """Compile the blocks, forward and backward; on a GPU, where that takes long, on a batch of the shapes to come."""
     model.to(work.device)
+    model.masks_documents = True
     for block in model.blocks:
         block.compile()
+    if not work.config.on_gpu:
+        return
     rows, context = work.config.gpt_rows, work.config.context
     ids = torch.randint(2, model.config.vocabulary.size, (rows, context), device=work.device)
     places = torch.arange(context, device=work.device).expand(rows, -1)
