@@ -237,17 +237,23 @@ def retry(
 @app.command(epilog=example("corpus refilter data/corpus --set min_snr_db=10 --dry-run"))
 def refilter(
     uri: CorpusUri,
+    config: Annotated[
+        str | None, typer.Option("--config", help="A YAML file of limits, as `corpus browse` saves it.")
+    ] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="A limit of the filters, as in min_snr_db=10; repeat.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would change, and change nothing.")] = False,
 ) -> None:
-    """Decide again which clips are kept, from their stored scores; no audio is touched."""
+    """Decide again which clips are kept, from their stored scores and from marks; no audio is touched."""
     from triforce.flows.cli.settings import merged
     from triforce.ingest.clips.filters import FilterConfig
     from triforce.ingest.clips.refilter import refilter as run_refilter
+    from triforce.ingest.strict_yaml import load_model
 
-    changes = run_refilter(_open(uri), FilterConfig.model_validate(merged({}, settings)), dry_run=dry_run)
+    fields = load_model(config, FilterConfig).model_dump(exclude_unset=True) if config else {}
+    limits = FilterConfig.model_validate(merged(fields, settings))
+    changes = run_refilter(_open(uri), limits, dry_run=dry_run)
     counts = changes.group_by(["before", "after"]).aggregate([("clip_id", "count")]).sort_by("clip_id_count")
     for row in reversed(counts.to_pylist()):
         print(f"{row['before'] or 'kept':<18} -> {row['after'] or 'kept':<18} {row['clip_id_count']}")

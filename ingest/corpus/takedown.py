@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from triforce.ingest import ledger, storage
+from triforce.ingest.clips.marks import remove_marks
 from triforce.ingest.corpus.clip_index import clip_index
 from triforce.ingest.corpus.records import Recording, RejectReason, Status
 from triforce.ingest.corpus.shard_names import shard_name, shard_stem, stale_mark
@@ -39,7 +40,7 @@ def remove(
     forget: bool = False,
     dry_run: bool = False,
 ) -> Removal:
-    """Remove recordings: media, transcripts, clips, and what was remembered of them.
+    """Remove recordings: media, transcripts, clips, marks, and what was remembered of them.
 
     Shards at ``tokens`` with samples of theirs are marked stale. Each recording leaves a row that says when it was
     removed and nothing else: it keeps a later sync from fetching the same again, also from another address. With
@@ -57,6 +58,7 @@ def remove(
             if not dry_run:
                 _remove_one(corpus, recording, files.get(recording.recording_id, []), forget=forget)
         if not dry_run:
+            remove_marks(corpus, source, {item.recording_id for item in chosen})
             _forget_pending(corpus, source, {item.recording_id for item in chosen})
             for index in (recording_index(corpus, source), clip_index(corpus, source)):
                 index.purge()
