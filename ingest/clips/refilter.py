@@ -33,7 +33,8 @@ MIN_CLIPS_FOR_RATE = 20
 def refilter(corpus: Corpus, config: FilterConfig, *, dry_run: bool = False) -> pa.Table:
     """Decide again, from the stored scores, which clips are dropped; return the clips whose reason changed.
 
-    A clip that a person marked is dropped for `DropReason.MARKED_WRONG`, whatever its scores. Columns: source, recording_id, clip_id, before, after. No audio is decoded. Only files with a change are written,
+    A clip that a person marked is dropped for `DropReason.MARKED_WRONG`, whatever its scores. Columns: source,
+    recording_id, clip_id, before, after. No audio is decoded. Only files with a change are written,
     each atomically; ``dry_run`` writes none.
     """
     schema = pa.schema([(name, pa.string()) for name in CHANGE_COLUMNS])
