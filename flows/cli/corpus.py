@@ -261,6 +261,24 @@ def refilter(
     print(f"{len(changes)} clips {verb}; the next `triforce tokenize` renews the shards that hold them")
 
 
+@app.command(epilog=example("corpus browse data/corpus --release data/release"))
+def browse(
+    uri: CorpusUri,
+    config: Annotated[
+        str | None, typer.Option("--config", help="Where Save writes the thresholds; by default CORPUS/filter.yaml.")
+    ] = None,
+    release: Annotated[str | None, typer.Option(help="A release: shows codes and what they decode to.")] = None,
+    tokens: Annotated[str | None, typer.Option(help="Its token shards: codes are taken from there.")] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on; one that others reach needs a key.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: any that is free.")] = 8124,
+) -> None:
+    """Open a page: search, hear and mark clips, and try thresholds; the key is what TRIFORCE_API_KEY holds."""
+    from triforce.flows.browse.server import BrowseConfig, serve_forever
+
+    _open(uri)
+    serve_forever(BrowseConfig(corpus=uri, config=config, release=release, tokens=tokens, host=host, port=port))
+
+
 @app.command("import", epilog=example("corpus import photos --corpus data/corpus --modality image --source holiday"))
 def import_files(
     folder: Annotated[Path, typer.Argument(help="A folder of files; the text of each beside it as .txt, if any.")],
