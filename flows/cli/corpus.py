@@ -237,22 +237,46 @@ def retry(
 @app.command(epilog=example("corpus refilter data/corpus --set min_snr_db=10 --dry-run"))
 def refilter(
     uri: CorpusUri,
+    config: Annotated[
+        str | None, typer.Option("--config", help="A YAML file of limits, as `corpus browse` saves it.")
+    ] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="A limit of the filters, as in min_snr_db=10; repeat.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would change, and change nothing.")] = False,
 ) -> None:
-    """Decide again which clips are kept, from their stored scores; no audio is touched."""
+    """Decide again which clips are kept, from their stored scores and from marks; no audio is touched."""
     from triforce.flows.cli.settings import merged
     from triforce.ingest.clips.filters import FilterConfig
     from triforce.ingest.clips.refilter import refilter as run_refilter
+    from triforce.ingest.strict_yaml import load_model
 
-    changes = run_refilter(_open(uri), FilterConfig.model_validate(merged({}, settings)), dry_run=dry_run)
+    fields = load_model(config, FilterConfig).model_dump(exclude_unset=True) if config else {}
+    limits = FilterConfig.model_validate(merged(fields, settings))
+    changes = run_refilter(_open(uri), limits, dry_run=dry_run)
     counts = changes.group_by(["before", "after"]).aggregate([("clip_id", "count")]).sort_by("clip_id_count")
     for row in reversed(counts.to_pylist()):
         print(f"{row['before'] or 'kept':<18} -> {row['after'] or 'kept':<18} {row['clip_id_count']}")
     verb = "would change" if dry_run else "changed"
     print(f"{len(changes)} clips {verb}; the next `triforce tokenize` renews the shards that hold them")
+
+
+@app.command(epilog=example("corpus browse data/corpus --release data/release"))
+def browse(
+    uri: CorpusUri,
+    config: Annotated[
+        str | None, typer.Option("--config", help="Where Save writes the thresholds; by default CORPUS/filter.yaml.")
+    ] = None,
+    release: Annotated[str | None, typer.Option(help="A release: shows codes and what they decode to.")] = None,
+    tokens: Annotated[str | None, typer.Option(help="Its token shards: codes are taken from there.")] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on; one that others reach needs a key.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: any that is free.")] = 8124,
+) -> None:
+    """Open a page: search, hear and mark clips, and try thresholds; the key is what TRIFORCE_API_KEY holds."""
+    from triforce.flows.browse.server import BrowseConfig, serve_forever
+
+    _open(uri)
+    serve_forever(BrowseConfig(corpus=uri, config=config, release=release, tokens=tokens, host=host, port=port))
 
 
 @app.command("import", epilog=example("corpus import photos --corpus data/corpus --modality image --source holiday"))

@@ -5,9 +5,6 @@ A sentence is sent as soon as it is spoken. The server listens to this machine a
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-import ipaddress
 import json
 import logging
 import os
@@ -29,6 +26,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import HTMLResponse, Response, StreamingResponse
 
+from triforce.flows.speech.access import KEY_VARIABLE, hash_key, is_key, require_key
 from triforce.flows.speech.characters import named
 from triforce.flows.speech.loudness import faded, silence
 from triforce.flows.speech.speaker import PAUSE_S, SpeakConfig, Speaker
@@ -51,7 +49,6 @@ from triforce.models.voice.bundled import VOICE
 
 logger = logging.getLogger(__name__)
 
-KEY_VARIABLE = "TRIFORCE_API_KEY"
 BYTES_PER_CHARACTER = 12
 """Bytes of a character in JSON at most: two escapes, as in ``\\ud83d\\ude00``."""
 OTHER_BYTES = 64 * 1024
@@ -183,8 +180,7 @@ class SpeechServer:
         if self._key_hash is None:
             return
         scheme, _, key = request.headers.get("authorization", "").partition(" ")
-        given = hashlib.sha256(key.strip().encode()).hexdigest()
-        if scheme.lower() != "bearer" or not hmac.compare_digest(given, self._key_hash):
+        if scheme.lower() != "bearer" or not is_key(key.strip(), self._key_hash):
             raise RequestError(401, "wrong or missing key: send Authorization: Bearer <key>", "invalid_api_key")
 
     def _checked(self, wanted: SpeechRequest) -> tuple[SpeechRequest, list[str]]:
@@ -239,14 +235,6 @@ class SpeechServer:
             yield silence(PAUSE_S, sample_rate_hz)
 
 
-def is_loopback(host: str) -> bool:
-    """Return whether only this machine reaches the address."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
 def start(config: ServeConfig, key: str | None = None) -> str:
     """Start serving until `ray.serve.shutdown`; return the address.
 
@@ -260,8 +248,7 @@ def start(config: ServeConfig, key: str | None = None) -> str:
     from triforce.models.release_files import load_card, require_dvae
     from triforce.tokenize.ray_session import connect
 
-    if not key and not is_loopback(config.host):
-        raise ValueError(f"--host {config.host}: others can reach it; set {KEY_VARIABLE} to a key, or use 127.0.0.1")
+    require_key(config.host, key)
     release = os.path.abspath(config.release) if storage.is_local(config.release) else config.release
     require_dvae(release)
     if load_card(release, "gpt") is None:
@@ -273,7 +260,7 @@ def start(config: ServeConfig, key: str | None = None) -> str:
     deployment = serve.deployment(
         name="speech", num_replicas=config.replicas, max_ongoing_requests=config.max_waiting + 16
     )(serve.ingress()(SpeechServer))
-    serve.run(deployment.bind(config, key and hashlib.sha256(key.encode()).hexdigest()), name="triforce")
+    serve.run(deployment.bind(config, hash_key(key) if key else None), name="triforce")
     return f"http://{config.host}:{config.port}"
 
 

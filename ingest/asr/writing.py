@@ -7,6 +7,7 @@ spaces, German glues words together, Hindi writes vowels as marks that are no le
 from __future__ import annotations
 
 import itertools
+import re
 import unicodedata
 from bisect import bisect_right
 from collections.abc import Iterator
@@ -53,6 +54,8 @@ NON_LATIN = frozenset({
 })  # fmt: skip
 """Languages, by Whisper's codes, whose characters take Whisper's tokenizer up to several tokens each."""
 
+_ASCII_WORD = re.compile(r"[a-z0-9'_]+")
+"""A word of text in ASCII, which needs no look at each character."""
 _FIRSTS = [script.first for script in SCRIPTS]
 
 
@@ -72,9 +75,11 @@ def spoken_letters(text: str) -> float:
 
 def plain_words(text: str | None) -> list[str]:
     """Return the words of a text in lower case without punctuation; text without spaces is one word up to a mark."""
+    if text is None or text.isascii():
+        return _ASCII_WORD.findall((text or "").lower())
     kept = [
         character if character.isalnum() or character in "'_" or unicodedata.category(character)[0] == "M" else " "
-        for character in (text or "").lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
+        for character in text.lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
     ]
     return "".join(kept).split()
 
@@ -94,6 +99,9 @@ def repeatable_units(text: str | None) -> list[str]:
 
 def _parts(text: str | None) -> Iterator[tuple[bool, str]]:
     for word in plain_words(text):
+        if word.isascii():
+            yield True, word
+            continue
         for has_spaces, part in itertools.groupby(word, _has_spaces):
             yield has_spaces, "".join(part)
 

@@ -62,6 +62,8 @@ TEXT_SCOPES = {
 }
 """For which scripts or languages each filter on text holds. In any other text it drops nothing."""
 
+MIN_UNITS = 10
+"""Words from which on the share of different ones tells something. Assumed."""
 EDGE_WORD_S = 0.05
 """Distance from a clip's end up to which a word touches it, seconds: two and a half frames of Whisper's encoder.
 Assumed."""
@@ -146,7 +148,7 @@ def _is_no_speech(clip: Clip, config: FilterConfig) -> bool:
 
 def _is_repetition(clip: Clip, config: FilterConfig) -> bool:
     words = repeatable_units(clip.text)
-    repeats = len(words) >= 10 and len(set(words)) / len(words) <= config.min_unique_word_share
+    repeats = len(words) >= MIN_UNITS and len(set(words)) / len(words) <= config.min_unique_word_share
     return repeats or _above(clip.compression_ratio, config.max_compression_ratio)
 
 
@@ -157,7 +159,12 @@ def _is_wrong_language(clip: Clip, config: FilterConfig) -> bool:
 
 
 def _is_phantom(clip: Clip, config: FilterConfig) -> bool:
-    return " ".join(plain_words(clip.text)) in _PHANTOMS
+    return is_phantom_phrase(clip.text)
+
+
+def is_phantom_phrase(text: str | None) -> bool:
+    """Return whether a text is nothing but what Whisper writes over music and silence."""
+    return " ".join(plain_words(text)) in _PHANTOMS
 
 
 def _has_long_word(clip: Clip, config: FilterConfig) -> bool:

@@ -1,8 +1,10 @@
-"""Decide again which clips of a finished corpus are dropped: by their stored scores, without decoding any audio."""
+"""Decide again which clips of a finished corpus are dropped: by their stored scores and by what persons
+marked as wrong, without decoding any audio."""
 
 from __future__ import annotations
 
 from array import array
+from collections.abc import Collection
 
 import numpy as np
 import pyarrow as pa
@@ -11,12 +13,14 @@ import pyarrow.parquet as pq
 
 from triforce.ingest import storage
 from triforce.ingest.clips.filters import FilterConfig, drop_reason, letters_per_s
+from triforce.ingest.clips.marks import marked_ids
 from triforce.ingest.corpus.records import Clip, DropReason
 from triforce.ingest.corpus.rewrite import replace_columns
 from triforce.ingest.corpus.store import Corpus
 
 SCORES = [
-    *("clip_id", "recording_id", "drop_reason", "modality", "duration_s", "text", "language", "language_probability"),
+    *("clip_id", "recording_id", "drop_reason", "modality", "duration_s", "text", "asr_model"),
+    *("language", "language_probability"),
     *("avg_logprob", "no_speech_prob", "compression_ratio", "chars_per_s", "snr_db", "bandwidth_hz", "clipped_share"),
     *("rms_dbfs", "modulation_db", "edge_db", "cut_blind", "voice_similarity", "dnsmos_ovrl"),
 ]
@@ -29,16 +33,18 @@ MIN_CLIPS_FOR_RATE = 20
 def refilter(corpus: Corpus, config: FilterConfig, *, dry_run: bool = False) -> pa.Table:
     """Decide again, from the stored scores, which clips are dropped; return the clips whose reason changed.
 
-    Columns: source, recording_id, clip_id, before, after. No audio is decoded. Only files with a change are written,
+    A clip that a person marked is dropped for `DropReason.MARKED_WRONG`, whatever its scores. Columns: source,
+    recording_id, clip_id, before, after. No audio is decoded. Only files with a change are written,
     each atomically; ``dry_run`` writes none.
     """
     schema = pa.schema([(name, pa.string()) for name in CHANGE_COLUMNS])
     tables = [schema.empty_table()]
     for source in corpus.sources():
         files = corpus.clip_files(source)
-        limits = _rate_limits(files, config)
+        marked = marked_ids(corpus, source)
+        limits = _rate_limits(files, config, marked)
         for uri in files:
-            clips, after = _judge_file(uri, config, limits)
+            clips, after = _judge_file(uri, config, limits, marked)
             changed = [
                 {
                     "source": source,
@@ -73,25 +79,26 @@ def _read_scores(uri: str, config: FilterConfig) -> list[Clip]:
 
 
 def _judge_file(
-    uri: str, config: FilterConfig, limits: tuple[float, float] | None
+    uri: str, config: FilterConfig, limits: tuple[float, float] | None, marked: Collection[str]
 ) -> tuple[list[Clip], list[str | None]]:
     clips = _read_scores(uri, config)
     reasons: list[str | None] = []
     for clip in clips:
-        reason, rate = drop_reason(clip, config), letters_per_s(clip)
+        reason = DropReason.MARKED_WRONG if clip.clip_id in marked else drop_reason(clip, config)
+        rate = letters_per_s(clip)
         if reason is None and limits and rate is not None and not limits[0] <= rate <= limits[1]:
             reason = DropReason.SPEAKING_RATE
         reasons.append(reason and str(reason))
     return clips, reasons
 
 
-def _rate_limits(files: list[str], config: FilterConfig) -> tuple[float, float] | None:
+def _rate_limits(files: list[str], config: FilterConfig, marked: Collection[str]) -> tuple[float, float] | None:
     """The lowest and highest rate of a source's clips that no outlier has, from those that are otherwise kept."""
     if config.max_rate_iqr is None:
         return None
     rates = array("f")
     for uri in files:
-        judged = zip(*_judge_file(uri, config, None), strict=True)
+        judged = zip(*_judge_file(uri, config, None, marked), strict=True)
         rates.extend(rate for clip, reason in judged if reason is None and (rate := letters_per_s(clip)) is not None)
     if len(rates) < MIN_CLIPS_FOR_RATE:
         return None

@@ -101,6 +101,8 @@ class DropReason(StrEnum):
     QUIET = "quiet"
     MANY_SPEAKERS = "many_speakers"
     LOW_DNSMOS = "low_dnsmos"
+    MARKED_WRONG = "marked_wrong"
+    """A person said so, see `triforce.ingest.clips.marks`; only `refilter` gives it."""
 
 
 MAX_TEXT_CHARS = 4096

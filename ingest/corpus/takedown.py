@@ -13,6 +13,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from triforce.ingest import ledger, storage
+from triforce.ingest.clips.marks import remove_marks
+from triforce.ingest.clips.score_index import score_index
 from triforce.ingest.corpus.clip_index import clip_index
 from triforce.ingest.corpus.records import Recording, RejectReason, Status
 from triforce.ingest.corpus.shard_names import shard_name, shard_stem, stale_mark
@@ -39,7 +41,7 @@ def remove(
     forget: bool = False,
     dry_run: bool = False,
 ) -> Removal:
-    """Remove recordings: media, transcripts, clips, and what was remembered of them.
+    """Remove recordings: media, transcripts, clips, marks, and what was remembered of them.
 
     Shards at ``tokens`` with samples of theirs are marked stale. Each recording leaves a row that says when it was
     removed and nothing else: it keeps a later sync from fetching the same again, also from another address. With
@@ -57,9 +59,11 @@ def remove(
             if not dry_run:
                 _remove_one(corpus, recording, files.get(recording.recording_id, []), forget=forget)
         if not dry_run:
+            remove_marks(corpus, source, {item.recording_id for item in chosen})
             _forget_pending(corpus, source, {item.recording_id for item in chosen})
-            for index in (recording_index(corpus, source), clip_index(corpus, source)):
+            for index in (recording_index(corpus, source), clip_index(corpus, source), score_index(corpus, source)):
                 index.purge()
+            storage.remove(storage.join(corpus.uri, "state", "browse"), recursive=True)  # the same, as a page reads it
         if forget and not dry_run:
             ledger.forget_pages(corpus, source)  # an unchanged feed would count as read, and never yield them
     return Removal(chosen, num_clips, sum(item.num_bytes or 0 for item in chosen), stale)

@@ -8,9 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from triforce.ingest import storage
 from triforce.ingest.asr.repetition import compression_ratio
+from triforce.ingest.asr.writing import plain_words, repeatable_units, spaced_words
 from triforce.ingest.clips.filters import TEXT_SCOPES, FilterConfig, drop_reason
 from triforce.ingest.clips.refilter import refilter
 from triforce.ingest.corpus.records import Clip, DropReason, Media, Recording, Word, make_clip_id
@@ -83,7 +86,7 @@ CONFIG = FilterConfig(languages=("en", "fr"), min_bandwidth_hz=3_400, min_dnsmos
 
 
 def test_no_reason_is_without_its_cases():
-    assert {reason for reason, _, _ in CASES} == set(DropReason)
+    assert {reason for reason, _, _ in CASES} | {DropReason.MARKED_WRONG} == set(DropReason)
 
 
 def test_a_good_clip_is_kept_and_missing_scores_are_not_judged():
@@ -204,6 +207,12 @@ def test_a_clip_in_a_language_that_its_recogniser_does_not_write_is_dropped():
     foreign = replace(GOOD, text=None, words=None, chars_per_s=None, language="de", asr_model="whisper-tiny.en")
     assert drop_reason(foreign, FilterConfig()) == DropReason.WRONG_LANGUAGE
     assert drop_reason(replace(foreign, asr_model=None), FilterConfig()) is None
+
+
+@given(st.text(st.characters(max_codepoint=127)))
+def test_words_of_ascii_are_those_of_any_text(text):
+    assert plain_words(text) == plain_words(f"{text} é")[:-1]
+    assert repeatable_units(text) == repeatable_units(f"{text} é")[:-1] == spaced_words(text)
 
 
 def test_every_filter_on_text_says_what_it_holds_for():
