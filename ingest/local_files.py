@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from triforce.ingest import storage
 from triforce.ingest.clips.make_clip import image_clip, sound_clip, video_clip
 from triforce.ingest.corpus.records import (
+    FILE,
     SAMPLE_RATE_HZ,
     TRANSCRIPT,
     Clip,
@@ -94,7 +95,7 @@ def _file_recording(path: Path, folder: Path, config: ImportConfig, corpus: Corp
     return Recording(
         recording_id=recording_id,
         source=config.source,
-        source_kind="file",
+        source_kind=FILE,
         source_id=name,
         url=path.absolute().as_uri(),
         title=name,
