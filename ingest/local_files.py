@@ -24,10 +24,12 @@ from triforce.ingest.corpus.records import (
     TRANSCRIPT,
     Clip,
     Recording,
+    RejectReason,
     Status,
     check_source_name,
     make_recording_id,
 )
+from triforce.ingest.corpus.stats import list_recordings
 from triforce.ingest.corpus.store import Corpus
 from triforce.ingest.errors import Rejected
 from triforce.ingest.media.decode import decode
@@ -64,7 +66,12 @@ def import_folder(corpus: Corpus, folder: Path, config: ImportConfig) -> dict[st
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in endings and path.is_file())
     if not paths:
         raise ValueError(f"{folder}: no {config.modality} here; files end in {', '.join(sorted(endings))}")
-    done, counts = corpus.clipped_ids(config.source), {"new": 0, "known": 0, "rejected": 0, "clips": 0}
+    counts = {"new": 0, "known": 0, "rejected": 0, "clips": 0}
+    done = corpus.clipped_ids(config.source) | {
+        row.recording_id
+        for row in list_recordings(corpus, source=config.source, reason=RejectReason.FORBIDDEN)
+        if "removed_at" in row.metadata  # what was taken down stays out
+    }
     for path in paths:
         recording = _file_recording(path, folder, config, corpus)
         if recording.recording_id in done:
