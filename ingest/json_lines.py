@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any] | None, str]]:
             number += 1
             try:
                 line = file.readline()
-            except (EOFError, gzip.BadGzipFile) as error:
+            except (EOFError, gzip.BadGzipFile, zlib.error) as error:
                 yield number, None, f"the archive breaks off: {error}"
                 return
             if not line:

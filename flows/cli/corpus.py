@@ -20,6 +20,9 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 
+MAX_SHOWN = 500
+"""Characters up to which `show` prints a value of a recording's metadata. Assumed."""
+
 CorpusUri = Annotated[str, typer.Argument(help="The corpus: a folder, or an address such as s3://bucket/corpus.")]
 
 
@@ -313,4 +316,8 @@ def say(line: str) -> None:
 
 
 def _flat(value: object) -> str:
-    return ", ".join(f"{key}={item}" for key, item in value.items()) if isinstance(value, dict) else str(value)
+    if not isinstance(value, dict):
+        return str(value)
+    return ", ".join(
+        f"{key}={item if len(item) <= MAX_SHOWN else f'({len(item)} characters)'}" for key, item in value.items()
+    )

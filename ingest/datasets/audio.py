@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 
 from triforce.ingest.corpus.records import SAMPLE_RATE_HZ, RejectReason
 from triforce.ingest.datasets.huggingface import embedded_audio
@@ -104,7 +105,7 @@ def _embedded(run: list[Utterance], limit_s: float) -> Iterator[list[Sound]]:
                 path = Path(temporary) / f"audio{Path(name or '').suffix[:8]}"
                 path.write_bytes(data)
                 yield _of_file(path, [utterance], limit_s)
-    except OSError as error:  # of Arrow, for a file that is broken
+    except (OSError, pa.ArrowException) as error:
         problem = Rejected(RejectReason.UNDECODABLE, f"{run[0].audio.path} cannot be read: {error}")
         yield [Sound(utterance, problem=problem) for utterance in waiting]
 
@@ -117,8 +118,8 @@ def _of_file(path: Path, utterances: Sequence[Utterance], limit_s: float) -> lis
         problem = error
     except FileNotFoundError:
         problem = Rejected(RejectReason.NOT_FOUND, f"{path}: no such file")
-    except OSError as error:
-        problem = Rejected(RejectReason.UNKNOWN, f"{path}: {error}")
+    except (OSError, ValueError, RuntimeError, LookupError, ArithmeticError) as error:  # of a library, for one file
+        problem = Rejected(RejectReason.UNKNOWN, f"{path}: {type(error).__name__}: {error}")
     return [Sound(utterance, problem=problem) for utterance in order]
 
 

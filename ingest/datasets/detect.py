@@ -118,17 +118,22 @@ def _libritts(path: Path, config: DatasetConfig) -> Dataset | None:
 
 
 def _huggingface(path: Path, config: DatasetConfig) -> Dataset | None:
-    files = [path] if path.is_file() else [Path(folder) / name for folder, name in _walk(path)]
-    root = path.parent if path.is_file() else path
-    found = [file for file in sorted(files) if file.name in huggingface.METADATA and _names_files(file, config)]
+    names = [path] if path.is_file() else [Path(folder) / name for folder, name in _walk(path, None) if _is_table(name)]
+    root, files = path.parent if path.is_file() else path, sorted(filter(_is_table, names), key=str)
+    found = [file for file in files if file.name in huggingface.METADATA and _names_files(file, config)]
     if found:
         read = functools.partial(huggingface.read_audio_folder, root, found, config)
         return _dataset("huggingface", path, f"Hugging Face audio folder, {len(found)} tables", read)
-    found = [file for file in sorted(files) if file.suffix == ".parquet" and file.name not in huggingface.METADATA]
-    if not found:
+    found = [file for file in files if file.name not in huggingface.METADATA]
+    if not any(huggingface.has_audio(file, config) for file in found):
         return None
     read = functools.partial(huggingface.read_parquet, root, found, config)
     return _dataset("huggingface", path, f"Hugging Face Parquet, {len(found)} files", read)
+
+
+def _is_table(file: str | Path) -> bool:
+    name = os.path.basename(file)
+    return name in huggingface.METADATA or name.endswith(".parquet")
 
 
 def _names_files(table: Path, config: DatasetConfig) -> bool:
@@ -219,10 +224,15 @@ def _dataset(form: str, path: Path, found: str, items: functools.partial) -> Dat
     return Dataset(form, found, items, next(filter(None, map(stated_licence, folders)), None))
 
 
-def _walk(path: Path) -> Iterator[tuple[str, str]]:
-    """The folder and name of each file below ``path``, some at most."""
-    found = ((folder, name) for folder, _, names in os.walk(path) for name in names if not name.startswith("."))
-    return islice(found, MAX_LOOKED_AT)
+def _walk(path: Path, limit: int | None = MAX_LOOKED_AT) -> Iterator[tuple[str, str]]:
+    """The folder and name of each file below ``path``, so many at most; what begins with a dot is left out."""
+    return islice(_files(path), limit)
+
+
+def _files(path: Path) -> Iterator[tuple[str, str]]:
+    for folder, folders, names in os.walk(path):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from ((folder, name) for name in names if not name.startswith("."))
 
 
 def _endings(path: Path) -> dict[str, int]:

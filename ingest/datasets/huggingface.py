@@ -72,23 +72,35 @@ def _table_rows(path: Path, config: DatasetConfig) -> Iterator[tuple[str, Mappin
 def read_parquet(root: Path, paths: Sequence[Path], config: DatasetConfig) -> Iterator[Item]:
     """Yield the rows of Parquet files whose audio is a struct of bytes and a path. The audio is not read here."""
     for path in paths:
-        name, split = path.relative_to(root).as_posix(), split_of(path)
+        name = path.relative_to(root).as_posix()
         try:
-            parquet = pq.ParquetFile(path)
-        except (pa.ArrowException, OSError) as error:
+            yield from _parquet_rows(path, name, config)
+        except (pa.ArrowException, OSError, ValueError) as error:
             yield Faulty(name, RejectReason.BAD_METADATA, f"{name} cannot be read: {error}", name)
-            continue
-        with parquet:
-            schema = parquet.schema_arrow
-            audio = audio_column(schema, config, path)
-            others = [each.name for each in schema if not _is_media(each.type) and not pa.types.is_binary(each.type)]
-            columns = Columns([audio, *others], config.columns | {"audio": audio}, name)
-            for group in range(parquet.num_row_groups):
-                batches = parquet.iter_batches(ROWS, row_groups=[group], columns=others)
-                rows = (row for batch in batches for row in batch.to_pylist())
-                for number, row in enumerate(rows):
-                    place = Embedded(str(path), group, number, audio)
-                    yield columns.item(row, place, f"{name}#{group}-{number}", group=name, split=split)
+
+
+def _parquet_rows(path: Path, name: str, config: DatasetConfig) -> Iterator[Item]:
+    split = split_of(path)
+    with pq.ParquetFile(path) as parquet:
+        schema = parquet.schema_arrow
+        audio = audio_column(schema, config, path)
+        others = [each.name for each in schema if not _is_media(each.type) and not pa.types.is_binary(each.type)]
+        columns = Columns([audio, *others], config.columns | {"audio": audio}, name)
+        for group in range(parquet.num_row_groups):
+            batches = parquet.iter_batches(ROWS, row_groups=[group], columns=others)
+            for number, row in enumerate(row for batch in batches for row in batch.to_pylist()):
+                place = Embedded(str(path), group, number, audio)
+                yield columns.item(row, place, f"{name}#{group}-{number}", group=name, split=split)
+
+
+def has_audio(path: Path, config: DatasetConfig) -> bool:
+    """Return whether a Parquet file can be read and holds audio."""
+    try:
+        with pq.ParquetFile(path) as parquet:
+            audio_column(parquet.schema_arrow, config, path)
+    except (pa.ArrowException, OSError, ValueError):
+        return False
+    return True
 
 
 def audio_column(schema: pa.Schema, config: DatasetConfig, path: Path) -> str:
