@@ -207,4 +207,8 @@ def _repair(corpus: Corpus, source: str, fault: Fault) -> None:
         recording_id = fault.path.rsplit("/", 1)[-1].split(".")[0]
         storage.remove(corpus.clips_uri(source, recording_id))
         storage.remove(corpus.recording_uri(source, recording_id))
+    if fault.kind in (FaultKind.BAD_CLIP, FaultKind.UNREADABLE_CLIPS):
+        recording = corpus.read_recording(source, fault.path.rsplit("/", 1)[-1].removesuffix(".parquet"))
+        if recording.source_kind == DATASET:  # whose next import takes what has no row
+            storage.remove(corpus.recording_uri(source, recording.recording_id))
     ledger.forget_pages(corpus, source)  # or the next discovery would skip what is gone as known

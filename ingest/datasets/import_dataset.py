@@ -8,6 +8,7 @@ that the rows hold. About a hundred bytes an utterance are in memory for that, a
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -171,7 +172,8 @@ def run_all(work: Callable[..., Counts], jobs: Iterable[tuple], workers: int) ->
         yield from (work(*job) for job in jobs)
         return
     waiting: set[Future] = set()
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
+    ignore = (signal.SIGINT, signal.SIG_IGN)  # the main process ends them, once what they write is whole
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=signal.signal, initargs=ignore)
     try:
         for job in chain(jobs, [None]):
             if job is not None:

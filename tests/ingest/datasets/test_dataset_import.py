@@ -141,6 +141,18 @@ def test_a_retry_takes_rejected_utterances_up_again(tmp_path, corpus):
     assert not list(rejected(corpus))
 
 
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(b"PAR1")])
+def test_clips_that_were_lost_are_imported_again(tmp_path, corpus, damage):
+    write_table(tmp_path / "set", ["1.flac", "2.flac"])
+    bring(corpus, tmp_path / "set", "tsv", licence="CC0 1.0", utterances_per_recording=1)
+    before = clip_bytes(corpus)
+    damage(Path(corpus.clip_files()[0]))
+    assert len(verify(corpus)) == 1
+    verify(corpus, repair=True)
+    assert bring(corpus, tmp_path / "set", "tsv", licence="CC0 1.0", utterances_per_recording=1).known == 1
+    assert clip_bytes(corpus) == before
+
+
 def test_more_faults_of_a_part_are_added_to_its_row(tmp_path, corpus):
     root = tmp_path / "set"
     write_table(root, ["1.flac"])
