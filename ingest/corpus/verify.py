@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -208,7 +209,8 @@ def _repair(corpus: Corpus, source: str, fault: Fault) -> None:
         storage.remove(corpus.clips_uri(source, recording_id))
         storage.remove(corpus.recording_uri(source, recording_id))
     if fault.kind in (FaultKind.BAD_CLIP, FaultKind.UNREADABLE_CLIPS):
-        recording = corpus.read_recording(source, fault.path.rsplit("/", 1)[-1].removesuffix(".parquet"))
-        if recording.source_kind == DATASET:  # whose next import takes what has no row
-            storage.remove(corpus.recording_uri(source, recording.recording_id))
+        recording_id = fault.path.rsplit("/", 1)[-1].removesuffix(".parquet")
+        with contextlib.suppress(FileNotFoundError):  # another fault took its row away
+            if corpus.read_recording(source, recording_id).source_kind == DATASET:  # `import` goes by rows
+                storage.remove(corpus.recording_uri(source, recording_id))
     ledger.forget_pages(corpus, source)  # or the next discovery would skip what is gone as known

@@ -253,7 +253,7 @@ class LhotseWriter(Writer):
         duration_s = num_samples / clip.sample_rate_hz
         source = {"type": "file", "channels": [0], "source": name}
         shared: dict[str, Any] = {"id": clip.clip_id, "sampling_rate": clip.sample_rate_hz, "num_samples": num_samples}
-        write_json(self._recordings, shared | {"duration": duration_s, "channel_ids": [0], "sources": [source]})
+        write_json(self._recordings, shared | {"duration": duration_s, "sources": [source]})
         row: dict[str, Any] = {
             "id": clip.clip_id,
             "recording_id": clip.clip_id,
