@@ -19,14 +19,17 @@ from pydantic import BaseModel, ConfigDict, Field
 from triforce.ingest import storage
 from triforce.ingest.clips.make_clip import image_clip, sound_clip, video_clip
 from triforce.ingest.corpus.records import (
+    FILE,
     SAMPLE_RATE_HZ,
     TRANSCRIPT,
     Clip,
     Recording,
+    RejectReason,
     Status,
     check_source_name,
     make_recording_id,
 )
+from triforce.ingest.corpus.stats import list_recordings
 from triforce.ingest.corpus.store import Corpus
 from triforce.ingest.errors import Rejected
 from triforce.ingest.media.decode import decode
@@ -63,7 +66,12 @@ def import_folder(corpus: Corpus, folder: Path, config: ImportConfig) -> dict[st
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in endings and path.is_file())
     if not paths:
         raise ValueError(f"{folder}: no {config.modality} here; files end in {', '.join(sorted(endings))}")
-    done, counts = corpus.clipped_ids(config.source), {"new": 0, "known": 0, "rejected": 0, "clips": 0}
+    counts = {"new": 0, "known": 0, "rejected": 0, "clips": 0}
+    done = corpus.clipped_ids(config.source) | {
+        row.recording_id
+        for row in list_recordings(corpus, source=config.source, reason=RejectReason.FORBIDDEN)
+        if "removed_at" in row.metadata  # what was taken down stays out
+    }
     for path in paths:
         recording = _file_recording(path, folder, config, corpus)
         if recording.recording_id in done:
@@ -94,7 +102,7 @@ def _file_recording(path: Path, folder: Path, config: ImportConfig, corpus: Corp
     return Recording(
         recording_id=recording_id,
         source=config.source,
-        source_kind="file",
+        source_kind=FILE,
         source_id=name,
         url=path.absolute().as_uri(),
         title=name,

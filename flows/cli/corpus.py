@@ -7,7 +7,6 @@ import datetime
 import json
 import sys
 from itertools import islice
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -21,10 +20,14 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 
+MAX_SHOWN = 500
+"""Characters up to which `show` prints a value of a recording's metadata. Assumed."""
+
 CorpusUri = Annotated[str, typer.Argument(help="The corpus: a folder, or an address such as s3://bucket/corpus.")]
 
 
-def _open(uri: str):
+def open_corpus(uri: str):
+    """Return the corpus at ``uri``; raise ValueError where there is none."""
     from triforce.ingest.corpus.store import Corpus
 
     corpus = Corpus(uri)
@@ -49,10 +52,10 @@ def ls(
     from triforce.ingest.corpus.records import RejectReason, Status
     from triforce.ingest.corpus.stats import list_recordings
 
-    corpus = _open(uri)
-    _check_choice("--status", status, [*Status][1:])
-    _check_choice("--reason", reason, [*RejectReason])
-    _check_choice("--source", source, corpus.sources())
+    corpus = open_corpus(uri)
+    check_choice("--status", status, [*Status][1:])
+    check_choice("--reason", reason, [*RejectReason])
+    check_choice("--source", source, corpus.sources())
     found = list_recordings(corpus, source=source, status=status, reason=reason, author=author)
     for item in islice(found, limit):
         if as_json:
@@ -61,7 +64,7 @@ def ls(
         length = float(item.metadata.get("decoded_duration_s", item.duration_s or 0.0))
         state = item.status if item.reason is None else f"{item.status}: {item.reason}"
         state = "removed" if "removed_at" in item.metadata else state
-        _say(f"{item.recording_id}  {item.source:<20} {_clock(length)}  {state:<28} {item.title or item.url}")
+        say(f"{item.recording_id}  {item.source:<20} {_clock(length)}  {state:<28} {item.title or item.url}")
 
 
 @app.command(epilog=example("corpus show data/corpus 571dd85f"))
@@ -76,7 +79,7 @@ def show(
     from triforce.ingest.errors import REASONS
     from triforce.ingest.fetch.transcripts import read_cues, text_between
 
-    corpus = _open(uri)
+    corpus = open_corpus(uri)
     item = find_recording(corpus, identifier)
     clips = clips_of(corpus, item)
     published = read_cues(corpus, item)
@@ -92,16 +95,16 @@ def show(
         return
     for name, value in dataclasses.asdict(item).items():
         if value not in (None, {}):
-            _say(f"{name:<14} {_flat(value)}")
+            say(f"{name:<14} {_flat(value)}")
     if item.reason:
-        _say(f"{'what to do':<14} {REASONS[RejectReason(item.reason)].advice}")
-    _say(f"{'clips':<14} {len(rows) if clips is not None else 'not cut yet'}")
+        say(f"{'what to do':<14} {REASONS[RejectReason(item.reason)].advice}")
+    say(f"{'clips':<14} {len(rows) if clips is not None else 'not cut yet'}")
     for row in rows:
         span = f"{row['start_sample'] / row['sample_rate_hz']:9.2f} s  {row['duration_s']:6.2f} s"
-        _say(f"  {row['clip_id']}  {span}  {row['drop_reason'] or 'keep':<16} {row['text'] or ''}")
+        say(f"  {row['clip_id']}  {span}  {row['drop_reason'] or 'keep':<16} {row['text'] or ''}")
         if published is not None and row["end_sample"]:
             begin_s, end_s = (row[f"{edge}_sample"] / row["sample_rate_hz"] for edge in ("start", "end"))
-            _say(f"{'':<30}published: {text_between(published, begin_s, end_s)}")
+            say(f"{'':<30}published: {text_between(published, begin_s, end_s)}")
 
 
 @app.command(epilog=example("corpus stats data/corpus"))
@@ -109,7 +112,7 @@ def stats(uri: CorpusUri, as_json: AsJson = False) -> None:
     """Count recordings, clips and hours, by source and by reason."""
     from triforce.ingest.corpus.stats import stats as count
 
-    by_source = count(_open(uri))
+    by_source = count(open_corpus(uri))
     if as_json:
         print(json.dumps({name: item.as_dict() for name, item in by_source.items()}))
         return
@@ -129,8 +132,8 @@ def stats(uri: CorpusUri, as_json: AsJson = False) -> None:
         ("recordings, by licence", total.licences),
     ):
         if counts:
-            _say("")
-            _say(f"{title}: " + ", ".join(f"{key or 'unknown'} {count}" for key, count in counts.most_common()))
+            say("")
+            say(f"{title}: " + ", ".join(f"{key or 'unknown'} {count}" for key, count in counts.most_common()))
 
 
 @app.command(epilog=example("corpus verify data/corpus --quick"))
@@ -146,11 +149,11 @@ def verify(
 
     from triforce.ingest.corpus.verify import verify as check
 
-    corpus = _open(uri)
+    corpus = open_corpus(uri)
     with tqdm(unit=" recordings", disable=not sys.stderr.isatty()) as bar:
         faults = check(corpus, deep=not quick, repair=repair, on_progress=lambda _: bar.update())
     for fault in faults:
-        _say(f"{fault.kind:<18} {fault.path}: {fault.detail}")
+        say(f"{fault.kind:<18} {fault.path}: {fault.detail}")
     print(f"{len(faults)} faults{', repaired: run the ingest again' if repair and faults else ''}")
     if faults and not repair:
         raise typer.Exit(1)
@@ -176,8 +179,8 @@ def rm(
         raise ValueError("nothing named; give --recording, --source or --author")
     if recording and (source or author):
         raise ValueError("--recording names recordings one by one; leave out --source and --author")
-    corpus = _open(uri)
-    _check_choice("--source", source, corpus.sources())
+    corpus = open_corpus(uri)
+    check_choice("--source", source, corpus.sources())
     if recording:
         chosen = [find_recording(corpus, identifier) for identifier in recording]
     else:
@@ -186,7 +189,7 @@ def rm(
         ]
     plan = remove(corpus, chosen, tokens=tokens, forget=forget, dry_run=True)
     for item in plan.recordings:
-        _say(f"{item.recording_id}  {item.source:<20} {item.title or item.url}")
+        say(f"{item.recording_id}  {item.source:<20} {item.title or item.url}")
     size = f"{plan.num_bytes / 1e6:.1f} MB"
     print(f"{len(plan.recordings)} recordings, {plan.num_clips} clips, {size}, {len(plan.stale_shards)} shards")
     if not plan.recordings or not (yes or typer.confirm("Remove them for good?")):
@@ -221,13 +224,13 @@ def retry(
 
     if reason is None and source is None and newer_than is None and older_than is None:
         raise ValueError("nothing named; give --reason, --source, --newer-than or --older-than")
-    corpus = _open(uri)
-    _check_choice("--reason", reason, [*RejectReason])
-    _check_choice("--source", source, corpus.sources())
+    corpus = open_corpus(uri)
+    check_choice("--reason", reason, [*RejectReason])
+    check_choice("--source", source, corpus.sources())
     after, before = _days_ago(newer_than), _days_ago(older_than)
     chosen = list(rejected(corpus, source=source, reason=reason, after=after, before=before))
     for item in chosen:
-        _say(f"{item.recording_id}  {item.source:<20} {item.reason:<16} {item.title or item.url}")
+        say(f"{item.recording_id}  {item.source:<20} {item.reason:<16} {item.title or item.url}")
     if dry_run:
         print(f"{len(chosen)} recordings would be taken up")
         return
@@ -253,7 +256,7 @@ def refilter(
 
     fields = load_model(config, FilterConfig).model_dump(exclude_unset=True) if config else {}
     limits = FilterConfig.model_validate(merged(fields, settings))
-    changes = run_refilter(_open(uri), limits, dry_run=dry_run)
+    changes = run_refilter(open_corpus(uri), limits, dry_run=dry_run)
     counts = changes.group_by(["before", "after"]).aggregate([("clip_id", "count")]).sort_by("clip_id_count")
     for row in reversed(counts.to_pylist()):
         print(f"{row['before'] or 'kept':<18} -> {row['after'] or 'kept':<18} {row['clip_id_count']}")
@@ -275,28 +278,8 @@ def browse(
     """Open a page: search, hear and mark clips, and try thresholds; the key is what TRIFORCE_API_KEY holds."""
     from triforce.flows.browse.server import BrowseConfig, serve_forever
 
-    _open(uri)
+    open_corpus(uri)
     serve_forever(BrowseConfig(corpus=uri, config=config, release=release, tokens=tokens, host=host, port=port))
-
-
-@app.command("import", epilog=example("corpus import photos --corpus data/corpus --modality image --source holiday"))
-def import_files(
-    folder: Annotated[Path, typer.Argument(help="A folder of files; the text of each beside it as .txt, if any.")],
-    uri: Annotated[str, typer.Option("--corpus", help="The corpus to import into; made where there is none.")],
-    modality: Annotated[str, typer.Option(help="image, video or music.")],
-    source: Annotated[str, typer.Option(help="Name of the source in the corpus.")],
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", help="licence=..., author=..., clip_s=10, clip_frames=16; repeat.")
-    ] = None,
-) -> None:
-    """Import pictures, video or music of a local folder into a corpus, as they are; again: only what is new."""
-    from triforce.flows.cli.settings import merged
-    from triforce.ingest.corpus.store import Corpus
-    from triforce.ingest.local_files import ImportConfig, import_folder
-
-    config = ImportConfig.model_validate(merged({"modality": modality, "source": source}, settings))
-    counts = import_folder(Corpus(uri), folder, config)
-    print(", ".join(f"{name} {count}" for name, count in counts.items()))
 
 
 @app.command(epilog=example("corpus rescore data/corpus --no-dnsmos"))
@@ -322,7 +305,12 @@ def rescore(
     config = SpeakerConfig.model_validate(merged({}, settings)) if voices else None
     with tqdm(unit=" recordings", disable=not sys.stderr.isatty()) as bar:
         done = run_rescore(
-            _open(uri), voices=config, dnsmos=dnsmos, again=again, source=source, on_recording=lambda _: bar.update()
+            open_corpus(uri),
+            voices=config,
+            dnsmos=dnsmos,
+            again=again,
+            source=source,
+            on_recording=lambda _: bar.update(),
         )
     for item in done:
         heard = "" if item.num_speakers is None else f"  {item.num_speakers:3d} speakers"
@@ -340,15 +328,20 @@ def _clock(seconds: float) -> str:
     return f"{minutes // 60:3d}:{minutes % 60:02d}:{second:02d}"
 
 
-def _check_choice(option: str, value: str | None, choices: list[str]) -> None:
+def check_choice(option: str, value: str | None, choices: list[str]) -> None:
+    """Raise ValueError for a value of an option that is none of the choices."""
     if value is not None and value not in choices:
         raise ValueError(f"{option} {value}: there is none; use one of: {', '.join(choices)}")
 
 
-def _say(line: str) -> None:
+def say(line: str) -> None:
     """Print a line that may quote foreign text: characters that could control a terminal are made visible."""
     print("".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in line))
 
 
 def _flat(value: object) -> str:
-    return ", ".join(f"{key}={item}" for key, item in value.items()) if isinstance(value, dict) else str(value)
+    if not isinstance(value, dict):
+        return str(value)
+    return ", ".join(
+        f"{key}={item if len(item) <= MAX_SHOWN else f'({len(item)} characters)'}" for key, item in value.items()
+    )

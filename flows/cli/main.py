@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from triforce.flows.cli import corpus, examples, ingest_tokenize, results, speech, stack, tokens, training
+from triforce.flows.cli import corpus, datasets, examples, ingest_tokenize, results, speech, stack, tokens, training
 from triforce.flows.cli.options import Panel, example
 from triforce.flows.cli.settings import each_set
 from triforce.flows.jobs import environment
@@ -28,6 +28,7 @@ app.add_typer(ingest_tokenize.app)
 app.add_typer(training.app, name="train", rich_help_panel=Panel.STAGES)
 app.add_typer(speech.app)
 app.add_typer(results.app)
+corpus.app.add_typer(datasets.app)
 app.add_typer(corpus.app, name="corpus", rich_help_panel=Panel.DATA)
 app.add_typer(tokens.app, name="tokens", rich_help_panel=Panel.DATA)
 app.add_typer(examples.app)

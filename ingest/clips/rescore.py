@@ -20,7 +20,7 @@ import soxr
 from triforce.ingest import storage
 from triforce.ingest.clips.dnsmos import DNSMOS
 from triforce.ingest.clips.speakers import SpeakerConfig, SpeakerEncoder, cluster, conditioning, speaker_names
-from triforce.ingest.corpus.records import Recording
+from triforce.ingest.corpus.records import DATASET, Recording
 from triforce.ingest.corpus.rewrite import replace_columns
 from triforce.ingest.corpus.store import Corpus
 
@@ -90,13 +90,18 @@ def _score_clips(uri: str, encoder: SpeakerEncoder | None, quality: DNSMOS | Non
 
 def _speakers(uri: str, recording: Recording, voices: list[list[float]], config: SpeakerConfig) -> dict[str, list[Any]]:
     embeddings = np.asarray(voices, np.float32)
-    speakers = cluster(embeddings, config)
-    stated = recording.metadata.get("reader") or recording.author
-    rows = _read(uri, ["clip_id", "drop_reason"])
+    rows = _read(uri, ["clip_id", "drop_reason", "speaker"])
+    if recording.source_kind == DATASET and all(rows["speaker"]):  # the dataset knows who speaks in each clip
+        labels = rows["speaker"]
+        speakers = np.unique(labels, return_inverse=True)[1]
+    else:
+        stated = recording.metadata.get("reader") or recording.author
+        speakers = cluster(embeddings, config)
+        labels = speaker_names(speakers.tolist(), recording.recording_id, stated)
     usable = np.asarray([reason is None for reason in rows["drop_reason"]])
     best = conditioning(embeddings, speakers, usable, config.num_conditioning)
     return {
-        "speaker": speaker_names(speakers.tolist(), recording.recording_id, stated),
+        "speaker": labels,
         "conditioning": [[rows["clip_id"][index] for index in indices] for indices in best],
     }
 

@@ -119,6 +119,17 @@ GIVEN_UP, TAKEN_UP = "given_up_at", "taken_up_at"
 CLIP_TRIES = "clip_tries"
 """Metadata key: how often its clips could not be made for a reason that may pass."""
 
+UTTERANCES = "utterances"
+"""Metadata key: 16 hex digits for each utterance of a dataset that the row accounts for. They outlast a takedown, so
+that the next import leaves out what was removed."""
+
+DATASET = "dataset"
+"""``source_kind`` of what comes from a dataset: the clips are all that is stored of it, without a media file."""
+FILE = "file"
+"""``source_kind`` of a file of a local folder."""
+IMPORTED = frozenset({DATASET, FILE})
+"""Kinds that `triforce corpus import` brings: it looks at the folder again, and takes what has no row."""
+
 MAP_COLUMNS = ("tool_versions", "metadata")
 """The columns of a recording that map strings to strings."""
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from triforce.ingest import ledger, storage
-from triforce.ingest.corpus.records import TAKEN_UP, Recording, RejectReason, Status
+from triforce.ingest.corpus.records import IMPORTED, TAKEN_UP, Recording, RejectReason, Status
 from triforce.ingest.corpus.stats import list_recordings
 from triforce.ingest.corpus.store import Corpus
 
@@ -50,7 +50,7 @@ def take_up(corpus: Corpus, recordings: Iterable[Recording]) -> int:
             storage.remove(corpus.clips_uri(source, row.recording_id))
             if row not in lost:
                 corpus.write_recording(replace(row, status=Status.FETCHED, reason=None, detail=None))
-            elif row.source_kind == "file":  # `corpus import` looks at the folder, and takes what has no row
+            elif row.source_kind in IMPORTED:  # the next import takes what has no row
                 storage.remove(corpus.recording_uri(source, row.recording_id))
             else:
                 now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
@@ -67,6 +67,6 @@ def _wait_again(corpus: Corpus, source: str, rows: list[Recording]) -> None:
     """Put recordings on the list of what waits. Where the list is lost, discovery reads the rows themselves."""
     waiting = ledger.read_pending(corpus, source)
     if waiting is not None:
-        added = {row.recording_id: row.untried() for row in rows if row.source_kind != "file"}
+        added = {row.recording_id: row.untried() for row in rows if row.source_kind not in IMPORTED}
         kept = [item for item in waiting if item.recording_id not in added]
         ledger.write_pending(corpus, source, [*kept, *added.values()])

@@ -16,7 +16,7 @@ from triforce.ingest import ledger, storage
 from triforce.ingest.clips.marks import remove_marks
 from triforce.ingest.clips.score_index import score_index
 from triforce.ingest.corpus.clip_index import clip_index
-from triforce.ingest.corpus.records import Recording, RejectReason, Status
+from triforce.ingest.corpus.records import UTTERANCES, Recording, RejectReason, Status
 from triforce.ingest.corpus.shard_names import shard_name, shard_stem, stale_mark
 from triforce.ingest.corpus.stats import clips_of, files_by_recording, recording_index
 from triforce.ingest.corpus.store import Corpus
@@ -44,9 +44,9 @@ def remove(
     """Remove recordings: media, transcripts, clips, marks, and what was remembered of them.
 
     Shards at ``tokens`` with samples of theirs are marked stale. Each recording leaves a row that says when it was
-    removed and nothing else: it keeps a later sync from fetching the same again, also from another address. With
-    ``forget`` no such row is left. A killed removal is finished by running it again: the row, by which recordings are
-    found, is removed last.
+    removed and nothing else, but for hashes of a dataset's utterances: it keeps a later sync or import from bringing
+    the same again, also from another address. With ``forget`` no such row is left. A killed removal is finished by
+    running it again: the row, by which recordings are found, is removed last.
     """
     chosen = list(recordings)
     stale = mark_stale(tokens, {item.recording_id for item in chosen}, dry_run=dry_run) if tokens else []
@@ -87,7 +87,8 @@ def _remove_one(corpus: Corpus, recording: Recording, names: list[str], *, forge
         status=Status.REJECTED,
         reason=RejectReason.FORBIDDEN.value,
         detail="removed",
-        metadata={"removed_at": now},
+        metadata={"removed_at": now}
+        | {key: recording.metadata[key] for key in (UTTERANCES,) if key in recording.metadata},
     )
     corpus.write_recording(tombstone)
 

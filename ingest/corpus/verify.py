@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import soundfile
 
 from triforce.ingest import ledger, storage
 from triforce.ingest.corpus.arrow_schema import CLIP_SCHEMA
-from triforce.ingest.corpus.records import MEDIA_COLUMNS, Clip, Recording, Status, make_clip_id
+from triforce.ingest.corpus.records import DATASET, MEDIA_COLUMNS, Clip, Recording, Status, make_clip_id
 from triforce.ingest.corpus.stats import files_by_recording
 from triforce.ingest.corpus.store import Corpus
 from triforce.ingest.errors import Rejected
@@ -79,7 +80,12 @@ def _verify_source(corpus: Corpus, source: str, deep: bool, repair: bool, on_pro
         if recording.status != Status.FETCHED:
             continue
         fetched.add(recording_id)
-        yield from _verify_media(corpus, recording, files.get(recording_id, []), deep)
+        if recording.source_kind != DATASET:
+            yield from _verify_media(corpus, recording, files.get(recording_id, []), deep)
+        elif recording_id not in clipped:
+            yield Fault(
+                FaultKind.MISSING_MEDIA, row_path, f"{recording_id} of a dataset was imported, its clips are gone"
+            )
         if recording_id in clipped:
             yield from _verify_clips(corpus, recording, deep)
         if repair and recording.sha256:
@@ -202,4 +208,9 @@ def _repair(corpus: Corpus, source: str, fault: Fault) -> None:
         recording_id = fault.path.rsplit("/", 1)[-1].split(".")[0]
         storage.remove(corpus.clips_uri(source, recording_id))
         storage.remove(corpus.recording_uri(source, recording_id))
+    if fault.kind in (FaultKind.BAD_CLIP, FaultKind.UNREADABLE_CLIPS):
+        recording_id = fault.path.rsplit("/", 1)[-1].removesuffix(".parquet")
+        with contextlib.suppress(FileNotFoundError):  # another fault took its row away
+            if corpus.read_recording(source, recording_id).source_kind == DATASET:  # `import` goes by rows
+                storage.remove(corpus.recording_uri(source, recording_id))
     ledger.forget_pages(corpus, source)  # or the next discovery would skip what is gone as known

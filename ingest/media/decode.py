@@ -17,7 +17,7 @@ import soxr
 
 from triforce.ingest.corpus.records import SAMPLE_RATE_HZ, RejectReason
 from triforce.ingest.errors import Rejected
-from triforce.ingest.media.downmix import Downmix
+from triforce.ingest.media.downmix import mixer
 from triforce.ingest.media.frames import BLOCK_S, mono_blocks, open_media
 from triforce.ingest.media.mp3 import read_plain_mp3
 from triforce.ingest.media.samples import to_int16
@@ -25,23 +25,28 @@ from triforce.ingest.media.samples import to_int16
 logger = logging.getLogger(__name__)
 
 
-def decode(path: str | Path, sample_rate_hz: int = SAMPLE_RATE_HZ) -> Iterator[np.ndarray]:
+def decode(
+    path: str | Path, sample_rate_hz: int = SAMPLE_RATE_HZ, *, channel: int | None = None
+) -> Iterator[np.ndarray]:
     """Yield blocks of about one second, ``(N,) int16`` mono at ``sample_rate_hz``, of the best audio stream of the
     file ``path``.
 
     Channels are averaged (of more than two, the centre counts as much as the front pair) so that none cancels another,
-    rates are converted by soxr. Packets that cannot be decoded are skipped and counted. Raises `Rejected` with
-    NOT_AUDIO where there is no audio stream, with UNDECODABLE where there is one that gives no samples or too many
-    errors, and with UNKNOWN where the machine is at fault; then part of the blocks may have been yielded.
+    unless ``channel``, counted from 0 on, is taken alone; rates are converted by soxr. Packets that cannot be decoded
+    are skipped and counted. Raises `Rejected` with NOT_AUDIO where there is no audio stream, with UNDECODABLE where
+    there is one that gives no samples or too many errors, and with UNKNOWN where the machine is at fault; then part of
+    the blocks may have been yielded.
     """
-    return map(to_int16, decode_float(path, sample_rate_hz))
+    return map(to_int16, decode_float(path, sample_rate_hz, channel=channel))
 
 
-def decode_float(path: str | Path, sample_rate_hz: int = SAMPLE_RATE_HZ) -> Iterator[np.ndarray]:
+def decode_float(
+    path: str | Path, sample_rate_hz: int = SAMPLE_RATE_HZ, *, channel: int | None = None
+) -> Iterator[np.ndarray]:
     """Yield the same as `decode`, ``(N,) float32`` in [-1, 1] before it is rounded to 16 bits."""
     resampler, rate = None, None
     num_samples = 0
-    for block, block_rate in _blocks(Path(path)):
+    for block, block_rate in _blocks(Path(path), channel):
         if block_rate != rate:  # spliced files change their rate on the way
             if resampler is not None:
                 yield resampler.resample_chunk(np.zeros(0, np.float32), last=True)
@@ -83,21 +88,21 @@ def is_plain_mp3(path: Path) -> bool:
     return 0 <= plain.num_frames * plain.samples_per_frame - num_samples <= 4 * plain.samples_per_frame
 
 
-def _blocks(path: Path) -> Iterator[tuple[np.ndarray, int]]:
+def _blocks(path: Path, channel: int | None = None) -> Iterator[tuple[np.ndarray, int]]:
     """Yield mono float32 blocks in [-1, 1] with their rate; of a plain MP3 by libsndfile, twice as quick, of all else
     by FFmpeg."""
     num_read = 0
     if is_plain_mp3(path):
         try:
             with _Forward(path) as file:
-                downmix = Downmix(("",) * file.channels)
+                downmix = mixer(("",) * file.channels, channel)
                 while len(block := file.read(round(BLOCK_S * file.samplerate), dtype="float32", always_2d=True)):
                     num_read += len(block)
                     yield downmix.mix(block.T), file.samplerate
             return
         except soundfile.LibsndfileError as error:
             logger.warning("%s: libsndfile stops after %d samples, FFmpeg goes on: %s", path.name, num_read, error)
-    for block, rate_hz in mono_blocks(path):
+    for block, rate_hz in mono_blocks(path, channel):
         skipped = min(num_read, len(block))
         num_read -= skipped
         if skipped < len(block):

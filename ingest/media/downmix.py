@@ -12,6 +12,9 @@ from functools import cache
 
 import numpy as np
 
+from triforce.ingest.corpus.records import RejectReason
+from triforce.ingest.errors import Rejected
+
 CANCELLING = -0.3
 """Correlation of a channel with the mix so far, under which it is turned over. In between that and its opposite the
 sign stays what it was, and the mix loses at most 1.5 dB against channels without correlation. Assumed."""
@@ -113,3 +116,24 @@ def _powers(samples: np.ndarray) -> np.ndarray:
     centred = pieces - (pieces.sum(axis=2) / lengths[:, None])[:, :, None].astype(np.float32)
     centred[-1, :, lengths[-1] :] = 0.0
     return centred @ centred.transpose(0, 2, 1) / lengths[:, None, None]
+
+
+class OneChannel:
+    """Takes one channel of the blocks of a stream, where each speaker has their own."""
+
+    def __init__(self, channel: int):
+        self._channel = channel
+
+    def mix(self, samples: np.ndarray) -> np.ndarray:
+        """Return a row of ``(channels, N) float32``. What is not finite is zero; `Rejected` where there is no such
+        channel."""
+        if self._channel >= len(samples):
+            raise Rejected(
+                RejectReason.BAD_METADATA, f"channel {self._channel} is asked for, there are {len(samples)} from 0 on"
+            )
+        return np.nan_to_num(samples[self._channel], posinf=0.0, neginf=0.0)
+
+
+def mixer(channels: tuple[str, ...], channel: int | None) -> Downmix | OneChannel:
+    """Return what makes one channel of those named: the one of that number, or by default a mix."""
+    return Downmix(channels) if channel is None else OneChannel(channel)

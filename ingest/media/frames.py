@@ -13,7 +13,7 @@ import numpy as np
 from triforce.ingest.corpus.records import RejectReason
 from triforce.ingest.errors import Rejected
 from triforce.ingest.media import formats
-from triforce.ingest.media.downmix import Downmix
+from triforce.ingest.media.downmix import mixer
 from triforce.ingest.media.ffmpeg_errors import rejection, verdict_on
 
 logger = logging.getLogger(__name__)
@@ -113,20 +113,21 @@ class AudioReader:
         logger.debug("%s: packet %d skipped: %s", self._path.name, self.num_packets, error)
 
 
-def mono_blocks(path: Path) -> Iterator[tuple[np.ndarray, int]]:
-    """Yield mono float32 blocks in [-1, 1] with their rate: the frames of a file, gathered to a second.
+def mono_blocks(path: Path, channel: int | None = None) -> Iterator[tuple[np.ndarray, int]]:
+    """Yield mono float32 blocks in [-1, 1] with their rate: the frames of a file, gathered to a second. By
+    default channels are mixed; ``channel`` counts from 0.
 
     Raises `Rejected` as `triforce.ingest.media.decode.decode` says.
     """
     pending: list[np.ndarray] = []
-    length, form, downmix = 0, _Form("", 0, ()), Downmix(("",))
+    length, form, downmix = 0, _Form("", 0, ()), mixer(("",), channel)
     with open_media(path) as container:
         for frame in AudioReader(path, container).frames():
             if not form.describes(frame):
                 if pending:
                     yield downmix.mix(form.floats(pending)), form.rate_hz
                 form, pending, length = _Form.of(frame), [], 0
-                downmix = Downmix(form.channels)
+                downmix = mixer(form.channels, channel)
             pending.append(form.samples(frame))
             length += frame.samples
             if length >= BLOCK_S * form.rate_hz:

@@ -13,6 +13,7 @@ from triforce.ingest.clips.make_clip import image_clip
 from triforce.ingest.clips.refilter import refilter
 from triforce.ingest.corpus.records import SAMPLE_RATE_HZ, Clip, Recording, Status
 from triforce.ingest.corpus.store import Corpus
+from triforce.ingest.corpus.takedown import remove
 from triforce.ingest.corpus.verify import verify
 from triforce.ingest.local_files import ImportConfig, import_folder
 from triforce.ingest.media.encode import encode_flac
@@ -54,6 +55,17 @@ def test_pictures_come_back_pixel_by_pixel(tmp_path, pixels):
     assert not verify(corpus)
     refilter(corpus, FilterConfig())  # thresholds of speech are none of theirs
     assert {row["drop_reason"] for row in rows_of(corpus)} == {None}
+
+
+def test_a_file_that_was_taken_down_stays_out(tmp_path, pixels):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    Image.fromarray(pixels[0]).save(folder / "a.png")
+    corpus, config = Corpus(str(tmp_path / "corpus")), ImportConfig(modality="image", source="album")
+    import_folder(corpus, folder, config)
+    remove(corpus, list(corpus.recordings()))
+    assert import_folder(corpus, folder, config) == {"new": 0, "known": 1, "rejected": 0, "clips": 0}
+    assert corpus.clip_files() == []
 
 
 def test_the_corpus_opens_as_images_in_hugging_face_datasets(tmp_path, pixels):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from triforce.ingest.clips.make_clip import sound_clip
 from triforce.ingest.clips.refilter import refilter
 from triforce.ingest.clips.rescore import rescore
 from triforce.ingest.clips.speakers import SpeakerConfig, change_similarity, cluster, conditioning
-from triforce.ingest.corpus.records import SAMPLE_RATE_HZ, DropReason, Recording, make_clip_id
+from triforce.ingest.corpus.records import DATASET, SAMPLE_RATE_HZ, Clip, DropReason, Recording, make_clip_id
 from triforce.ingest.corpus.store import Corpus
 from triforce.ingest.corpus.verify import verify
 from triforce.ingest.media.samples import to_int16
@@ -81,6 +82,20 @@ def test_voices_are_told_apart_and_a_clip_of_two_is_refused(talk):
     rescore(talk, voices=SpeakerConfig(), again=True)
     dropped = clips[7]["clip_id"]
     assert all(dropped not in clip["conditioning"] for clip in talk.clips().to_pylist())
+
+
+def test_speakers_that_a_dataset_names_are_kept(talk):
+    pytest.importorskip("resemblyzer", reason="pip install --no-deps Resemblyzer==0.1.4")
+    [recording] = talk.recordings()
+    named = [Clip.from_row(row) for row in talk.dataset().to_table().to_pylist()][:6]
+    named = [replace(clip, speaker="ann" if at % 2 else "bob") for at, clip in enumerate(named)]
+    talk.write_recording(replace(recording, source_kind=DATASET))
+    talk.write_clips(recording, named)
+    (result,) = rescore(talk, voices=SpeakerConfig())
+    clips = talk.clips().to_pylist()
+    assert result.num_speakers == 2
+    assert [clip["speaker"] for clip in clips] == ["bob", "ann"] * 3
+    assert set(clips[0]["conditioning"]) == {clips[2]["clip_id"], clips[4]["clip_id"]}
 
 
 def test_dnsmos_hears_the_noise_and_keeps_the_audio(talk):
