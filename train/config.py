@@ -353,6 +353,11 @@ class VocoderTrainConfig(StageConfig, SoundCropConfig):
         description="Share of a batch whose mels are what the release's dVAE decodes from the clips' codes, with the "
         "true sound to reach: the vocoder then knows the dVAE's blur.",
     )
+    init_from: str | None = Field(
+        None,
+        description="URI of a release whose vocoder is where training begins, or voice, the one that comes along; "
+        "discriminators begin at nothing.",
+    )
     model: VocosConfig = Field(description="Shape of the network; the recipe's where not set.")
 
 

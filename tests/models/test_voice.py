@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 from tiny_run import write_release
 
-from triforce.flows.examples.narrator.shrink import shrink
+from triforce.flows.examples.narrator.shrink import shrink, without_folders
 from triforce.models.gpt_sampling import SamplingConfig
 from triforce.models.release import Release
 from triforce.models.voice import bundled
@@ -44,6 +44,14 @@ def test_weights_in_bfloat16_compute_in_float32(small):
     name, tensor = next((name, tensor) for name, tensor in stored.items() if tensor.dtype == torch.bfloat16)
     assert torch.equal(release.gpt.state_dict()[name], tensor.float())
     assert release.speak("press one", seed=1).waveform.size
+
+
+def test_cards_name_no_folder_of_the_machine_that_trained():
+    card = {"training": {"corpus": "/home/me/corpus/", "model": {"width": 8}, "init_from": None}, "runs": ["/a/b"]}
+    public = without_folders(card)
+    assert public == {"training": {"corpus": "corpus", "model": {"width": 8}, "init_from": None}, "runs": ["/a/b"]}
+    for path in bundled.FOLDER.glob("*/config.json"):
+        assert '": "/' not in path.read_text(), path
 
 
 def test_it_speaks_where_no_release_is_named(small, monkeypatch):

@@ -12,7 +12,7 @@ from torch import nn
 from triforce.models.audio.mel import LogMel, MelConfig, log_mel
 from triforce.models.audio.vocos import Vocos, VocosConfig
 from triforce.models.dvae import DVAE
-from triforce.models.release_files import load_card, require_dvae
+from triforce.models.release_files import TrainedNetwork, load_card, load_stage, require_dvae
 from triforce.train.config import VocoderTrainConfig
 from triforce.train.data.base import SoundBatch, SoundCrops
 from triforce.train.data.crops import ClipCrops
@@ -20,7 +20,7 @@ from triforce.train.data.order import Place
 from triforce.train.data.packed.pack import is_pack
 from triforce.train.data.packed.sound import PackedSound
 from triforce.train.tasks.crop_task import CropTask
-from triforce.train.tasks.inputs import corpus_hash
+from triforce.train.tasks.inputs import corpus_hash, refuse_own_release
 from triforce.train.tasks.vocoder_losses import (
     RESOLUTIONS,
     PeriodDiscriminator,
@@ -54,9 +54,11 @@ class VocoderTask(CropTask):
         mel_config: MelConfig | None = None,
         dvae: DVAE | None = None,
         crops: SoundCrops | None = None,
+        base: Vocos | None = None,
     ) -> None:
         """``mel_config`` is that of the mels to invert, and of ``crops`` where they are given; ``dvae`` decodes the
-        share of them that the config asks for, unless the crops know their decodes.
+        share of them that the config asks for, unless the crops know their decodes. ``base`` is a network to go on
+        with.
         """
         self.config, self.place, self.dvae = config, place, dvae
         self.mel_config = mel = mel_config or MelConfig()
@@ -66,7 +68,7 @@ class VocoderTask(CropTask):
         self.weights.setdefault("features", self.weights["adversarial"])
         self.num_decoded = max(1, round(config.decoded_share * config.part_size)) if config.decoded_share else 0
         shape = {"num_mels": mel.num_mels, "n_fft": mel.n_fft, "hop_length": mel.hop_length} | config.model_settings
-        vocoder = Vocos(VocosConfig.model_validate(shape))
+        vocoder = Vocos(VocosConfig.model_validate(shape)) if base is None else base
         discriminators: list[nn.Module] = []
         if self.weights["adversarial"] > 0:
             discriminators = [SpectrogramDiscriminator(*resolution) for resolution in RESOLUTIONS]
@@ -83,12 +85,13 @@ class VocoderTask(CropTask):
         mel = MelConfig.model_validate(card["mel"]) if card else None
         dvae = require_dvae(config.release, device).model if config.decoded_share else None
         sounds = PackedSound(config, device, dvae) if is_pack(config.corpus) else None
-        return cls(config, place, device, mel, dvae, sounds)
+        return cls(config, place, device, mel, dvae, sounds, _base(config, mel))
 
     @classmethod
     def input_hashes(cls, config: VocoderTrainConfig) -> dict[str, str]:
         dvae = {"dvae": require_dvae(config.release).hash} if config.decoded_share else {}
-        return {"corpus": corpus_hash(config.corpus)} | dvae
+        base = {"init_from": _require_vocoder(config.init_from, config.release).hash} if config.init_from else {}
+        return {"corpus": corpus_hash(config.corpus)} | dvae | base
 
     def card(self, inputs: dict[str, str]) -> dict[str, Any]:
         return {"modality": self.config.modality} | self.crops.card()
@@ -143,3 +146,32 @@ class VocoderTask(CropTask):
                 row[name] = (again - mel[:, : again.shape[1]]).abs().mean()
             errors.append(row)
         return {name: float(torch.stack([row[name] for row in errors]).mean()) for name in errors[0]}
+
+
+def _require_vocoder(init_from: str, release: str) -> TrainedNetwork[Vocos]:
+    """Return the vocoder of the release that training begins at."""
+    refuse_own_release(init_from, release)
+    base = load_stage(init_from, "vocoder")
+    if base is None:
+        raise FileNotFoundError(
+            f"init_from {init_from}: no vocoder/config.json there; leave it out, or train one there"
+        )
+    return base
+
+
+def _base(config: VocoderTrainConfig, mel: MelConfig | None) -> Vocos | None:
+    """Return the network that `init_from` holds, to be trained on. Raises ValueError where it is of other mels, or
+    where a shape is asked for that is not its own.
+    """
+    if config.init_from is None:
+        return None
+    base = _require_vocoder(config.init_from, config.release)
+    found, wanted = MelConfig.model_validate(base.card["mel"]), mel or MelConfig()
+    if found != wanted:
+        raise ValueError(f"init_from {config.init_from}: its vocoder inverts mels of {found}, these are of {wanted}")
+    for name, value in config.model_settings.items():
+        if (own := getattr(base.model.config, name)) != value:
+            raise ValueError(
+                f"model.{name} {value}: the vocoder of init_from {config.init_from} has {own}; give the same"
+            )
+    return base.model.train().requires_grad_(True)

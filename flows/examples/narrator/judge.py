@@ -94,7 +94,7 @@ def judge(
     release: Release, texts: Sequence[str], sampling: SamplingConfig, folder: Path | None, *, best: bool = False
 ) -> dict[str, dict[str, Any]]:
     """Return each system's figures; some of the utterances and ``judge.json`` are written into ``folder``."""
-    judges = Judge(JudgeConfig(model="base", packed=False))
+    judges = Judge(JudgeConfig(model="base"))
     draws = resample_clips(len(texts), NUM_RESAMPLES, seed=0)
     figures: dict[str, dict[str, Any]] = {}
     for name, say in Systems(release, sampling).all(best).items():

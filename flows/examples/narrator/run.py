@@ -1,8 +1,8 @@
 """Train the voice that comes along on one device: ``python -m triforce.flows.examples.narrator.run PREPARED WORK``.
 
 ``PREPARED`` is what `piper.prepare` makes: a synthesiser's weights, and sentences as phonemes. Speech is made from it
-on the device, then the networks are trained, some beside each other. Needs torch, NumPy, safetensors, tokenizers and
-pydantic alone.
+on the device, then the networks are trained: on a GPU some beside each other, with ``--cpu`` in turn, on two cores in
+two hours. Needs torch, NumPy, safetensors, tokenizers and pydantic alone.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import sys
 import time
 from pathlib import Path
 
-from triforce.flows.examples.narrator.config import NarratorConfig
+from triforce.flows.examples.narrator.config import CPU, NarratorConfig
 
-STAGES = ("speech", "texts", "dvae", "vocoder", "gpt")
-"""Processes that are started together; each waits for what it needs."""
+STAGES = ("speech", "texts", "dvae", "gpt", "vocoder")
+"""Processes that are started together, each waits for what it needs; or in this order."""
 NEEDED = ("speech", "texts", "dvae")
 """Those without which the others have nothing to learn from."""
 PLAIN = ("dvae", "vocoder", "gpt")
@@ -38,6 +38,27 @@ def run(prepared: Path, folder: Path, config: NarratorConfig) -> None:
     link = folder / "prepared"
     if not link.exists():
         link.symlink_to(prepared.absolute())
+    failed = _in_turn(folder) if config.in_turn else _side_by_side(folder, ends)
+    if failed:
+        raise RuntimeError(f"{', '.join(failed)} failed; the logs are in {folder}")
+
+
+def _in_turn(folder: Path) -> list[str]:
+    """Run the stages one after another; return the one that failed, if any."""
+    for name in STAGES:
+        for options in ((), ("plain",))[: 1 + (name in PLAIN)]:
+            started = time.monotonic()
+            status = _start(name, folder, *options).wait()
+            print(json.dumps({"stage": name, "status": status, "took_s": round(time.monotonic() - started, 1)}))
+            if not status:
+                break
+        else:
+            return [name]
+    return []
+
+
+def _side_by_side(folder: Path, ends: float) -> list[str]:
+    """Run the stages at once, as far as they need not wait for each other; return those that failed."""
     started = time.monotonic()
     running = {name: _start(name, folder) for name in STAGES}
     failed: list[str] = []
@@ -57,8 +78,7 @@ def run(prepared: Path, folder: Path, config: NarratorConfig) -> None:
                 failed.append(name)
     for process in running.values():
         process.kill()
-    if failed:
-        raise RuntimeError(f"{', '.join(failed)} failed; the logs are in {folder}")
+    return failed
 
 
 def _start(name: str, folder: Path, *more: str) -> subprocess.Popen[bytes]:
@@ -71,10 +91,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("prepared", type=Path)
     parser.add_argument("work", type=Path)
+    parser.add_argument("--cpu", action="store_true", help="settings for two cores and two hours instead of a GPU")
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="fields of NarratorConfig, as JSON")
     options = parser.parse_args()
     fields = dict(entry.split("=", 1) for entry in options.set)
-    config = NarratorConfig.model_validate({name: _value(text) for name, text in fields.items()})
+    given = {name: _value(text) for name, text in fields.items()}
+    config = NarratorConfig.model_validate((CPU if options.cpu else {}) | given)
     run(options.prepared, options.work, config)
 
 

@@ -1,16 +1,21 @@
 """Write a release's networks in bfloat16: ``python -m triforce.flows.examples.narrator.shrink RELEASE SMALL``.
 
-Half the bytes; cards stay as they are. Statistics and other vectors stay float32.
+Half the bytes. Statistics and other vectors stay float32; cards stay as they are, but that folders of the machine that
+trained are known by their last name alone. Curves are left out.
 """
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
+
+from triforce.train.config import FOLDERS
 
 
 def shrink(release: Path, small: Path) -> int:
@@ -20,8 +25,10 @@ def shrink(release: Path, small: Path) -> int:
         folder = small / card.parent.name
         folder.mkdir(parents=True, exist_ok=True)
         for path in card.parent.iterdir():
-            if path.suffix != ".safetensors":
+            if path.suffix not in (".safetensors", ".jsonl"):
                 shutil.copy(path, folder / path.name)
+        public = without_folders(json.loads(card.read_text()))
+        (folder / card.name).write_text(json.dumps(public, indent=1, sort_keys=True))
         tensors = load_file(card.parent / "model.safetensors")
         halved = {
             name: tensor.to(torch.bfloat16) if tensor.ndim > 1 and tensor.dtype == torch.float32 else tensor
@@ -30,6 +37,20 @@ def shrink(release: Path, small: Path) -> int:
         save_file(halved, folder / "model.safetensors")
         total += (folder / "model.safetensors").stat().st_size
     return total
+
+
+def without_folders(card: Any) -> Any:
+    """Return a card whose folders are their last names."""
+    if isinstance(card, list):
+        return [without_folders(each) for each in card]
+    if not isinstance(card, dict):
+        return card
+    return {
+        key: value.rstrip("/").rsplit("/", 1)[-1]
+        if key in FOLDERS and isinstance(value, str)
+        else without_folders(value)
+        for key, value in card.items()
+    }
 
 
 if __name__ == "__main__":

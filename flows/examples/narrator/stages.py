@@ -9,6 +9,7 @@ import copy
 import json
 import logging
 import math
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -26,7 +27,8 @@ from triforce.flows.examples.piper.synthesise import Manner, SynthesisConfig
 from triforce.ingest import storage
 from triforce.models.gpt import GPT, GPTConfig, GPTShape
 from triforce.models.reading.phonemes import PhonemeTokenizer
-from triforce.models.release_files import require_dvae, stage_files
+from triforce.models.release_files import load_card, load_stage, require_dvae, stage_files
+from triforce.models.voice.bundled import located
 from triforce.train.config import train_config
 from triforce.train.data.order import Place, is_validation
 from triforce.train.data.packed.pack import Pack
@@ -107,6 +109,10 @@ def speech(work: Work) -> None:
 def dvae(work: Work) -> None:
     """Train the dVAE, and encode the speech."""
     config, corpus = work.config, work.pack
+    if config.init_from is not None:
+        shutil.copytree(Path(located(config.init_from)) / "dvae", Path(work.release) / "dvae", dirs_exist_ok=True)
+        work.note("codes", write_codes(Pack(work.pack), work.release, work.folder / "codes.npz", work.device))
+        return
     if config.other_hours:
         corpus = work.folder / "voices"
         work.note("voices", write_voices(Pack(work.pack), corpus, config.other_hours, config.seed))
@@ -139,6 +145,7 @@ def dvae(work: Work) -> None:
 
 def vocoder(work: Work) -> None:
     """Train the vocoder on true mels and on what the dVAE decodes."""
+    base = work.config.init_from
     _train(
         work,
         "vocoder",
@@ -147,6 +154,7 @@ def vocoder(work: Work) -> None:
         max_minutes=work.minutes_left - 0.06,
         batch_size=work.config.vocoder_batch,
         decoded_share=0.7,
+        init_from=base if base is not None and load_card(base, "vocoder") else None,
         optimizer={"decay_share": 0.6},
     )
 
@@ -176,8 +184,10 @@ def gpt(work: Work) -> None:
     )
     torch.manual_seed(config.seed)
     model = GPT(GPTConfig(vocabulary=vocabulary, **shape.model_dump()))
+    if config.init_from is not None:
+        model.load_state_dict(_require_gpt(config.init_from, model.config).state_dict())
     settings = ReadingConfig(seed=config.seed, text_dropout=config.text_dropout, units=config.reading_units)
-    if not work.plain:
+    if not work.plain and (config.on_gpu or config.in_turn):
         _compile(work, model)
     work.wait_for("codes", "texts")
     stage, pack = require_dvae(work.release), Pack(work.pack)
@@ -199,7 +209,7 @@ def gpt(work: Work) -> None:
     loop = LoopConfig(
         seed=config.seed,
         max_steps=FOREVER,
-        max_minutes=work.minutes_left - 0.06,
+        max_minutes=max(0.02, work.minutes_left - (config.minutes * config.vocoder_share if config.in_turn else 0.06)),
         eval_every=config.eval_every,
         log_every=100,
         checkpoint_every_s=config.save_every_s,
@@ -215,6 +225,18 @@ def gpt(work: Work) -> None:
     trainer.fit(report, lambda history: _show("gpt", history))
     metrics = _write_gpt(work, trainer, task, stage.codes_hash)
     work.note("gpt", metrics | {"steps": trainer.state.step})
+
+
+def _require_gpt(init_from: str, config: GPTConfig) -> GPT:
+    """Return the GPT to go on with. Raises ValueError where it is not there or has another shape than ``config``."""
+    base = load_stage(init_from, "gpt")
+    if base is None:
+        raise ValueError(f"init_from {init_from}: no gpt/config.json there")
+    own, wanted = (each.model_dump(exclude={"dropout", "max_positions"}) for each in (base.model.config, config))
+    other = [f"{name} {own[name]}" for name in own if own[name] != wanted[name]]
+    if other:
+        raise ValueError(f"init_from {init_from}: its GPT has {', '.join(other)}; set gpt_* and fsq_levels as there")
+    return base.model
 
 
 def _write_gpt(work: Work, trainer: Trainer, task: ReadingTask, codes_hash: str) -> dict[str, float]:

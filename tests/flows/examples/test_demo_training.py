@@ -72,7 +72,7 @@ def test_all_networks_learn_from_nothing_by_the_same_front_end(folder):
 def test_the_minutes_are_divided_by_shares_and_time_ends_the_training():
     assert DemoConfig().init_from == ("voice" if has_voice() else "scratch")
     voice = DemoConfig(minutes=10, init_from="voice")
-    assert voice.minutes_of == {"dvae": 2.0, "gpt": 8.0}
+    assert voice.minutes_of == {"dvae": 5.5, "gpt": 4.5}
     shared = DemoConfig(minutes=10, init_from="voice", shares={"gpt": 1, "dvae": 3})
     assert shared.minutes_of == {"dvae": 7.5, "gpt": 2.5}
     for config in (voice, DemoConfig(minutes=10, init_from="scratch")):

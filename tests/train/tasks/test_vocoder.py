@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,27 @@ def test_it_learns_the_corpus_and_the_release_speaks_with_it(folder):
     other = Release.load(release.uri, vocoder="griffin-lim")
     assert isinstance(other.vocoder, GriffinLim)
     assert other.info()["vocoder"] == "griffin-lim"
+
+
+def test_training_goes_on_from_another_releases_vocoder(folder, tmp_path):
+    first = make_trainer(folder, max_steps=6, optimizer={"learning_rate": 3e-3})
+    first.fit(lambda *_: None, lambda _: None)
+    write_release(first, first.task, first.config, {"run_name": "first", "inputs": input_hashes(first.config)})
+    base = shutil.copytree(folder / "release", tmp_path / "base")
+
+    again = make_trainer(folder, init_from=str(base))
+    for name, tensor in first.ema.vocoder.state_dict().items():
+        assert torch.equal(again.task.model.vocoder.state_dict()[name], tensor), name
+    assert all(parameter.requires_grad for parameter in again.task.model.parameters())
+    assert input_hashes(again.config)["init_from"] == load_stage(str(base), "vocoder").hash
+    with pytest.raises(ValueError, match=r"model\.hidden 32: the vocoder of init_from .* has 64; give the same"):
+        make_trainer(folder, init_from=str(base), model=SETTINGS["model"] | {"hidden": 32})
+    with pytest.raises(ValueError, match="the release that is written"):
+        make_trainer(folder, init_from=str(folder / "release"))
+    (base / "vocoder/config.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"no vocoder/config\.json there"):
+        make_trainer(folder, init_from=str(base))
+    shutil.rmtree(folder / "release/vocoder")
 
 
 def test_discriminators_and_vocoder_pull_apart_in_one_step(folder):
