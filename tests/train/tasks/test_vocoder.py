@@ -122,7 +122,9 @@ def test_discriminators_and_vocoder_pull_apart_in_one_step(folder):
         assert torch.autograd.grad(losses[loss], made, retain_graph=True)[0].abs().sum() > 0
     first = trainer.step(0.0)
     assert {"train/mel", "train/stft", "train/adversarial", "train/discriminator", "train/features"} <= set(first)
-    assert not any(torch.equal(before[name], now) for name, now in networks.discriminators.named_parameters())
+    for name, now in networks.discriminators.named_parameters():
+        # The pulls of real and made sound on the last bias are equal until one of them is told apart.
+        assert name.endswith("out.bias") or not torch.equal(before[name], now), name
     assert trainer.task.released(trainer.ema) is trainer.ema.vocoder
 
 
