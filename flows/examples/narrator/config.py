@@ -26,11 +26,9 @@ class NarratorConfig(BaseModel):
     hours: float = Field(90.0, gt=0, description="Hours of speech at most.")
     speech_share: float = Field(0.14, gt=0, lt=1, description="Share of the time in which speech is made.")
     dvae_share: float = Field(0.28, gt=0, lt=1, description="Share of the time for the dVAE; the rest is the others'.")
+    in_turn: bool = Field(False, description="Run the stages one after another, as a CPU should.")
     vocoder_share: float = Field(
-        0.15,
-        gt=0,
-        lt=1,
-        description="Share of the time for the vocoder on a CPU, where it comes behind the transformer.",
+        0.15, gt=0, lt=1, description="Share of the time for the vocoder where it comes behind the transformer."
     )
     noise_scale: tuple[float, float] = Field(
         (0.1, 0.35), description="Range of the noise of the synthesiser's sound: little, so that codes can be foretold."
