@@ -17,7 +17,7 @@ from triforce.flows.examples.piper.synthesise import SpokenBatch, SynthesisConfi
 from triforce.flows.examples.piper.vits import Vits
 from triforce.models.memory import reuse_freed_memory
 
-CHUNK = 32
+CHUNK = 8
 """Sentences that a process speaks at a time."""
 AHEAD = 2
 """Chunks that wait for each process."""
