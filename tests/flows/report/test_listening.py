@@ -157,7 +157,7 @@ def judge(profile: Path, saved: Path) -> dict:
         return found
 
 
-def wait_for(found: Callable[[], Any], limit_s: float = 60) -> Any:
+def wait_for(found: Callable[[], Any], limit_s: float = 150) -> Any:
     deadline = time.monotonic() + limit_s
     while not (value := found()):
         assert time.monotonic() < deadline, "the browser did not get there"
