@@ -10,7 +10,9 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from triforce.models.gpt import GPT, KVCache
+from triforce.models.blocks.kv_cache import KVCache
+from triforce.models.decoding.network import DecodeNetwork, PlainNetwork
+from triforce.models.gpt import GPT
 from triforce.models.vocabulary import Segment
 
 END = 0
@@ -88,14 +90,16 @@ class Candidate(NamedTuple):
 
 
 def sample_segment(
-    gpt: GPT, prompt: list[Segment], modality: str, config: SamplingConfig, *, seed: int = 0
+    gpt: GPT | DecodeNetwork, prompt: list[Segment], modality: str, config: SamplingConfig, *, seed: int = 0
 ) -> list[Candidate]:
     """Draw candidates for a segment of ``modality`` that follows the segments of ``prompt``.
 
+    By the GPT itself or, several times faster on a CPU, by its network for sampling (`decoding.network.for_sampling`).
     Those that ended by themselves come first, then by log-probability. Raises ValueError where the prompt leaves no
     room for the segment.
     """
-    drawer = _Drawer(gpt, prompt, modality, config, seed)
+    network = PlainNetwork(gpt) if isinstance(gpt, GPT) else gpt
+    drawer = _Drawer(network, prompt, modality, config, seed)
     drawer.draw()
     return drawer.candidates()
 
@@ -103,9 +107,12 @@ def sample_segment(
 class _Drawer:
     """The state of drawing: ``drawn`` ``(C, steps)`` holds the legal indices that each candidate has so far."""
 
-    def __init__(self, gpt: GPT, prompt: list[Segment], modality: str, config: SamplingConfig, seed: int) -> None:
+    def __init__(
+        self, network: DecodeNetwork, prompt: list[Segment], modality: str, config: SamplingConfig, seed: int
+    ) -> None:
+        gpt = network.gpt
         vocabulary = gpt.config.vocabulary
-        self.gpt, self.config, self.device = gpt, config, gpt.embedding.weight.device
+        self.network, self.config, self.device = network, config, gpt.embedding.weight.device
         self.generator = torch.Generator(self.device).manual_seed(seed)
         self.prompt_ids = np.concatenate(
             [*(vocabulary.segment_ids(segment) for segment in prompt), [vocabulary.begin(modality)]]
@@ -128,30 +135,29 @@ class _Drawer:
     @torch.inference_mode()
     def draw(self) -> None:
         """Fill ``drawn``, step by step, until all candidates have ended."""
-        gpt, config = self.gpt, self.config
-        head = gpt.head.weight[self.legal].T.contiguous()  # only legal ids can be drawn, so only they are scored
-        cache = KVCache.empty(gpt.config, 1, len(self.prompt_ids) + self.num_steps, gpt.embedding.weight)
-        hidden = gpt(torch.as_tensor(self.prompt_ids, device=self.device)[None], cache=cache)
+        network, config = self.network, self.config
+        head = network.head(self.legal)  # only legal ids can be drawn, so only they are scored
+        like = torch.empty(0, dtype=network.cache_dtype, device=self.device)
+        cache = KVCache.empty(network.config, 1, len(self.prompt_ids) + self.num_steps, like)
+        hidden = network(torch.as_tensor(self.prompt_ids, device=self.device)[None], cache=cache)
         cache = cache.fan_out(config.num_candidates)
-        logits = (hidden[:, -1] @ head).expand(config.num_candidates, -1)
+        logits = head(hidden[:, -1]).repeat(config.num_candidates, 1)
         finished = torch.zeros(config.num_candidates, dtype=torch.bool, device=self.device)
         for step in range(self.num_steps):
             if self.exact or step < config.min_codes:
-                logits = logits.clone()
                 logits[:, END] = -torch.inf
             penalised = _penalise(logits, self.drawn[:, :step], config.repetition_penalty)
             choice = draw_ids(penalised, config, self.generator)
             self.drawn[:, step] = choice.masked_fill(finished, NOTHING)
-            self.scores[:, step] = (logits.gather(1, choice[:, None])[:, 0] - logits.logsumexp(-1)).masked_fill(
-                finished, 0
-            )
+            score = logits.log_softmax(-1).gather(1, choice[:, None])[:, 0]
+            self.scores[:, step] = score.masked_fill(finished, 0)
             finished |= choice == END
             checked = config.num_candidates == 1 or step % CHECK_EVERY == CHECK_EVERY - 1
             if step + 1 == self.num_steps or (checked and finished.all()):
                 break
             if config.stop_loops and step % CHECK_EVERY == CHECK_EVERY - 1:
                 finished |= torch.from_numpy(self._find_loops(step + 1)).to(self.device)
-            logits = gpt(self.legal[choice][:, None], cache=cache)[:, -1] @ head
+            logits = head(network(self.legal[choice][:, None], cache=cache)[:, -1])
 
     def _find_loops(self, length: int) -> np.ndarray:
         drawn = self.drawn[:, :length].cpu().numpy()

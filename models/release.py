@@ -19,6 +19,9 @@ from torch import nn
 from triforce.models.audio.mel import MelConfig, log_mel
 from triforce.models.audio.vocoder import GriffinLim, Vocoder, make_vocoder
 from triforce.models.audio.vocos import NeuralVocoder
+from triforce.models.decoding.network import DecodeNetwork, for_sampling
+from triforce.models.decoding.precision import Precision
+from triforce.models.decoding.products import resolve
 from triforce.models.diffusion import Diffusion
 from triforce.models.dvae import DVAE
 from triforce.models.flow_samplers import SamplerConfig
@@ -59,8 +62,17 @@ class Speech:
 class Release:
     """The networks of a release, each loaded when it is first needed."""
 
-    def __init__(self, uri: str, *, device: str | torch.device = "cpu", vocoder: Vocoder | str | None = None) -> None:
+    def __init__(
+        self,
+        uri: str,
+        *,
+        device: str | torch.device = "cpu",
+        vocoder: Vocoder | str | None = None,
+        precision: Precision = "auto",
+    ) -> None:
         self.uri = uri
+        self.precision = precision
+        resolve(precision)
         self.device = torch.device(device)
         if self.device.type == "cuda" and not torch.cuda.is_available():
             raise ValueError(f"device {device}: this machine has no GPU that torch can use; give device=cpu")
@@ -68,14 +80,19 @@ class Release:
 
     @classmethod
     def load(
-        cls, uri: str = VOICE, *, device: str | torch.device = "cpu", vocoder: Vocoder | str | None = None
+        cls,
+        uri: str = VOICE,
+        *,
+        device: str | torch.device = "cpu",
+        vocoder: Vocoder | str | None = None,
+        precision: Precision = "auto",
     ) -> Release:
         """Open the release at ``uri``, by default the voice that comes along; it needs at least a dVAE.
 
         ``vocoder`` is a vocoder or a name for `make_vocoder`; by default the release's own, or Griffin-Lim if it has
-        none.
+        none. ``precision`` is that of the GPT's weights when it draws on a CPU (`decoding.products`).
         """
-        release = cls(uri, device=device, vocoder=vocoder)
+        release = cls(uri, device=device, vocoder=vocoder, precision=precision)
         release._dvae  # noqa: B018 - an unreadable release fails here, not at first use
         return release
 
@@ -114,6 +131,11 @@ class Release:
                 f"{self.uri}: the diffusion network is conditioned on latents of gpt {str(known)[:12]}, {found}; "
                 "train the diffusion again or put the other gpt back"
             )
+
+    @cached_property
+    def decoder(self) -> DecodeNetwork | None:
+        """The GPT's network for drawing tokens, packed once; None where the GPT is not trained yet."""
+        return for_sampling(self._gpt.model, self.precision) if self._gpt else None
 
     @property
     def dvae(self) -> DVAE:
@@ -279,14 +301,14 @@ class Release:
 
         Raises FileNotFoundError where the release has no GPT, and ValueError for a text without words.
         """
-        if self.gpt is None:
+        if self.decoder is None:
             raise FileNotFoundError(f"{self.uri}: no gpt/config.json here; train one with `triforce train gpt`")
         if self.reads:
             return self.draw_all([text], voice=voice, seeds=[seed], sampling=sampling)[0]
         prompt = [Segment("text", self._pieces(text))]
         if voice is not None:
             prompt.insert(0, Segment("voice", self.encode(voice)))
-        return sample_segment(self.gpt, prompt, "speech", self.sampling_of(sampling), seed=seed)
+        return sample_segment(self.decoder, prompt, "speech", self.sampling_of(sampling), seed=seed)
 
     def draw_all(
         self,
@@ -309,7 +331,9 @@ class Release:
         words = [require_phonemes(self.tokenizer).split(self._pieces(text)) for text in texts]
         prefix = [] if voice is None else [Segment("voice", self.encode(voice))]
         chosen = self.sampling_of(sampling)
-        return read_aloud(self.gpt, words, chosen, seeds=seeds, prefix=prefix, half=half, graph=graph)
+        return read_aloud(
+            self.gpt, words, chosen, seeds=seeds, prefix=prefix, half=half, graph=graph, forward=self.decoder
+        )
 
     def sampling_of(self, given: SamplingConfig | None) -> SamplingConfig:
         """Return the sampling of the GPT's card, with the fields that are set in ``given`` instead of its own."""

@@ -45,6 +45,7 @@ from triforce.flows.speech.speech_api import (
 )
 from triforce.flows.speech.voices import read_voices
 from triforce.ingest.media.encode import FORMATS, encode_stream
+from triforce.models.decoding.precision import Precision
 from triforce.models.voice.bundled import VOICE
 
 logger = logging.getLogger(__name__)
@@ -68,6 +69,7 @@ class ServeConfig(BaseModel):
     replicas: int = Field(1, ge=1, le=256, description="Copies of the networks.")
     vocoder: str | None = Field(None, description="See `make_vocoder`; None: the release's own.")
     device: str = Field("cpu", description="Where the networks compute: cpu or cuda.")
+    precision: Precision = Field("auto", description="Of the GPT's weights on a CPU; auto: what is fastest there.")
     voices: str | None = Field(None, description="Folder of recordings; a file's name without its ending is a voice.")
     max_chars: int = Field(
         4096, ge=1, le=100_000, description="Characters of an input at most; OpenAI's limit by default."
@@ -85,7 +87,9 @@ class SpeechServer:
 
         reuse_freed_memory()
         self.config, self._key_hash = config, key_hash
-        self.release = Release.load(config.release, device=config.device, vocoder=config.vocoder)
+        self.release = Release.load(
+            config.release, device=config.device, vocoder=config.vocoder, precision=config.precision
+        )
         self.voices = {DEFAULT_VOICE: None} | read_voices(config.voices, self.release.sample_rate_hz)
         self.speaker = lru_cache(maxsize=64)(self._speaker)
         self.speaker(DEFAULT_VOICE, 1.0)  # a release that cannot speak fails here

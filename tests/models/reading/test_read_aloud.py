@@ -130,7 +130,7 @@ def test_pointers_by_hand():
 def test_a_pointer_turns_every_other_pair():
     model = make_gpt(pointer=True)
     ids = torch.tensor([[VOCABULARY.begin("text"), 2 + 2, 2 + 3, VOCABULARY.begin("reading"), 120]])
-    cos, _ = model._angles(ids, torch.arange(5)[None], None, None)
+    cos, _ = model.angles(ids, torch.arange(5)[None], None, None)
     places = torch.stack([torch.arange(5), torch.tensor([0, 1, 2, 0, 0])], 1).repeat(1, 4)
     torch.testing.assert_close(cos, torch.stack([model.cos[places[:, i], i] for i in range(8)], 1))
 
