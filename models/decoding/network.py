@@ -65,6 +65,7 @@ class PackedNetwork:
             self.layers: list[LayerWeights] = [layer_weights(block, self.precision) for block in gpt.blocks]
             self._norm = gpt.norm.weight.float() * gpt.config.width**0.5
             self._rotation = torch.complex(gpt.cos.float(), gpt.sin.float())
+            self._numbers = torch.arange(gpt.config.max_positions + ROUND)
             self._smallest = smallest(gpt.config.width)
             self._smallest_head = smallest(gpt.config.head_dim)
 
@@ -90,7 +91,7 @@ class PackedNetwork:
             x = self._embedding.index_select(0, ids.reshape(-1))
             for number, layer in enumerate(self.layers):
                 self._attend(x, layer, number, step)
-                self._think(x, layer, step.memory)
+                self._feed_forward(x, layer, step.memory)
             if isinstance(cache, KVCache):
                 cache.length += step.length
             length = torch.linalg.vector_norm(x, 2, -1, True).hypot_(self._smallest)
@@ -114,7 +115,7 @@ class PackedNetwork:
             attended = memory.attended.copy_(attended)
         x.add_(layer.out(attended.reshape(x.shape)))
 
-    def _think(self, x: torch.Tensor, layer: LayerWeights, memory: Workspace) -> None:
+    def _feed_forward(self, x: torch.Tensor, layer: LayerWeights, memory: Workspace) -> None:
         length = torch.linalg.vector_norm(x, 2, -1, True).hypot_(self._smallest)
         gate, up = layer.gate_up(torch.div(x, length, out=memory.normed)).chunk(2, -1)
         x.add_(layer.down(F.silu(gate) * up))
@@ -134,12 +135,13 @@ class PackedNetwork:
                 f"{past + length} tokens: this model reads {self.config.max_positions} at most; "
                 "shorten the text or prompt"
             )
+        counted = self._numbers[past : past + length].expand(ids.shape)
         if positions is None:
-            positions = torch.arange(past, past + length).expand(ids.shape)
+            positions = counted
         memory = self._workspace(batch, length, cache.store)
         if isinstance(cache, KVCache):
             cache.require(past + length)
-            slots, reach = torch.arange(past, past + length).expand(ids.shape), past + length
+            slots, reach = counted, past + length
             causal, masked = past == 0 and length > 1, past > 0 and length > 1
         else:  # rows that have ended may lie behind what is visible
             slots, reach = cache.slots, min(cache.visible, int(cache.slots.max()) + 1)
@@ -160,7 +162,7 @@ class PackedNetwork:
 
     def _mask(self, slots: torch.Tensor, reach: int, dtype: torch.dtype) -> torch.Tensor:
         """Return ``(B, 1, T, reach)`` for attention: a token sees the slots up to its own."""
-        hidden = torch.arange(reach) > slots[:, :, None]
+        hidden = self._numbers[:reach] > slots[:, :, None]
         return torch.zeros(hidden.shape, dtype=dtype).masked_fill_(hidden, -torch.inf)[:, None]
 
     def _turn(

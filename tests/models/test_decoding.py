@@ -191,6 +191,8 @@ def test_without_units_for_bfloat16_int8_serves_rows_of_any_number(monkeypatch):
     weight, x = torch.randn(40, 64), torch.randn(16, 64)
     found = products.pack(weight, "int8")(x.bfloat16()).float()
     assert (found - F.linear(x, weight)).norm() / F.linear(x, weight).norm() < 0.012
+    odd = products.pack(weight[:, :24], "int8")(x[:, :24].bfloat16()).float()
+    assert (odd - F.linear(x[:, :24], weight[:, :24])).norm() / F.linear(x[:, :24], weight[:, :24]).norm() < 0.012
     assert products.resolve("auto") == "int8"
     monkeypatch.setattr(products, "has_int8", lambda: False)
     assert products.resolve("auto") == "float32"
