@@ -19,7 +19,7 @@ from torch import nn
 from triforce.models.audio.mel import MelConfig, log_mel
 from triforce.models.audio.vocoder import GriffinLim, Vocoder, make_vocoder
 from triforce.models.audio.vocos import NeuralVocoder
-from triforce.models.decoding.network import DecodeNetwork, for_sampling
+from triforce.models.decoding.network import DecodeNetwork, PackedNetwork, for_sampling
 from triforce.models.decoding.precision import Precision
 from triforce.models.decoding.products import resolve
 from triforce.models.diffusion import Diffusion
@@ -322,7 +322,8 @@ class Release:
     ) -> list[list[Candidate]]:
         """Draw candidates as `draw` does, for many texts; side by side where the GPT reads word by word.
 
-        ``half`` and ``graph`` as in `read_aloud`. Texts draw the same, but for rounding, whatever is beside them.
+        ``half`` and ``graph`` as in `read_aloud`; on a CPU the release's precision counts instead. Texts draw the
+        same, but for rounding, whatever is beside them.
         """
         seeds = seeds or [0] * len(texts)
         if not self.reads:
@@ -331,8 +332,18 @@ class Release:
         words = [require_phonemes(self.tokenizer).split(self._pieces(text)) for text in texts]
         prefix = [] if voice is None else [Segment("voice", self.encode(voice))]
         chosen = self.sampling_of(sampling)
+        network = self.decoder
+        packed = network if isinstance(network, PackedNetwork) else None
         return read_aloud(
-            self.gpt, words, chosen, seeds=seeds, prefix=prefix, half=half, graph=graph, forward=self.decoder
+            self.gpt,
+            words,
+            chosen,
+            seeds=seeds,
+            prefix=prefix,
+            half=half and packed is None,
+            graph=graph,
+            forward=network,
+            cache_dtype=packed.cache_dtype if packed else None,
         )
 
     def sampling_of(self, given: SamplingConfig | None) -> SamplingConfig:

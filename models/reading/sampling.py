@@ -10,14 +10,13 @@ as a CUDA graph.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 
 from triforce.models.blocks.kv_cache import SlotCache
 from triforce.models.blocks.positions import text_pointers
-from triforce.models.decoding.network import DecodeNetwork, PlainNetwork
 from triforce.models.gpt import GPT
 from triforce.models.gpt_sampling import CHECK_EVERY, Candidate, SamplingConfig
 from triforce.models.reading.interleave import begins_unit
@@ -42,15 +41,15 @@ def read_aloud(
     prefix: Sequence[Segment] = (),
     half: bool = False,
     graph: bool = False,
-    forward: DecodeNetwork | None = None,
+    forward: Callable[..., torch.Tensor] | None = None,
+    cache_dtype: torch.dtype | None = None,
 ) -> list[list[Candidate]]:
     """Draw ``config.num_candidates`` readings of each text, all side by side; the most likely first.
 
     A text is its words, each the pieces ``(L,)`` of a word from its boundary on (`PhonemeTokenizer.split`). ``prefix``
     are segments before the text, such as a voice. A text is drawn by its own seed, whatever lies beside it. ``half``
-    computes in bfloat16; ``graph`` replays a CUDA graph. ``forward`` is the GPT's network for sampling, which has a
-    precision of its own on a CPU (`decoding.network.for_sampling`). Raises ValueError where a text leaves no room for
-    its codes.
+    computes in bfloat16; ``graph`` replays a CUDA graph. ``forward`` stands for the network where another computes the
+    same, with keys and values of ``cache_dtype``. Raises ValueError where a text leaves no room for its codes.
     """
     config = config or SamplingConfig()
     for number, words in enumerate(texts):
@@ -59,10 +58,10 @@ def read_aloud(
     if not texts:
         return []
     seeds = range(len(texts)) if seeds is None else seeds
-    device, network = gpt.embedding.weight.device, forward or PlainNetwork(gpt)
-    half = half and isinstance(network, PlainNetwork)
+    device = gpt.embedding.weight.device
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=half, cache_enabled=not graph):
-        batch = _Batch(network, texts, config, seeds, prefix, torch.bfloat16 if half else network.cache_dtype)
+        dtype = cache_dtype or (torch.bfloat16 if half else gpt.embedding.weight.dtype)
+        batch = _Batch(gpt, texts, config, seeds, prefix, dtype, forward or gpt)
         batch.prefill()
         batch.run(graph and device.type == "cuda")
     return batch.candidates()
@@ -73,16 +72,16 @@ class _Batch:
 
     def __init__(
         self,
-        network: DecodeNetwork,
+        gpt: GPT,
         texts: Sequence[Sequence[np.ndarray]],
         config: SamplingConfig,
         seeds: Sequence[int],
         prefix: Sequence[Segment],
         dtype: torch.dtype,
+        forward: Callable[..., torch.Tensor],
     ) -> None:
-        gpt = network.gpt
         vocabulary = gpt.config.vocabulary
-        self.network = network
+        self.forward = forward
         self.gpt, self.config, self.device = gpt, config, gpt.embedding.weight.device
         self.guided = config.guidance != 1
         copies = config.num_candidates
@@ -164,7 +163,7 @@ class _Batch:
         if self.gpt.config.pointer:
             pointers = text_pointers(ids, self.gpt.reads, self.gpt.begins, None)
         self.cache.slots, self.cache.visible = places, ids.shape[1]
-        hidden = self.network(ids, positions=places, pointers=pointers, cache=self.cache)
+        hidden = self.forward(ids, positions=places, pointers=pointers, cache=self.cache)
         rows = torch.arange(len(ids), device=self.device)
         self.hidden.copy_(hidden[rows, self.length - 1])
         self._draw()
@@ -214,7 +213,7 @@ class _Batch:
         pointers = self.pointer[:, None] + self.reads[ids].cumsum(1)
         self.cache.slots = places
         given = pointers if self.gpt.config.pointer else None
-        hidden = self.network(ids, positions=places, pointers=given, cache=self.cache)
+        hidden = self.forward(ids, positions=places, pointers=given, cache=self.cache)
         last = (used - 1).clamp_min(0)[:, None]
         hidden = hidden.take_along_dim(last[:, :, None], 1)[:, 0].to(self.hidden.dtype)
         self.hidden.copy_(torch.where(self.active[:, None], hidden, self.hidden))

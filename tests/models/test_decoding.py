@@ -149,18 +149,17 @@ def test_a_packed_network_draws_what_the_gpt_draws(candidates):
     assert [c.codes.tolist() for c in again[0]] == [c.codes.tolist() for c in again[1]]
 
 
-def test_a_release_draws_in_the_precision_that_is_asked_for(voice):
+def test_a_release_draws_in_the_precision_that_is_asked_for(voice, monkeypatch):
     sampling = SamplingConfig(temperature=0, max_codes=12)
-    packed = voice.draw(TEXTS[0], sampling=sampling)[0]
-    alone = PlainNetwork(voice.gpt)
-    voice.__dict__["decoder"], kept = alone, voice.decoder
-    try:
-        plain = voice.draw(TEXTS[0], sampling=sampling)[0]
-    finally:
-        voice.__dict__["decoder"] = kept
-    np.testing.assert_array_equal(packed.codes, plain.codes)
+    packed, kept = voice.draw(TEXTS[0], sampling=sampling)[0], voice.decoder
     assert isinstance(kept, PackedNetwork)
     assert kept.precision == "float32"
+    monkeypatch.setitem(voice.__dict__, "decoder", PlainNetwork(voice.gpt))
+    np.testing.assert_array_equal(packed.codes, voice.draw(TEXTS[0], sampling=sampling)[0].codes)
+    silent = PackedNetwork(voice.gpt, "float32")
+    silent._norm = torch.zeros_like(silent._norm)
+    monkeypatch.setitem(voice.__dict__, "decoder", silent)  # it is this network that draws
+    assert not np.array_equal(packed.codes, voice.draw(TEXTS[0], sampling=sampling)[0].codes)
     assert Release.load().precision == "auto"
     with pytest.raises(ValueError, match="precision"):
         Release.load(precision="int4")
