@@ -7,6 +7,7 @@ Without autograd and without modules a step of one token has about 25 operators 
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,10 +15,11 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F
 
+from triforce.models.blocks.fused import EPSILON
 from triforce.models.blocks.kv_cache import KVCache, SlotCache
 from triforce.models.decoding.precision import Precision
 from triforce.models.decoding.products import Product, activations, pack, resolve
-from triforce.models.decoding.weights import LayerWeights, layer_weights, smallest
+from triforce.models.decoding.weights import LayerWeights, layer_weights
 from triforce.models.decoding.workspace import Workspace, rows_of
 from triforce.models.gpt import GPT
 
@@ -66,15 +68,17 @@ class PackedNetwork:
             self._norm = gpt.norm.weight.float() * gpt.config.width**0.5
             self._rotation = torch.complex(gpt.cos.float(), gpt.sin.float())
             self._numbers = torch.arange(gpt.config.max_positions + ROUND)
-            self._smallest = smallest(gpt.config.width)
-            self._smallest_head = smallest(gpt.config.head_dim)
+            self._smallest = torch.tensor(math.sqrt(gpt.config.head_dim * EPSILON))
+            self._heads: dict[bytes, Product] = {}
 
     def head(self, ids: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
-        """Pack the head's rows of ``ids`` ``(V,)``; returns a function from hidden states ``(N, width)`` to float32
-        scores ``(N, V)``.
+        """Pack the head's rows of ``ids`` ``(V,)``, once for the same ids; returns a function from hidden states
+        ``(N, width)`` to float32 scores ``(N, V)``.
         """
-        with torch.inference_mode():
-            product: Product = pack(self.gpt.head.weight[ids].float(), self.precision)
+        key = ids.numpy().tobytes()
+        if (product := self._heads.get(key)) is None:
+            with torch.inference_mode():
+                product = self._heads[key] = pack(self.gpt.head.weight[ids].float(), self.precision)
         return lambda hidden: product(hidden.to(self.dtype)).float()
 
     def __call__(
@@ -88,21 +92,22 @@ class PackedNetwork:
         """Return the last hidden states ``(B, T, width)`` float32 of ids ``(B, T)``, as `GPT.forward` does."""
         with torch.inference_mode():
             step = self._begin(ids, positions, pointers, cache)
-            x = self._embedding.index_select(0, ids.reshape(-1))
+            memory = step.memory
+            memory.x.copy_(self._embedding.index_select(0, ids.reshape(-1)))
             for number, layer in enumerate(self.layers):
-                self._attend(x, layer, number, step)
-                self._feed_forward(x, layer, step.memory)
+                self._attend(layer, number, step)
+                self._feed_forward(layer, memory)
             if isinstance(cache, KVCache):
                 cache.length += step.length
-            length = torch.linalg.vector_norm(x, 2, -1, True).hypot_(self._smallest)
-            return x.div_(length).mul_(self._norm).view(step.batch, step.length, -1)
+            length = torch.linalg.vector_norm(memory.lengthened, 2, -1, True)
+            return torch.div(memory.x, length).mul_(self._norm).view(step.batch, step.length, -1)
 
-    def _attend(self, x: torch.Tensor, layer: LayerWeights, number: int, step: _Step) -> None:
+    def _attend(self, layer: LayerWeights, number: int, step: _Step) -> None:
         memory = step.memory
-        length = torch.linalg.vector_norm(x, 2, -1, True).hypot_(self._smallest)
-        memory.qkv.copy_(layer.qkv(torch.div(x, length, out=memory.normed)))
+        length = torch.linalg.vector_norm(memory.lengthened, 2, -1, True)
+        memory.qkv.copy_(layer.qkv(torch.div(memory.x, length, out=memory.normed)))
         qk = memory.qk
-        qk.div_(torch.linalg.vector_norm(qk, 2, -1, True).hypot_(self._smallest_head)).mul_(layer.scale)
+        qk.div_(torch.linalg.vector_norm(qk, 2, -1, True).hypot_(self._smallest)).mul_(layer.scale)
         memory.pairs.mul_(step.turn)
         for target, source in memory.casts:
             target.copy_(source)
@@ -113,12 +118,12 @@ class PackedNetwork:
         ).transpose(1, 2)
         if memory.attended is not None:
             attended = memory.attended.copy_(attended)
-        x.add_(layer.out(attended.reshape(x.shape)))
+        memory.x.add_(layer.out(attended.reshape(memory.x.shape)))
 
-    def _feed_forward(self, x: torch.Tensor, layer: LayerWeights, memory: Workspace) -> None:
-        length = torch.linalg.vector_norm(x, 2, -1, True).hypot_(self._smallest)
-        gate, up = layer.gate_up(torch.div(x, length, out=memory.normed)).chunk(2, -1)
-        x.add_(layer.down(F.silu(gate) * up))
+    def _feed_forward(self, layer: LayerWeights, memory: Workspace) -> None:
+        length = torch.linalg.vector_norm(memory.lengthened, 2, -1, True)
+        gate, up = layer.gate_up(torch.div(memory.x, length, out=memory.normed)).chunk(2, -1)
+        memory.x.add_(layer.down(F.silu(gate) * up))
 
     def _begin(
         self,

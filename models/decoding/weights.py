@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import torch
 
-from triforce.models.blocks.fused import EPSILON
 from triforce.models.decoding.precision import Precision
 from triforce.models.decoding.products import Product, pack
 from triforce.models.gpt import Block
@@ -53,8 +52,3 @@ def paired(dim: int) -> torch.Tensor:
     side: a complex number each. Scores of queries with keys do not change with the order.
     """
     return torch.arange(dim).view(2, dim // 2).T.reshape(-1)
-
-
-def smallest(width: int) -> torch.Tensor:
-    """Return what is added to a length, at right angles, so that dividing by it is the norm with its epsilon."""
-    return torch.tensor(math.sqrt(width * EPSILON))

@@ -5,15 +5,23 @@ At batch 1 an operator takes about a microsecond, and so does a view; a step has
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
+
+from triforce.models.blocks.fused import EPSILON
 
 
 @dataclass(frozen=True)
 class Workspace:
     """Memory of a step with ``N = B * T`` tokens."""
 
+    lengthened: torch.Tensor
+    """The residual stream, ``(N, width + 1)`` float32; the last column, which never changes, holds what the epsilon of
+    a norm adds to a row's length."""
+    x: torch.Tensor
+    """The residual stream without that column."""
     normed: torch.Tensor
     """Rows of length 1, ``(N, width)``, in the type of the products."""
     qkv: torch.Tensor
@@ -51,7 +59,10 @@ class Workspace:
             if store.dtype != torch.float32:
                 queries = torch.empty(tokens, heads, dim, dtype=store.dtype)
                 casts.append((queries, source[:, 0]))
+        lengthened = torch.full((tokens, width + 1), math.sqrt(width * EPSILON))
         return cls(
+            lengthened=lengthened,
+            x=lengthened[:, :width],
             normed=torch.empty(tokens, width, dtype=dtype),
             qkv=qkv.view(tokens, 3 * width),
             qk=qk,
