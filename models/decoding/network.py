@@ -2,7 +2,8 @@
 
 Per layer: norms are a division (`weights.py`), queries and keys are turned as complex numbers, one write puts both key
 and value into the cache, and all memory is there before (`workspace.py`). The rotary angles are looked up once a token.
-Without autograd and without modules a step of one token has about 25 operators a layer where the GPT's own has 90.
+Without autograd and without modules a token of 8 layers takes 681 operators, those inside others counted, where the
+GPT's own step takes 1839.
 """
 
 from __future__ import annotations
