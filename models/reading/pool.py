@@ -75,9 +75,10 @@ class ReadingPool:
     """Draws readings side by side, ``num_rows`` at most; the others wait, and groups of them take turns.
 
     ``forward`` stands for the network where another computes the same (called as ``gpt(ids, positions=, pointers=,
-    cache=)``). ``num_lines`` and ``num_slots`` limit the cache, by default two lines a row and the network's positions.
-    ``half`` computes in bfloat16; ``graph`` replays a CUDA graph for the steps. ``joins`` is how many texts are let in
-    at a step at most, by default all that there is room for: while their prompts are read no other goes on.
+    cache=)``), with keys and values of ``cache_dtype``. ``num_lines`` and ``num_slots`` limit the cache, by default two
+    lines a row and the network's positions. ``half`` computes in bfloat16; ``graph`` replays a CUDA graph for the
+    steps. ``joins`` is how many texts are let in at a step at most, by default all that there is room for: while their
+    prompts are read no other goes on.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class ReadingPool:
         num_lines: int | None = None,
         num_slots: int | None = None,
         forward: Callable[..., torch.Tensor] | None = None,
+        cache_dtype: torch.dtype | None = None,
         half: bool = False,
         graph: bool = False,
         joins: int | None = None,
@@ -104,7 +106,7 @@ class ReadingPool:
             self.num_slots = -(-slots // SLOTS) * SLOTS
             self.rows = Rows.empty(num_rows, slots + 2, self.num_lines, self.device)
             self.lines = Lines.empty(self.num_lines + 1, gpt.config.width, self.device)
-            dtype = torch.bfloat16 if half else gpt.embedding.weight.dtype
+            dtype = cache_dtype or (torch.bfloat16 if half else gpt.embedding.weight.dtype)
             self.cache = SlotCache.empty(gpt.config, self.num_lines, self.num_slots, self.device, dtype)
             self.reads = _text_ids(gpt, self.device)
         self.last_place = slots - 1

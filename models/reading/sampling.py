@@ -25,13 +25,14 @@ def read_aloud(
     graph: bool = False,
     num_rows: int | None = None,
     forward: Callable[..., torch.Tensor] | None = None,
+    cache_dtype: torch.dtype | None = None,
 ) -> list[list[Candidate]]:
     """Draw ``config.num_candidates`` readings of each text; the most likely first.
 
     A text is its words, each the pieces ``(L,)`` of a word from its boundary on (`PhonemeTokenizer.split`). ``prefix``
     are segments before the text, such as a voice. A text is drawn by its own seed, whatever lies beside it.
-    ``num_rows`` are drawn side by side, by default all; ``half``, ``graph`` and ``forward`` as in `ReadingPool`. Raises
-    ValueError where a text leaves no room for its codes.
+    ``num_rows`` are drawn side by side, by default all; the rest as in `ReadingPool`. Raises ValueError where a text
+    leaves no room for its codes.
     """
     config = config or SamplingConfig()
     scripts = []
@@ -51,6 +52,7 @@ def read_aloud(
         num_lines=rows * len(scripts[0].prompts),
         num_slots=longest,
         forward=forward,
+        cache_dtype=cache_dtype,
         half=half,
         graph=graph,
     )
