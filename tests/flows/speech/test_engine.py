@@ -15,6 +15,7 @@ import pytest
 import tiny_run
 from loopback import running
 
+from triforce.flows.speech.engine import Job
 from triforce.flows.speech.loudness import KNEE, limited
 from triforce.flows.speech.serve import ServeConfig, SpeechServer
 from triforce.flows.speech.speaker import SpeakConfig
@@ -107,17 +108,27 @@ def test_sound_leaves_while_its_sentence_is_drawn_and_has_no_seam(replica):
     assert abs(sound[0]) < 0.01 * np.abs(sound).max()
 
 
-def test_a_client_that_goes_frees_its_rows_at_once(replica, address):
-    for wait_for in (1, 0):  # while it listens, and before it hears anything
-        with httpx.Client(timeout=60) as client:
-            if wait_for:
-                with client.stream("POST", address, json={"input": LONG, "response_format": "pcm"}) as answer:
-                    next(answer.iter_raw())
-                    assert replica.engine.jobs
-            else:
-                with pytest.raises(httpx.ReadTimeout):
-                    client.post(address, json={"input": LONG}, timeout=0.005)
-        assert eventually(lambda: idle(replica))
+@pytest.mark.parametrize("listens", [True, False])
+def test_a_client_that_goes_frees_its_rows_at_once(replica, address, monkeypatch, listens):
+    """While it listens, and before it has heard anything: most of its text is never spoken."""
+    jobs: list[Job] = []
+    submit, step, go_on = replica.engine.submit, ReadingPool.step, threading.Event()
+    monkeypatch.setattr(replica.engine, "submit", lambda *args: jobs.append(submit(*args)) or jobs[-1])
+    if listens:
+        go_on.set()
+    monkeypatch.setattr(ReadingPool, "step", lambda pool: (go_on.wait(30), step(pool))[1])
+    body = {"input": LONG * 8, "response_format": "pcm"}
+    with httpx.Client(timeout=60 if listens else 1.0) as client:
+        if listens:
+            with client.stream("POST", address, json=body) as answer:
+                next(answer.iter_raw())
+        else:
+            with pytest.raises(httpx.ReadTimeout):
+                client.post(address, json=body)
+    assert eventually(lambda: not replica._working)
+    go_on.set()
+    assert eventually(lambda: idle(replica))
+    assert len(jobs[0].sentences) > 20
     assert len(samples(ask(address, TEXTS[2]))) > 0
 
 
