@@ -13,6 +13,7 @@ text draws the same, but for rounding, whatever is read beside it.
 from __future__ import annotations
 
 import logging
+import math
 from collections import Counter, deque
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import ExitStack
@@ -107,7 +108,9 @@ class ReadingPool:
             self.rows = Rows.empty(num_rows, slots + 2, self.num_lines, self.device)
             self.lines = Lines.empty(self.num_lines + 1, gpt.config.width, self.device)
             dtype = cache_dtype or (torch.bfloat16 if half else gpt.embedding.weight.dtype)
-            self.cache = SlotCache.empty(gpt.config, self.num_lines, self.num_slots, self.device, dtype)
+            shape = (self.num_lines, gpt.config.num_heads, self.num_slots, gpt.config.head_dim)
+            self.store = _zeros((gpt.config.num_layers, 2, *shape), dtype, self.device)
+            self.numbers = torch.arange(self.num_lines, device=self.device)[:, None]
             self.reads = _text_ids(gpt, self.device)
         self.last_place = slots - 1
         self.waiting: dict[Hashable, deque[_Seat]] = {}
@@ -256,7 +259,7 @@ class ReadingPool:
         lines.hidden.copy_(hidden[torch.arange(len(ids), device=self.device), lines.length - 1])
 
     def _cache(self, start: int, stop: int, places: torch.Tensor, visible: int) -> SlotCache:
-        return SlotCache(self.cache.store[:, :, start:stop], places, visible, self.cache.rows[: stop - start])
+        return SlotCache(self.store[:, :, start:stop], places, visible, self.numbers[: stop - start])
 
     def _decide(self, rows: Rows) -> None:
         guided = self.num_lines > self.num_rows if self.graph else len(self.owners) > len(self.seats)
@@ -374,11 +377,18 @@ class ReadingPool:
     def _move_line(self, owner: _Seat, source: int, target: int) -> None:
         self.lines.move(source, target)
         reach = owner.reach
-        self.cache.store[:, :, target, :, :reach] = self.cache.store[:, :, source, :, :reach]
+        self.store[:, :, target, :, :reach] = self.store[:, :, source, :, :reach]
         number = owner.lines.index(source)
         owner.lines[number] = target
         self.owners[target] = owner
         (self.rows.blind if number else self.rows.line)[owner.row] = target
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Return zeros of which a CPU's memory holds only what was written to: most slots of most lines never are."""
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    return torch.from_numpy(np.zeros(math.prod(shape) * dtype.itemsize, np.uint8)).view(dtype).view(shape)
 
 
 def padded_size(count: int) -> int:
