@@ -124,13 +124,15 @@ class Speaker:
         return self.speak_all([text], [seed])[0]
 
     def read(self, text: str, *, seed: int = 0) -> Iterator[Utterance]:
-        """Speak a text of any length, yielding each sentence as it is ready; `join` makes one sound of them.
+        """Speak a text of any length, `ROWS` sentences side by side; `join` makes one sound of them.
 
         Raises UnknownCharacterError, before any sentence, where nothing of the text can be said.
         """
         self.prepare(text)
-        for number, sentence in enumerate(split_spoken(text, self.language)):
-            yield self.speak(sentence, seed=seed + number)
+        sentences = split_spoken(text, self.language)
+        for first in range(0, len(sentences), ROWS):
+            part = sentences[first : first + ROWS]
+            yield from self.speak_all(part, range(seed + first, seed + first + len(part)))
 
     def sentences(self, text: str) -> list[str]:
         """Return the sentences of a text as the network reads them, without those of which it can say nothing."""

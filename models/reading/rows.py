@@ -87,11 +87,11 @@ class _Tensors:
 
     def part(self, start: int, stop: int) -> Self:
         """Return views of the entries from ``start`` to ``stop``."""
-        return type(self)(*(getattr(self, field.name)[start:stop] for field in fields(self)))  # type: ignore[arg-type]
+        return type(self)(*(getattr(self, field.name)[start:stop] for field in fields(self)))
 
     def move(self, source: int, target: int) -> None:
         """Copy an entry over another."""
-        for field in fields(self):  # type: ignore[arg-type]
+        for field in fields(self):
             tensor = getattr(self, field.name)
             tensor[target] = tensor[source]
 
