@@ -50,6 +50,7 @@ from triforce.flows.speech.speech_api import (
     warning_header,
 )
 from triforce.flows.speech.voices import read_voices
+from triforce.ingest import storage
 from triforce.ingest.media.encode import FORMATS, StreamEncoder
 from triforce.models.voice.bundled import VOICE
 
@@ -327,18 +328,23 @@ def start(config: ServeConfig, key: str | None = None) -> Running:
 
     Raises ValueError where others could reach it without a key.
     """
-    from triforce.ingest import storage
     from triforce.models.release_files import load_card, require_dvae
 
     require_key(config.host, key)
-    release = os.path.abspath(config.release) if storage.is_local(config.release) else config.release
-    require_dvae(release)
-    if load_card(release, "gpt") is None:
-        raise FileNotFoundError(f"{release}: no gpt/config.json here; train one with `triforce train gpt`")
-    voices = config.voices and os.path.abspath(config.voices)
-    config = config.model_copy(update={"release": release, "voices": voices})
+    config = with_absolute_paths(config)
+    require_dvae(config.release)
+    if load_card(config.release, "gpt") is None:
+        raise FileNotFoundError(f"{config.release}: no gpt/config.json here; train one with `triforce train gpt`")
     key_hash = hash_key(key) if key else None
     return _start_here(config, key_hash) if config.replicas == 1 else _start_replicas(config, key_hash)
+
+
+def with_absolute_paths(config: ServeConfig) -> ServeConfig:
+    """Return the config as a process in another folder needs it; `VOICE` is a name, not a path."""
+    release = config.release
+    if release != VOICE and storage.is_local(release):
+        release = os.path.abspath(release)
+    return config.model_copy(update={"release": release, "voices": config.voices and os.path.abspath(config.voices)})
 
 
 def _start_here(config: ServeConfig, key_hash: str | None) -> Running:

@@ -21,7 +21,7 @@ import pytest
 import soundfile
 import tiny_run
 
-from triforce.flows.speech.serve import ServeConfig, start
+from triforce.flows.speech.serve import ServeConfig, start, with_absolute_paths
 from triforce.ingest.media.encode import encode_stream
 
 KEY = "k-1234"
@@ -52,6 +52,14 @@ def test_nobody_is_let_in_without_a_key_from_elsewhere(tmp_path):
         start(ServeConfig(release=str(tmp_path), host="0.0.0.0"))
     with pytest.raises(FileNotFoundError, match="train one with"):
         start(ServeConfig(release=tiny_run.write_release(tmp_path / "r", stages=("dvae",))))
+
+
+def test_paths_are_those_of_the_folder_and_the_voice_that_comes_along_is_a_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert with_absolute_paths(ServeConfig()).release == "voice"
+    found = with_absolute_paths(ServeConfig(release="./voice", voices="people"))
+    assert (found.release, found.voices) == (str(tmp_path / "voice"), str(tmp_path / "people"))
+    assert with_absolute_paths(ServeConfig(release="s3://bucket/release")).release == "s3://bucket/release"
 
 
 @contextmanager
