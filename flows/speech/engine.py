@@ -130,7 +130,7 @@ class SpeechEngine:
         for job in list(self.jobs):
             self._each(job, self._begin_sentences)
         self.pool.step()
-        for job in list(self.jobs):
+        for job in sorted(self.jobs, key=lambda job: job.begun):  # who has heard nothing yet comes first
             self._each(job, self._send_ready)
 
     def _wait(self) -> bool:
