@@ -151,7 +151,7 @@ def _clips(
         yield image_clip(
             recording,
             number,
-            image,
+            pixels,
             text=written(emoji, kind),
             asr_model=TRANSCRIPT,
             language="en",
