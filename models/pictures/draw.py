@@ -1,8 +1,9 @@
 """Pictures by a release: drawn from a text, described in words, encoded and decoded.
 
-The GPT draws several grids of codes for a text and ranks them by a noisy channel: by how likely it finds each after the
-text, and the text after each. The dVAE decodes the codes, and the diffusion network, where there is one, brings the
-decode to the scale of the pictures that it learnt from.
+The GPT draws several grids of codes for a text and ranks them by how likely it finds the text after each, as DALL-E's
+candidates are ranked by how well they fit the text, and a little by how likely each is after the text. The dVAE decodes
+the codes, and the diffusion network, where there is one, brings the decode to the scale of the pictures that it learnt
+from.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import torch
 from triforce.models.dvae import DVAE
 from triforce.models.flow_samplers import SamplerConfig
 from triforce.models.gpt import GPT
-from triforce.models.gpt_sampling import Candidate, SamplingConfig, noisy_channel_rerank, sample_segment
+from triforce.models.gpt_sampling import Candidate, SamplingConfig, log_probability, sample_segment
 from triforce.models.release import Release
 from triforce.models.release_files import load_card
 from triforce.models.text import clean_text
@@ -26,6 +27,9 @@ from triforce.models.vocabulary import Segment
 IMAGE = "image"
 MOST_TEXT = 64
 """Pieces of a description at most. Assumed."""
+IMAGE_WEIGHT = 0.1
+"""Weight of an image's log-probability beside that of a text in ranking: it is a sum of dozens of codes, whose spread
+would decide alone. Assumed."""
 GUIDANCE = 2.0
 """Guidance by default, where the GPT learnt with texts hidden (`text_dropout`). Assumed."""
 RESTORED_AS = SamplerConfig(num_steps=8, temperature=1.0)
@@ -79,7 +83,7 @@ def draw_picture(
     prompt = [Segment("text", release.tokenizer.encode(said))]
     candidates = sample_segment(gpt, prompt, IMAGE, _sampling(release, sampling), seed=seed)
     if len(candidates) > 1 and "image>text" in layouts_of(release):
-        candidates = noisy_channel_rerank(gpt, prompt, IMAGE, candidates)
+        candidates = _ranked_by_text(gpt, prompt[0], candidates)
     chosen = candidates[:num_restored]
     decodes = [decode_image(release.dvae, gpt, one.codes) for one in chosen]
     pictures = [release.restore(one, seed=seed, config=sampler or RESTORED_AS).clamp(0, 1) for one in decodes]
@@ -91,15 +95,33 @@ def describe_picture(
 ) -> list[str]:
     """Return what the GPT says of a picture of these codes, the best of its candidates first, each text once.
 
-    Candidates are ranked by a noisy channel where the release draws pictures too. Raises ValueError as `draw_picture`.
+    Where the release draws pictures too, the log-probability of the picture after a text counts as well, by
+    `IMAGE_WEIGHT`. Raises ValueError as `draw_picture`.
     """
     gpt = require_pictures(release, "image>text")
-    prompt = [Segment(IMAGE, torch.as_tensor(codes).flatten().cpu().numpy())]
+    image = Segment(IMAGE, torch.as_tensor(codes).flatten().cpu().numpy())
     config = (sampling or SamplingConfig(temperature=0.3)).model_copy(update={"max_codes": MOST_TEXT})
-    candidates = sample_segment(gpt, prompt, "text", config, seed=seed)
-    if len(candidates) > 1 and "text>image" in layouts_of(release):
-        candidates = noisy_channel_rerank(gpt, prompt, "text", candidates)
-    return list(dict.fromkeys(release.tokenizer.decode(one.codes).strip() for one in candidates))
+    candidates = sample_segment(gpt, [image], "text", config, seed=seed)
+    texts = [Segment("text", codes) for codes in {tuple(one.codes.tolist()): one.codes for one in candidates}.values()]
+    if len(texts) > 1:
+        weight = IMAGE_WEIGHT if "text>image" in layouts_of(release) else 0.0
+
+        def score(text: Segment) -> float:
+            back = weight * log_probability(gpt, [text], image) if weight else 0.0
+            return log_probability(gpt, [image], text) + back
+
+        texts.sort(key=score, reverse=True)
+    return list(dict.fromkeys(release.tokenizer.decode(text.codes).strip() for text in texts))
+
+
+def _ranked_by_text(gpt: GPT, text: Segment, candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Return candidates for an image after ``text``, the best first."""
+
+    def score(one: Candidate) -> float:
+        own = IMAGE_WEIGHT * one.log_probability * len(one.codes)
+        return own + log_probability(gpt, [Segment(IMAGE, one.codes)], text)
+
+    return sorted(candidates, key=score, reverse=True)
 
 
 def _sampling(release: Release, given: SamplingConfig | None) -> SamplingConfig:

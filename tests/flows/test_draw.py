@@ -36,7 +36,7 @@ COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (40, 40, 230), 
 
 def square(colour: str, seed: int) -> np.ndarray:
     """``(16, 16, 3)`` uint8: a square of a colour on white, at a place by the seed."""
-    top, left = np.random.default_rng(seed).integers(0, 5, 2)
+    top, left = np.random.default_rng(seed).integers(1, 4, 2)
     image = np.full((16, 16, 3), 255, np.uint8)
     image[top : top + 12, left : left + 12] = COLOURS[colour]
     return image
@@ -72,14 +72,22 @@ def folder(tmp_path_factory) -> Path:
     clips = [image_clip(recording, i, square(n, i), text=n, title=n, **about) for i, n in enumerate(names)]
     corpus.write_clips(recording, clips)
     pixels = {"corpus": corpus.uri, "modality": "image", "crop": (16, 16), "batch_size": 16}
-    shape = {"compression": [4, 4], "folded": True, "hidden": 32, "num_blocks": 1, "fsq_levels": [4, 4, 4]}
+    shape = {
+        "compression": [4, 4],
+        "folded": True,
+        "hidden": 32,
+        "num_blocks": 1,
+        "quantizer": "fsq",
+        "fsq_levels": [4, 4, 4],
+    }
     train(folder, "dvae", shrink=2, max_steps=80, model=shape, **pixels)
     tokens = str(folder / "tokens")
     release = str(folder / "release")
     tokenize_here(TokenizeConfig(corpus=corpus.uri, release=release, tokens=tokens, text_vocabulary_size=256))
-    small = {"num_layers": 1, "width": 64, "num_heads": 2}
+    small = {"num_layers": 2, "width": 64, "num_heads": 2, "dropout": 0.0}
     layouts = {"text>image": 1.0, "image>text": 1.0}
-    train(folder, "gpt", tokens=tokens, layouts=layouts, text_dropout=0.2, context=128, max_steps=120, model=small)
+    read = {"tokens": tokens, "layouts": layouts, "text_dropout": 0.2, "loss_weights": {"text": 1.0}}
+    train(folder, "gpt", context=128, batch_size=4, max_steps=120, model=small, **read)
     network = {"hidden": 32, "num_blocks": 2, "fold": 4, "dilation_cycle": (1, 2)}
     train(folder, "diffusion", max_steps=60, model=network, **pixels)
     return folder
