@@ -22,6 +22,7 @@ from triforce.ingest.corpus.records import Clip
 from triforce.ingest.corpus.store import Corpus
 from triforce.ingest.media.pixels import clip_pixels, from_planes
 from triforce.ingest.text_tables import format_table
+from triforce.models.blocks.scale import area_average, upsample
 from triforce.models.flow_samplers import SamplerConfig
 from triforce.models.release import Release
 from triforce.models.release_files import load_card
@@ -30,7 +31,8 @@ from triforce.train.evaluate.classifier import PictureClassifier
 from triforce.train.evaluate.metrics import sharpness
 
 SYSTEMS = ("original", "dvae", "mean", "diffusion")
-"""``mean`` is the diffusion network's expected picture, ``diffusion`` a sample."""
+"""``dvae`` is the decode, interpolated to the original's size where the dVAE sees a coarser one; ``mean`` is the
+diffusion network's expected picture, ``diffusion`` a sample."""
 SSIM_WINDOW = 7
 LEAST_EXAMPLES = 5
 """Training pictures that a label needs for a classifier to be fitted. Assumed."""
@@ -81,12 +83,14 @@ def evaluate_pictures(release_uri: str, corpus_uri: str, out_uri: str, config: P
 def restorations(release: Release, planes: torch.Tensor, config: PictureConfig, seed: int) -> dict[str, torch.Tensor]:
     """Restore one picture ``(3, H, W)`` by every system that the release has, cut off at black and white."""
     size = torch.tensor([planes.shape[1:]])
-    decoded = release.dvae.decode(release.dvae.encode(planes[None]), size)[0]
-    found = {"original": planes, "dvae": decoded}
+    seen, seen_size = area_average(planes[None], size, release.shrink)
+    decoded = release.dvae.decode(release.dvae.encode(seen), seen_size)[0]
+    fine = upsample(decoded[None], release.shrink, size, planes.shape[1:])[0]
+    found = {"original": planes, "dvae": fine}
     if release.diffusion is not None:
         mean = SamplerConfig(method="mean", num_steps=4)
-        found["mean"] = release.restore(decoded, seed=seed, config=mean)
-        found["diffusion"] = release.restore(decoded, seed=seed, config=config.sampler)
+        found["mean"] = release.restore(decoded, seed=seed, config=mean, size=planes.shape[1:])
+        found["diffusion"] = release.restore(decoded, seed=seed, config=config.sampler, size=planes.shape[1:])
     return {name: value.clamp(0, 1) for name, value in found.items()}
 
 
