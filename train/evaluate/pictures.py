@@ -10,7 +10,7 @@ import io
 import json
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -140,20 +140,11 @@ def _figures(
     references: list[Picture], made: list[torch.Tensor], classifier: PictureClassifier | None
 ) -> dict[str, float | None]:
     """Return means over the pictures."""
-    try:
-        from skimage.metrics import peak_signal_noise_ratio, structural_similarity
-    except ImportError as error:
-        raise ImportError(f"judging pictures needs {error.name}: pip install 'triforce[media]'") from error
-    psnr, ssim = [], []
-    for reference, planes in zip(references, made, strict=True):
-        a, b = reference.planes.numpy(), planes.numpy()
-        window = min(SSIM_WINDOW, min(a.shape[1:]) // 2 * 2 - 1)
-        ssim.append(structural_similarity(a, b, channel_axis=0, data_range=1.0, win_size=window))
-        if not np.array_equal(a, b):
-            psnr.append(peak_signal_noise_ratio(a, b, data_range=1.0))
+    pairs = [similarity(one.planes.numpy(), planes.numpy()) for one, planes in zip(references, made, strict=True)]
+    psnr = [each.psnr_db for each in pairs if each.psnr_db is not None]
     row: dict[str, float | None] = {
         "psnr_db": float(np.mean(psnr)) if psnr else None,
-        "ssim": float(np.mean(ssim)),
+        "ssim": float(np.mean([each.ssim for each in pairs])),
         "l1_levels": 255 * float(np.mean([(t.planes - p).abs().mean() for t, p in zip(references, made, strict=True)])),
         "sharpness": float(np.mean([sharpness(planes.numpy()) for planes in made])),
         "accuracy": None,
@@ -166,6 +157,27 @@ def _figures(
         apart = [classifier.distance(one.planes, planes) for one, planes in named]
         row["feature_distance"] = float(np.mean(apart))
     return row
+
+
+class Similarity(NamedTuple):
+    """How near two pictures are."""
+
+    psnr_db: float | None
+    """Peak signal-to-noise ratio; None where they are the same."""
+    ssim: float
+    """Structural similarity, 1 where they are the same."""
+
+
+def similarity(a: np.ndarray, b: np.ndarray) -> Similarity:
+    """Compare planes ``(3, H, W)`` from 0 to 1. Raises ImportError where the extra ``media`` is missing."""
+    try:
+        from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+    except ImportError as error:
+        raise ImportError(f"judging pictures needs {error.name}: pip install 'triforce[media]'") from error
+    window = min(SSIM_WINDOW, min(a.shape[1:]) // 2 * 2 - 1)
+    ssim = float(structural_similarity(a, b, channel_axis=0, data_range=1.0, win_size=window))
+    same = np.array_equal(a, b)
+    return Similarity(None if same else float(peak_signal_noise_ratio(a, b, data_range=1.0)), ssim)
 
 
 def table(rows: dict[str, dict[str, Any]], num_pictures: int) -> str:

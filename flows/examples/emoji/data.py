@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -73,19 +73,24 @@ def fetch_emoji(cache: Path) -> list[tuple[Emoji, np.ndarray]]:
     return sorted(by_picture.values(), key=lambda item: item[0].characters)
 
 
-def split_emoji(emoji: Sequence[Emoji], seed: int = 0) -> dict[str, Split]:
+def split_emoji(
+    emoji: Sequence[Emoji],
+    seed: int = 0,
+    num_concepts: int = NUM_CONCEPTS,
+    num_combinations: int = NUM_COMBINATIONS,
+) -> dict[str, Split]:
     """Return the split of each emoji, by its characters.
 
     Drawn by hashes of what is drawn, so that a font with a few more emoji has nearly the same split. A combination is
     held out at most once an emoji, and its concept and its tone are both seen elsewhere.
     """
-    held = set(_drawn({each.concept for each in emoji}, NUM_CONCEPTS, seed))
+    held = set(_drawn({each.concept for each in emoji}, num_concepts, seed))
     by_base: dict[str, list[Emoji]] = defaultdict(list)
     for each in emoji:
         if each.concept not in held and len(each.tones) == 1:
             by_base[each.untoned].append(each)
     candidates = [_drawn({each.characters for each in tones}, 1, seed)[0] for tones in by_base.values() if tones[1:]]
-    combinations = set(_drawn(set(candidates), NUM_COMBINATIONS, seed))
+    combinations = set(_drawn(set(candidates), num_combinations, seed))
     return {
         each.characters: "concept"
         if each.concept in held
@@ -103,12 +108,32 @@ def _drawn(items: set[str], count: int, seed: int) -> list[str]:
 def write_pictures(
     corpus: Corpus, cache: Path, texts: Sequence[TextKind] = ("name", "name-and-keywords"), side: int = SIDE
 ) -> int:
-    """Write the corpus, unless it is there, and return how many clips it has.
+    """Write the corpus, unless it is there, with Debian's packages below ``cache``; return how many clips it has."""
+    if _recording().recording_id not in corpus.clipped_ids(SOURCE):
+        drawn = fetch_emoji(cache)
+        write_drawn(corpus, drawn, split_emoji([emoji for emoji, _ in drawn]), texts, side)
+    return len(corpus.clips(["clip_id"], source=SOURCE))
 
-    A picture to train on has a clip for each of ``texts``, in one random order, a picture that is held out one, with
-    its name. A clip's title is the name, its collection the split, its url the code points.
+
+def write_drawn(
+    corpus: Corpus,
+    drawn: Sequence[tuple[Emoji, np.ndarray]],
+    splits: Mapping[str, Split],
+    texts: Sequence[TextKind] = ("name", "name-and-keywords"),
+    side: int = SIDE,
+) -> int:
+    """Write pictures ``(128, 128, 3)`` uint8, reduced to ``side``; return how many clips they are.
+
+    A picture to train on has a clip for each of ``texts``, all in one random order, a picture that is held out one,
+    with its name. A clip's title is the name, its collection the split, its url the code points.
     """
-    recording = Recording(
+    recording = _recording()
+    corpus.write_recording(recording)
+    return corpus.write_clips(recording, _clips(recording, drawn, splits, texts, side))
+
+
+def _recording() -> Recording:
+    return Recording(
         recording_id=make_recording_id(SOURCE, "noto-color-emoji"),
         source=SOURCE,
         source_kind="array",
@@ -119,18 +144,12 @@ def write_pictures(
         licence="OFL 1.1",
         language="en",
     )
-    if recording.recording_id not in corpus.clipped_ids(SOURCE):
-        drawn = fetch_emoji(cache)
-        splits = split_emoji([emoji for emoji, _ in drawn])
-        corpus.write_recording(recording)
-        corpus.write_clips(recording, _clips(recording, drawn, splits, texts, side))
-    return len(corpus.clips(["clip_id"], source=SOURCE))
 
 
 def _clips(
     recording: Recording,
     drawn: Sequence[tuple[Emoji, np.ndarray]],
-    splits: dict[str, Split],
+    splits: Mapping[str, Split],
     texts: Sequence[TextKind],
     side: int,
 ) -> Iterator[Clip]:
@@ -145,9 +164,8 @@ def _clips(
         emoji, pixels, kind = entries[index]
         split = splits[emoji.characters]
         number = _next_number(recording.recording_id, number, split != "seen")
-        image = (
-            pixels if side == SIDE else np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.BOX))
-        )
+        if side != SIDE:
+            pixels = np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.BOX))
         yield image_clip(
             recording,
             number,
