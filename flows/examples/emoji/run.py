@@ -92,10 +92,9 @@ def _answer(folder: Path, config: EmojiConfig) -> str:
 
 
 def _judge(folder: Path) -> str:
-    from triforce.flows.examples.emoji.judge import judge_folder
+    from triforce.flows.examples.emoji.judge import judge_folder, summary
 
-    found = judge_folder(folder / "answers", str(folder / "corpus"), folder / "cache")
-    return ", ".join(f"{name} {value:.3g}" for name, value in found.items() if isinstance(value, float))
+    return summary(judge_folder(folder / "answers", str(folder / "corpus"), folder / "cache"))
 
 
 def main(arguments: list[str] | None = None) -> None:
