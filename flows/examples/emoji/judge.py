@@ -31,7 +31,7 @@ from triforce.train.evaluate.intervals import frechet_interval, mean_interval, r
 from triforce.train.evaluate.pictures import Similarity, similarity
 
 NUM_RESAMPLES = 200
-"""Bootstrap draws: 95 % intervals that a second decimal of needs no more. Assumed."""
+"""Bootstrap draws: enough for two digits of a 95 % interval. Assumed."""
 LEAST_FOR_FRECHET = 40
 """Pictures below which a Fréchet distance is not computed: covariances of fewer say nothing. Assumed."""
 SPLITS = ("seen", "combination", "concept")
