@@ -173,7 +173,8 @@ def test_fifty_names_with_the_other_tones_and_no_other_form(corpus: str) -> None
     [
         ("Thumbs up: dark skin tone", True, True),
         ("thumbs up: dark skin tone; hand, good", True, True),
-        ("dark thumbs up", False, True),
+        ("thumbs up in a dark tone", False, True),
+        ("dark thumbs up", False, False),  # nearer to the shorter name
         ("thumbs up: medium skin tone", False, False),
         ("thumbs up", False, False),
         ("dark skin tone", False, False),  # two names share as much
