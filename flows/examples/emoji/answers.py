@@ -24,8 +24,9 @@ from triforce.ingest.media.pixels import encode_png, from_planes, to_planes
 from triforce.models.blocks.scale import area_average, upsample
 from triforce.models.flow_samplers import SamplerConfig
 from triforce.models.gpt_sampling import SamplingConfig
-from triforce.models.pictures.draw import describe_picture, draw_picture
+from triforce.models.pictures.draw import decode_image, describe_picture, draw_picture, require_pictures
 from triforce.models.release import Release
+from triforce.train.trainer.loop import has_matrix_units
 
 CAPTIONS = "captions.jsonl"
 ARMS = ("original", "decode", "bicubic", "diffusion", "drawn")
@@ -97,17 +98,19 @@ def answers(release: Release, picture: Picture, config: EmojiConfig) -> tuple[di
     sampling = SamplingConfig(
         num_candidates=config.candidates, temperature=config.temperature, guidance=config.guidance
     )
-    drawing = draw_picture(
-        release, picture.emoji.name, seed=config.seed, sampling=sampling, sampler=sampler, num_restored=1
-    )
+    name = picture.emoji.name
+    drawing = draw_picture(release, name, seed=config.seed, sampling=sampling, num_restored=0)
+    drawn = decode_image(release.dvae, require_pictures(release, "text>image"), drawing.candidates[0].codes)
+    with torch.autocast("cpu", torch.bfloat16, enabled=has_matrix_units()):
+        restored, made_up = (release.restore(one, seed=config.seed, config=sampler) for one in (decode, drawn))
     made = {
         "original": planes,
         "decode": decode,
         "bicubic": upsample(decode[None], release.shrink, sizes, planes.shape[1:])[0],
-        "diffusion": release.restore(decode, seed=config.seed, config=sampler),
-        "drawn": drawing.pictures[0],
+        "diffusion": restored,
+        "drawn": made_up,
     }
     said = describe_picture(
         release, codes, seed=config.seed, sampling=SamplingConfig(temperature=0.3, num_candidates=config.candidates)
     )
-    return {arm: from_planes(each.numpy()) for arm, each in made.items()}, said[0]
+    return {arm: from_planes(each.float().numpy()) for arm, each in made.items()}, said[0]
