@@ -7,6 +7,7 @@ and ``(3, T, H, W)`` float32 from 0 to 1.
 from __future__ import annotations
 
 import io
+import struct
 from fractions import Fraction
 from pathlib import Path
 from typing import Literal
@@ -20,6 +21,12 @@ from triforce.ingest.errors import Rejected
 
 PIXEL_MODALITIES = ("image", "video")
 """Modalities whose clips are pixels; all others are sound."""
+
+PILLOWS_ERRORS = (
+    *(OSError, ValueError, TypeError, LookupError, ArithmeticError, RuntimeError, EOFError, SyntaxError, struct.error),
+    Image.DecompressionBombError,
+)
+"""What Pillow raises for one damaged file."""
 
 
 def encode_png(image: np.ndarray) -> bytes:
@@ -39,7 +46,7 @@ def decode_png(data: bytes | Path) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as image:
             return np.asarray(_opaque(ImageOps.exif_transpose(image)))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # what Pillow raises for a file
+    except PILLOWS_ERRORS as error:
         raise Rejected(RejectReason.UNDECODABLE, f"no image that can be read: {error}") from error
 
 

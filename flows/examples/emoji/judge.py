@@ -31,8 +31,8 @@ from triforce.train.evaluate.intervals import frechet_interval, mean_interval, r
 from triforce.train.evaluate.pictures import Similarity, similarity
 
 NUM_RESAMPLES = 200
-"""Bootstrap draws: 95 % intervals that a second decimal of needs no more. Assumed."""
-LEAST_FOR_FRECHET = 50
+"""Bootstrap draws: enough for two digits of a 95 % interval. Assumed."""
+LEAST_FOR_FRECHET = 40
 """Pictures below which a Fréchet distance is not computed: covariances of fewer say nothing. Assumed."""
 SPLITS = ("seen", "combination", "concept")
 
@@ -111,7 +111,7 @@ def _frechet(made: Made, pictures: dict[str, Picture], judge: Judge) -> dict[str
     features = {
         arm: dict(zip(some, judge.features(list(some.values())), strict=True)) for arm, some in made.arms.items()
     }
-    for part, splits in (("seen", SPLITS[:1]), ("held out", SPLITS[1:]), ("all", SPLITS)):
+    for part, splits in (("seen", SPLITS[:1]), ("held out", SPLITS[1:])):
         rows: dict[str, Any] = {}
         for arm in made.ordered_arms():
             if arm != "original":

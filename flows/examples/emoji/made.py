@@ -50,14 +50,14 @@ def read_made(folder: Path, pictures: dict[str, Picture]) -> Made:
             made.problems.append(f"{path.parent.name}/{path.name}: {error.detail}")
     captions = folder / "captions.jsonl"
     for line, row, fault in read_lines(captions) if captions.is_file() else ():
-        if row is None or row.get("clip_id") not in pictures or not isinstance(row.get("text"), str):
+        if row is None or str(row.get("clip_id")) not in pictures or not isinstance(row.get("text"), str):
             what = fault or "clip_id and text of a clip of the corpus belong here"
             made.problems.append(f"captions.jsonl:{line}: {what}")
         else:
             made.captions[row["clip_id"]] = row["text"]
     if not made.arms and not made.captions:
         raise ValueError(f"{folder}: no <arm>/<clip_id>.png and no captions.jsonl of this corpus are here")
-    shown = {clip_id for arm in made.arms.values() for clip_id in arm}
+    shown = {clip_id for arm in made.arms.values() for clip_id in arm} | set(made.captions)
     made.arms["original"] = {clip_id: pictures[clip_id].pixels for clip_id in sorted(shown)}
     return made
 

@@ -119,7 +119,7 @@ def test_figures_say_what_is_known_of_the_arms(judged: tuple[Path, dict, list[Pi
     assert arms["diffusion"]["concept"]["ssim"] > arms["bicubic"]["concept"]["ssim"]
     assert "psnr_db" not in arms["drawn"]["seen"]
     assert arms["decode"]["seen"]["num"] == arms["bicubic"]["seen"]["num"] - 1
-    value, low, high = figures["frechet"]["all"]["diffusion-bicubic"]["distance"]
+    value, low, high = figures["frechet"]["seen"]["diffusion-bicubic"]["distance"]
     assert low <= value <= high < 0
     assert "held out" not in figures["frechet"]  # four pictures
     captions = figures["captions"]["combination"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from pathlib import Path
 
@@ -13,7 +14,9 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from triforce.flows.cli.main import app
+from triforce.ingest.corpus.records import RejectReason
 from triforce.ingest.corpus.store import Corpus
+from triforce.ingest.errors import Rejected
 from triforce.ingest.local_files import ImportConfig, import_folder
 from triforce.ingest.media.pixels import decode_png
 from triforce.train.data.order import is_validation
@@ -140,6 +143,26 @@ def test_modes_and_turned_photographs(tmp_path: Path) -> None:
     palette.putpixel((1, 0), 1)
     palette.save(tmp_path / "p.gif", transparency=0)
     assert decode_png(tmp_path / "p.gif")[0].tolist() == [[255, 255, 255], [0, 0, 255]]
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP"])
+def test_damaged_files_are_pictures_or_refused(kind: str) -> None:
+    generator = np.random.default_rng(0)
+    whole = io.BytesIO()
+    image = Image.fromarray(generator.integers(0, 256, (24, 24, 3), np.uint8))
+    image.save(whole, format=kind, exif=Image.Exif().tobytes())
+    assert decode_png(whole.getvalue()).shape == (24, 24, 3)
+    refused = []
+    for _ in range(60):
+        data = bytearray(whole.getvalue())
+        for place in generator.integers(0, min(len(data), 400), generator.integers(1, 12)):
+            data[place] = generator.integers(0, 256)
+        try:
+            assert decode_png(bytes(data[: generator.integers(1, len(data) + 1)])).ndim == 3
+        except Rejected as error:
+            refused.append(error.reason)
+    assert set(refused) == {RejectReason.UNDECODABLE}
+    assert len(refused) > 20
 
 
 def test_a_bad_text_beside_rejects_one_picture(folder: Path, tmp_path: Path) -> None:
