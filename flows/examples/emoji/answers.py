@@ -6,7 +6,6 @@ They lie as ``<arm>/<clip_id>.png`` and in ``captions.jsonl``. What is there alr
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -20,6 +19,7 @@ from triforce.flows.examples.emoji.config import EmojiConfig
 from triforce.flows.examples.emoji.data import Picture, Split, read_pictures
 from triforce.flows.examples.timed_steps import release_hashes
 from triforce.ingest import storage
+from triforce.ingest.cores import num_cores
 from triforce.ingest.media.pixels import encode_png, from_planes, to_planes
 from triforce.models.blocks.scale import area_average, upsample
 from triforce.models.flow_samplers import SamplerConfig
@@ -44,7 +44,7 @@ def write_answers(release: Path, corpus: Path, out: Path, config: EmojiConfig) -
         shutil.rmtree(out)
     storage.write_bytes(note, made_by.encode())
     pictures = chosen_pictures(str(corpus), config)
-    workers = config.threads or os.cpu_count() or 1
+    workers = config.threads or num_cores()
     parts = [pictures[i::workers] for i in range(workers)]
     if workers == 1:
         captions = _answer_part(str(release), pictures, out, config)
