@@ -94,7 +94,7 @@ def answers(release: Release, picture: Picture, config: EmojiConfig) -> tuple[di
     seen, _ = area_average(planes[None], sizes, release.shrink)
     codes = release.dvae.encode(seen)
     decode = release.dvae.decode(codes)[0]
-    sampler = SamplerConfig(num_steps=config.diffusion_steps, temperature=1.0)
+    sampler = SamplerConfig(num_steps=config.diffusion_steps, temperature=config.diffusion_temperature)
     sampling = SamplingConfig(
         num_candidates=config.candidates, temperature=config.temperature, guidance=config.guidance
     )

@@ -27,6 +27,12 @@ class EmojiConfig(BaseModel):
     temperature: float = Field(0.8, ge=0, le=2, description="Sampling temperature of codes.")
     guidance: float = Field(2.0, ge=1, le=10, description="Guidance of drawing by the text.")
     diffusion_steps: int = Field(8, ge=1, le=100, description="Steps of the diffusion network's sampler.")
+    diffusion_temperature: float = Field(
+        1.0,
+        ge=0,
+        le=2,
+        description="Noise that it starts from, of what training saw; less is smoother, and forgives short training.",
+    )
     threads: int | None = Field(None, ge=1, description="Threads of training; none: all cores.")
     seed: int = Field(0, ge=0, description="Seed of all that is drawn.")
 
