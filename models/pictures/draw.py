@@ -154,6 +154,6 @@ def require_pictures(release: Release, layout: str) -> GPT:
         knows = f"its GPT knows {', '.join(known)}" if known else "it has no GPT"
         raise ValueError(
             f"{release.uri}: no {layout} here; its dVAE codes {coded}, {knows}. Train one on pictures with texts "
-            f"(`triforce train gpt --set layouts={{{layout}: 1}}`), or make one by `triforce emoji`"
+            f"(`triforce train gpt --set 'layouts={{{layout}: 1}}'`), or make one by `triforce emoji`"
         )
     return release.gpt
