@@ -65,7 +65,7 @@ def _cubic(x: torch.Tensor, factor: int) -> torch.Tensor:
     for axis in range(2, x.ndim):
         rows = x.movedim(axis, -1)
         flat = rows.reshape(1, 1, -1, rows.shape[-1])
-        fine = F.interpolate(flat, scale_factor=(1, factor), mode="bicubic", align_corners=False)
+        fine = F.interpolate(flat, scale_factor=[1.0, float(factor)], mode="bicubic", align_corners=False)
         x = fine.view(*rows.shape[:-1], -1).movedim(-1, axis)
     return x
 

@@ -73,11 +73,12 @@ def draw_picture(
 ) -> Drawing:
     """Draw ``sampling.num_candidates`` pictures for ``text``; of the best, ``num_restored`` or all, are made.
 
-    Fields of ``sampling`` that are not set are the release's own. Raises ValueError for a text without words, and where
-    the release draws no pictures (`require_pictures`).
+    Capitals that no text of the training had are read as small letters. Fields of ``sampling`` that are not set are the
+    release's own. Raises ValueError for a text without words, and where the release draws no pictures
+    (`require_pictures`).
     """
     started, gpt = time.monotonic(), require_pictures(release, "text>image")
-    said = clean_text(text)
+    said = _as_learnt(release, clean_text(text))
     if not said:
         raise ValueError(f"text {text!r}: nothing to draw; give at least one word")
     prompt = [Segment("text", release.tokenizer.encode(said))]
@@ -124,6 +125,12 @@ def _ranked_by_text(gpt: GPT, text: Segment, candidates: Sequence[Candidate]) ->
     return sorted(candidates, key=score, reverse=True)
 
 
+def _as_learnt(release: Release, text: str) -> str:
+    """Return ``text`` with the capitals that the GPT never read in small letters."""
+    known = release.characters
+    return text if known is None else "".join(c if c in known else c.lower() for c in text)
+
+
 def _sampling(release: Release, given: SamplingConfig | None) -> SamplingConfig:
     """Return the sampling that is asked for, else the release's own, with `GUIDANCE` if it learnt with texts hidden."""
     own = release.sampling_of(given)
@@ -147,6 +154,6 @@ def require_pictures(release: Release, layout: str) -> GPT:
         knows = f"its GPT knows {', '.join(known)}" if known else "it has no GPT"
         raise ValueError(
             f"{release.uri}: no {layout} here; its dVAE codes {coded}, {knows}. Train one on pictures with texts "
-            f"(`triforce train gpt --set layouts={{{layout}: 1}}`), or make one by `triforce emoji`"
+            f"(`triforce train gpt --set 'layouts={{{layout}: 1}}'`), or make one by `triforce emoji`"
         )
     return release.gpt

@@ -103,7 +103,7 @@ def test_a_colour_is_drawn_by_its_name_at_the_scale_of_the_corpus(release):
     assert {name: colour_of(drawing.pictures[0]) for name, drawing in drawn.items()} == {name: name for name in COLOURS}
     assert drawn["red"].pictures[0].shape == (3, 16, 16)
     assert drawn["red"].decodes[0].shape == (3, 8, 8)
-    again = draw_picture(release, "red", sampling=SamplingConfig(num_candidates=4))
+    again = draw_picture(release, " RED ", sampling=SamplingConfig(num_candidates=4))
     assert torch.equal(again.pictures[0], drawn["red"].pictures[0])
 
 

@@ -6,7 +6,6 @@ They lie as ``<arm>/<clip_id>.png`` and in ``captions.jsonl``. What is there alr
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -20,12 +19,14 @@ from triforce.flows.examples.emoji.config import EmojiConfig
 from triforce.flows.examples.emoji.data import Picture, Split, read_pictures
 from triforce.flows.examples.timed_steps import release_hashes
 from triforce.ingest import storage
+from triforce.ingest.cores import num_cores
 from triforce.ingest.media.pixels import encode_png, from_planes, to_planes
 from triforce.models.blocks.scale import area_average, upsample
 from triforce.models.flow_samplers import SamplerConfig
 from triforce.models.gpt_sampling import SamplingConfig
-from triforce.models.pictures.draw import describe_picture, draw_picture
+from triforce.models.pictures.draw import decode_image, describe_picture, draw_picture, require_pictures
 from triforce.models.release import Release
+from triforce.train.trainer.loop import has_matrix_units
 
 CAPTIONS = "captions.jsonl"
 ARMS = ("original", "decode", "bicubic", "diffusion", "drawn")
@@ -43,7 +44,7 @@ def write_answers(release: Path, corpus: Path, out: Path, config: EmojiConfig) -
         shutil.rmtree(out)
     storage.write_bytes(note, made_by.encode())
     pictures = chosen_pictures(str(corpus), config)
-    workers = config.threads or os.cpu_count() or 1
+    workers = config.threads or num_cores()
     parts = [pictures[i::workers] for i in range(workers)]
     if workers == 1:
         captions = _answer_part(str(release), pictures, out, config)
@@ -93,21 +94,23 @@ def answers(release: Release, picture: Picture, config: EmojiConfig) -> tuple[di
     seen, _ = area_average(planes[None], sizes, release.shrink)
     codes = release.dvae.encode(seen)
     decode = release.dvae.decode(codes)[0]
-    sampler = SamplerConfig(num_steps=config.diffusion_steps, temperature=1.0)
+    sampler = SamplerConfig(num_steps=config.diffusion_steps, temperature=config.diffusion_temperature)
     sampling = SamplingConfig(
         num_candidates=config.candidates, temperature=config.temperature, guidance=config.guidance
     )
-    drawing = draw_picture(
-        release, picture.emoji.name, seed=config.seed, sampling=sampling, sampler=sampler, num_restored=1
-    )
+    name = picture.emoji.name
+    drawing = draw_picture(release, name, seed=config.seed, sampling=sampling, num_restored=0)
+    drawn = decode_image(release.dvae, require_pictures(release, "text>image"), drawing.candidates[0].codes)
+    with torch.autocast("cpu", torch.bfloat16, enabled=has_matrix_units()):
+        restored, made_up = (release.restore(one, seed=config.seed, config=sampler) for one in (decode, drawn))
     made = {
         "original": planes,
         "decode": decode,
         "bicubic": upsample(decode[None], release.shrink, sizes, planes.shape[1:])[0],
-        "diffusion": release.restore(decode, seed=config.seed, config=sampler),
-        "drawn": drawing.pictures[0],
+        "diffusion": restored,
+        "drawn": made_up,
     }
     said = describe_picture(
         release, codes, seed=config.seed, sampling=SamplingConfig(temperature=0.3, num_candidates=config.candidates)
     )
-    return {arm: from_planes(each.numpy()) for arm, each in made.items()}, said[0]
+    return {arm: from_planes(each.float().numpy()) for arm, each in made.items()}, said[0]

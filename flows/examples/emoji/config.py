@@ -16,17 +16,23 @@ class EmojiConfig(BaseModel):
 
     minutes: float = Field(55.0, gt=0, description="Time that all steps are to take together, on two cores.")
     dvae_share: float = Field(0.16, gt=0, lt=1, description="Share of it for training the dVAE.")
-    gpt_share: float = Field(0.40, gt=0, lt=1, description="Share of it for training the GPT.")
+    gpt_share: float = Field(0.38, gt=0, lt=1, description="Share of it for training the GPT.")
     diffusion_share: float = Field(
         0.20, gt=0, lt=1, description="Share of it for training the diffusion network; what is left is for the rest."
     )
-    num_seen: int = Field(150, ge=1, description="Seen names that are drawn, and pictures of them that are restored.")
+    num_seen: int = Field(120, ge=1, description="Seen names that are drawn, and pictures of them that are restored.")
     num_combinations: int = Field(150, ge=1, description="Unseen combinations that are drawn and described, at most.")
     num_concepts: int = Field(100, ge=0, description="Pictures of unseen concepts that are restored and drawn.")
     candidates: int = Field(8, ge=1, le=64, description="Pictures drawn for each name, of which the best is taken.")
     temperature: float = Field(0.8, ge=0, le=2, description="Sampling temperature of codes.")
     guidance: float = Field(2.0, ge=1, le=10, description="Guidance of drawing by the text.")
     diffusion_steps: int = Field(8, ge=1, le=100, description="Steps of the diffusion network's sampler.")
+    diffusion_temperature: float = Field(
+        1.0,
+        ge=0,
+        le=2,
+        description="Noise that it starts from, of what training saw; less is smoother, and forgives short training.",
+    )
     threads: int | None = Field(None, ge=1, description="Threads of training; none: all cores.")
     seed: int = Field(0, ge=0, description="Seed of all that is drawn.")
 
@@ -46,10 +52,13 @@ def dvae_recipe(config: EmojiConfig) -> dict[str, Any]:
         "shrink": 2,
         "crop": (128, 128),
         "batch_size": 16,
+        # Not folded: nearer at as many pictures (train/README.md), and flat areas show no cells
         "model": {
-            "folded": True,
+            "folded": False,
+            "stem": 32,
             "hidden": 256,
-            "num_blocks": 4,
+            "num_blocks": 2,
+            "num_outer_blocks": 0,
             "compression": (8, 8),
             "quantizer": "ema-vq",
             "codebook_size": 1024,
