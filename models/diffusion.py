@@ -3,7 +3,8 @@
 It learns the velocity that carries noise at time 0 to the data at time 1, conditioned on the decoder's output (the
 prior) and, where asked for, on the GPT's latents. By default its target is the residual between data and prior, in
 units of the residual's standard deviation: the network's capacity goes into what is missing, and an untrained network
-already returns the prior with noise of the right size. One class serves one, two and three dimensions.
+already returns the prior with noise of the right size. One class serves one, two and three dimensions. With
+`DiffusionConfig.upsample` the medium has more positions than the prior, which is first interpolated to them.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from triforce.models.blocks.layers import (
     size_mask,
     space_to_channels,
 )
+from triforce.models.blocks.scale import upsample
 from triforce.models.blocks.time_blocks import TIME_FEATURES, AttentionBlock, TimeBlock, time_features
 from triforce.models.flow_samplers import Path, SamplerConfig, Velocity, integrate, over_windows
 
@@ -42,6 +44,14 @@ class DiffusionConfig(BaseModel):
         le=8,
         description="Positions of each axis that are moved into channels, so that all work is done at a lower rate: "
         "several times as much context and width for the same time.",
+    )
+    upsample: int = Field(
+        1,
+        ge=1,
+        le=8,
+        description="Positions of the medium for each of the prior along every axis: over 1 the prior, a decode at a "
+        "coarser scale, is interpolated to the medium's grid (cubic) and the residual is taken from there. Decided by "
+        "the dVAE's `shrink`.",
     )
     hidden: int = Field(256, ge=16, le=4096, description="Channels inside.")
     num_blocks: int = Field(10, ge=1, le=128, description="Residual blocks.")
@@ -178,8 +188,8 @@ class Diffusion(nn.Module):
     ) -> torch.Tensor:
         """Predict the velocity ``(B, C, *size)`` at ``x`` ``(B, C, *size)`` and ``time`` ``(B,)`` from 0 to 1.
 
-        ``x`` and the velocity are in the units of the target, ``prior`` in those of the medium. Where ``prior_shown``
-        or ``latents_shown`` ``(B,)`` is 0, that condition is hidden from the network. ``latents``
+        ``x`` and the velocity are in the units of the target, ``prior``, of the same size, in those of the medium.
+        Where ``prior_shown`` or ``latents_shown`` ``(B,)`` is 0, that condition is hidden from the network. ``latents``
         ``(B, latent_channels, *grid)`` may lie on any coarser grid over the same extent.
         """
         size, cell = x.shape[2:], self.config.cell
@@ -227,11 +237,13 @@ class Diffusion(nn.Module):
     ) -> torch.Tensor:
         """Return the mean squared error of the velocity over all positions that are not padding.
 
-        ``data`` and ``prior`` are ``(B, C, *size)`` in the units of the medium, ``sizes`` ``(B, D)``. Noise, times and
-        the choice of hidden conditions come from ``generator``.
+        ``data`` ``(B, C, *size)`` and ``prior``, which has 1 / ``upsample`` of its positions along each axis, are in
+        the units of the medium; ``sizes`` ``(B, D)`` are those of the data. Noise, times and the choice of hidden
+        conditions come from ``generator``.
         """
         config = self.config
         batch, device = data.shape[0], data.device
+        prior = self.upsampled(prior, sizes, data.shape[2:])
         mask = size_mask(sizes, data.shape[2:])
         target = self._to_target(data, prior)
         noise = torch.randn(data.shape, generator=generator, device=device, dtype=data.dtype)
@@ -265,12 +277,15 @@ class Diffusion(nn.Module):
     ) -> torch.Tensor:
         """Restore ``prior`` ``(B, C, *size)``, in the units of the medium; the same seed gives the same noise.
 
-        Past a sample's own size, given in ``sizes`` ``(B, D)``, the prior is returned. ``latents`` are
+        The result has ``upsample`` times the prior's positions along each axis, or the largest of ``sizes`` ``(B, D)``:
+        the samples' own sizes, in positions of the result. Past them the prior is returned. ``latents`` are
         ``(B, latent_channels, *grid)``.
         """
-        config = config or SamplerConfig()
+        config, factor = config or SamplerConfig(), self.config.upsample
+        full = tuple(factor * n for n in prior.shape[2:])
         if sizes is None:
-            sizes = torch.tensor([prior.shape[2:]] * prior.shape[0], device=prior.device)
+            sizes = torch.tensor([full] * prior.shape[0], device=prior.device)
+        prior = self.upsampled(prior, sizes, full if factor == 1 else sizes.amax(0).tolist())
         mask = size_mask(sizes, prior.shape[2:])
         if latents is not None:
             latents = upsample_latents(latents, prior.shape[2:])
@@ -284,6 +299,10 @@ class Diffusion(nn.Module):
             start = at.signal * self._to_target(prior, prior) + at.noise * config.temperature * noise
             x = integrate(velocity, start * mask, config, self.path)
         return torch.where(mask > 0, self._from_target(x, prior), prior)
+
+    def upsampled(self, prior: torch.Tensor, sizes: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+        """Return ``prior`` on the medium's grid of ``size``, where the samples have ``sizes`` ``(B, D)`` positions."""
+        return upsample(prior, self.config.upsample, sizes, size)
 
     def _mean(
         self, velocity: Velocity, prior: torch.Tensor, mask: torch.Tensor, num_draws: int, generator: torch.Generator

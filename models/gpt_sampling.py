@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -55,8 +55,8 @@ class SamplingConfig(BaseModel):
         1.0,
         ge=0,
         le=10,
-        description="How much a reading is pushed from what the network says without the text to what it says with it "
-        "(Ho and Salimans 2022); 1 is off. For a GPT trained with text_dropout.",
+        description="How much a reading, or what follows a text, is pushed from what the network says without the text "
+        "to what it says with it (Ho and Salimans 2022); 1 is off. For a GPT trained with text_dropout.",
     )
     min_codes_per_word: int = Field(1, ge=0, description="Codes of a word in a reading at least.")
     max_codes_per_word: int = Field(
@@ -128,6 +128,10 @@ class _Drawer:
                 "shorten the text or the voice prompt"
             )
         self.legal = _legal_ids(gpt, modality, self.device)
+        self.untold = None
+        if config.guidance != 1 and any(segment.modality == "text" for segment in prompt):
+            self.untold = [segment for segment in prompt if segment.modality != "text"]
+        self.modality = modality
         self.drawn = torch.full((config.num_candidates, self.num_steps), NOTHING, device=self.device)
         self.scores = torch.zeros(config.num_candidates, self.num_steps, device=self.device)
         self.looped = np.zeros(config.num_candidates, dtype=bool)
@@ -143,10 +147,12 @@ class _Drawer:
         cache = cache.fan_out(config.num_candidates)
         logits = head(hidden[:, -1]).repeat(config.num_candidates, 1)
         finished = torch.zeros(config.num_candidates, dtype=torch.bool, device=self.device)
+        untold = None if self.untold is None else _Untold(self, self.untold, head)
         for step in range(self.num_steps):
             if self.exact or step < config.min_codes:
                 logits[:, END] = -torch.inf
-            penalised = _penalise(logits, self.drawn[:, :step], config.repetition_penalty)
+            pushed = logits if untold is None else untold.pushed(logits)
+            penalised = _penalise(pushed, self.drawn[:, :step], config.repetition_penalty)
             choice = draw_ids(penalised, config, self.generator)
             self.drawn[:, step] = choice.masked_fill(finished, NOTHING)
             score = logits.log_softmax(-1).gather(1, choice[:, None])[:, 0]
@@ -158,6 +164,8 @@ class _Drawer:
             if config.stop_loops and step % CHECK_EVERY == CHECK_EVERY - 1:
                 finished |= torch.from_numpy(self._find_loops(step + 1)).to(self.device)
             logits = head(network(self.legal[choice][:, None], cache=cache)[:, -1])
+            if untold is not None:
+                untold.step(choice)
 
     def _find_loops(self, length: int) -> np.ndarray:
         drawn = self.drawn[:, :length].cpu().numpy()
@@ -177,6 +185,30 @@ class _Drawer:
             codes = np.array(row[:length], dtype=np.int64) - 1
             found.append(Candidate(codes, float(score[:count].mean()) if count else -np.inf, reached_end, looped))
         return sorted(found, key=lambda c: (not c.reached_end, c.looped, -c.log_probability))
+
+
+class _Untold:
+    """What the network says of the same codes where the prompt's text is hidden, for classifier-free guidance."""
+
+    def __init__(self, drawer: _Drawer, prompt: list[Segment], head: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        self.network, self.head, self.legal = drawer.network, head, drawer.legal
+        self.guidance = drawer.config.guidance
+        vocabulary, copies = self.network.config.vocabulary, drawer.config.num_candidates
+        ids = np.concatenate([*map(vocabulary.segment_ids, prompt), [vocabulary.begin(drawer.modality)]]).astype(int)
+        like = torch.empty(0, dtype=self.network.cache_dtype, device=drawer.device)
+        cache = KVCache.empty(self.network.config, 1, len(ids) + drawer.num_steps, like)
+        hidden = self.network(torch.as_tensor(ids, device=drawer.device)[None], cache=cache)
+        self.cache = cache.fan_out(copies)
+        self.logits = head(hidden[:, -1]).expand(copies, -1)
+
+    def pushed(self, told: torch.Tensor) -> torch.Tensor:
+        """Return logits ``(C, V)``, pushed away from what is said without the text."""
+        untold = self.logits.log_softmax(-1)
+        return untold + self.guidance * (told.log_softmax(-1) - untold)
+
+    def step(self, choice: torch.Tensor) -> None:
+        """Go on by the indices ``(C,)`` that were drawn."""
+        self.logits = self.head(self.network(self.legal[choice][:, None], cache=self.cache)[:, -1])
 
 
 @torch.inference_mode()

@@ -20,6 +20,7 @@ from triforce.models.audio.mel import MelConfig, log_mel
 from triforce.models.audio.streaming import CodeStream
 from triforce.models.audio.vocoder import GriffinLim, Vocoder, make_vocoder
 from triforce.models.audio.vocos import NeuralVocoder
+from triforce.models.blocks.scale import upsample
 from triforce.models.decoding.network import DecodeNetwork, PackedNetwork, for_sampling
 from triforce.models.decoding.precision import Precision
 from triforce.models.decoding.products import resolve
@@ -257,15 +258,25 @@ class Release:
         seed: int = 0,
         config: SamplerConfig | None = None,
         latents: torch.Tensor | None = None,
+        size: Sequence[int] | None = None,
     ) -> torch.Tensor:
-        """Restore a dVAE mel ``(num_mels, T)`` by the diffusion network, conditioned on `latents` where they are given.
+        """Restore a decode ``(C, *size)``, for speech a mel ``(num_mels, T)``, by the diffusion network, conditioned on
+        `latents` where they are given.
 
-        Returns the mel itself where no diffusion network is trained.
+        Where the dVAE sees a coarser scale, the result has the medium's own: ``size`` positions, by default `shrink`
+        times the decode's. Where no diffusion network is trained it is the decode, interpolated to that scale.
         """
+        full = tuple(self.shrink * n for n in mel.shape[1:]) if size is None else tuple(size)
+        sizes = torch.tensor([full], device=mel.device)
         if self.diffusion is None:
-            return mel
+            return upsample(mel[None], self.shrink, sizes, full)[0]
         batched = None if latents is None else latents[None]
-        return self.diffusion.sample(mel[None], config=config, seed=seed, latents=batched)[0]
+        return self.diffusion.sample(mel[None], sizes, config, seed=seed, latents=batched)[0]
+
+    @property
+    def shrink(self) -> int:
+        """Positions of the medium along each axis that are one for the dVAE."""
+        return self._dvae.card.get("shrink", 1)
 
     def vocode(self, mel: torch.Tensor, *, seed: int = 0) -> np.ndarray:
         """Turn a log-mel ``(num_mels, T)`` into samples ``((T - 1) * hop_length,)`` float32."""

@@ -29,7 +29,7 @@ from triforce.models.voice.bundled import located
 
 FORMAT = 1
 """Version of the files' format."""
-ADDED: dict[str, Any] = {"pointer": False, "interleaves": None, "reading_units": "words"}
+ADDED: dict[str, Any] = {"pointer": False, "interleaves": None, "reading_units": "words", "upsample": 1}
 """Fields of configs that came later, each hashed only where it is not what networks without it had."""
 STAGES = ("dvae", "gpt", "diffusion")
 """Networks of a release, in the order in which they are trained."""
@@ -78,12 +78,13 @@ def stage_files(
     complete, comes last.
 
     ``card`` holds what else ``config.json`` says: the training, the data, ``mel`` for the dVAE and the vocoder,
-    ``dvae_hash`` for the others.
+    ``shrink`` for a dVAE that sees its medium at a coarser scale, ``dvae_hash`` for the others.
     """
     weights = save_tensors({name: tensor.detach().cpu().contiguous() for name, tensor in unique_tensors(model).items()})
     config = json.loads(cast(BaseModel, model.config).model_dump_json())
     hashed = _without_added(config)
-    identity = json.dumps({"stage": stage, "model": hashed, "mel": card.get("mel")}, sort_keys=True).encode()
+    front_end = {"mel": card.get("mel")} | ({"shrink": card["shrink"]} if card.get("shrink", 1) > 1 else {})
+    identity = json.dumps({"stage": stage, "model": hashed} | front_end, sort_keys=True).encode()
     digest = hashlib.sha256(identity + hashlib.sha256(weights).digest()).hexdigest()
     card = {"format": FORMAT, "stage": stage, "hash": digest, "model": config} | card
     files = {"model.safetensors": weights}

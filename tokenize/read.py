@@ -13,11 +13,13 @@ from typing import Any
 
 import numpy as np
 import soundfile
+import torch
 
 from triforce.ingest.corpus.records import Clip
 from triforce.ingest.corpus.store import Corpus
 from triforce.ingest.media.pixels import PIXEL_MODALITIES, clip_pixels
 from triforce.models.audio.mel import MelConfig, log_mel
+from triforce.models.blocks.scale import area_average
 from triforce.models.reading.front_end import FrontEnd, keeps_words
 from triforce.models.text import clean_text
 from triforce.tokenize.plan import modality_of
@@ -79,9 +81,15 @@ def decode_flac(data: bytes, sample_rate_hz: int, dtype: str = "float32") -> np.
 def prepare_clip(clip: Clip, card: dict[str, Any]) -> np.ndarray:
     """Return the medium of a clip, ``(C, *size)`` float32, by the front-end that the dVAE's card names."""
     if modality_of(card) in PIXEL_MODALITIES:
-        return clip_pixels(clip)
+        return shrunk(clip_pixels(clip), card)
     config = MelConfig.model_validate(card["mel"])
     return log_mel(decode_flac(clip.media, config.sample_rate_hz), config).numpy()
+
+
+def shrunk(planes: np.ndarray, card: dict[str, Any]) -> np.ndarray:
+    """Return planes ``(3, *size)`` at the scale that the dVAE of ``card`` sees."""
+    whole = torch.from_numpy(planes)[None]
+    return area_average(whole, torch.tensor([planes.shape[1:]]), card.get("shrink", 1))[0][0].numpy()
 
 
 def media_columns(card: dict[str, Any]) -> list[str]:

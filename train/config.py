@@ -202,6 +202,13 @@ class DVAETrainConfig(StageConfig, CropConfig):
     )
     teacher_every: int = Field(1, ge=1, description="Steps from one that the teacher sees to the next.")
 
+    shrink: int = Field(
+        1,
+        ge=1,
+        le=8,
+        description="Positions of images or videos along each axis that are averaged to one before the network sees "
+        "them; `crop` counts positions as they are stored. The diffusion network then brings all of them back.",
+    )
     channel_jitter: float = Field(
         0.0,
         ge=0,
@@ -219,6 +226,8 @@ class DVAETrainConfig(StageConfig, CropConfig):
     def _check_teacher(self) -> DVAETrainConfig:
         if self.teacher and self.modality in CROP_AXES:
             raise ValueError(f"teacher {self.teacher}: it hears sound, this is {self.stage} of {self.modality}")
+        if self.shrink > 1 and self.modality not in CROP_AXES:
+            raise ValueError(f"shrink {self.shrink}: for images and videos, this is {self.stage} of {self.modality}")
         if self.channel_jitter and self.modality in CROP_AXES:
             raise ValueError(f"channel_jitter: for sound, this is {self.stage} of {self.modality}")
         if self.teacher and self.crop_frames > MAX_TAUGHT_FRAMES:

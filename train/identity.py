@@ -61,6 +61,7 @@ ADDED: dict[str, Any] = {
     "whole_clips": False,
     "cuda_graph": False,
     **{"teacher": None, "teacher_weight": 1.0, "teacher_every": 1, "channel_jitter": 0.0},
+    "shrink": 1,
     **{"periods": (), "decoded_share": 0.0},
     **{"spelled_share": 0.12, "text_dropout": 0.0},
 }

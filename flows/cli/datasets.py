@@ -35,6 +35,13 @@ def import_files(
     modality: Annotated[
         str | None, typer.Option(help="image, video or music: files as they are, in place of a dataset of speech.")
     ] = None,
+    captions: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --modality image: a .csv, .tsv or .jsonl of file names and texts; by default metadata.csv or "
+            ".jsonl in the folder, else, or with 'none', the .txt beside each picture."
+        ),
+    ] = None,
     source: Annotated[
         str | None, typer.Option(help="Name of the source in the corpus; by default the folder's.")
     ] = None,
@@ -48,7 +55,7 @@ def import_files(
         typer.Option(
             "--set",
             help="text=original, columns.text=NAME, filter.min_s=1, workers=4, author=...; "
-            "of files clip_s=10, clip_frames=16; repeat.",
+            "of files clip_s=10, clip_frames=16, side=128, fit=pad; repeat.",
         ),
     ] = None,
 ) -> None:
@@ -63,6 +70,8 @@ def import_files(
     given = {name: value for name, value in (("licence", licence), ("language", language)) if value is not None}
     given["source"] = source or _source_name(path)
     if modality is None:
+        if captions is not None:
+            raise ValueError("--captions is for pictures; add --modality image")
         _import_dataset(Corpus(uri), path, form, merged(given | ({"transcribe": {}} if transcribe else {}), settings))
         return
     from triforce.ingest.local_files import ImportConfig, import_folder
@@ -70,9 +79,10 @@ def import_files(
     for name, value in (("--format", form != "auto"), ("--language", language), ("--transcribe", transcribe)):
         if value:
             raise ValueError(f"{name} is for datasets of speech; leave it out, or leave out --modality {modality}")
-    config = ImportConfig.model_validate(merged(given | {"modality": modality}, settings))
+    given |= {"modality": modality} | ({} if captions is None else {"captions": str(captions)})
+    config = ImportConfig.model_validate(merged(given, settings))
     counts = import_folder(Corpus(uri), path, config)
-    print(", ".join(f"{name} {count}" for name, count in counts.items()))
+    print(", ".join(f"{name.replace('_', ' ')} {count}" for name, count in counts.items()))
 
 
 def _import_dataset(corpus: Corpus, path: Path, form: str, fields: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""``triforce speak``, ``read`` and ``serve``: use a release."""
+"""``triforce speak``, ``read``, ``serve`` and ``draw``: use a release."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from triforce.flows.cli.options import Panel, SpokenRelease, example, say_which
+from triforce.flows.cli.options import Panel, ReleaseUri, SpokenRelease, example, say_which
 from triforce.flows.cli.settings import merged
 from triforce.models.decoding.precision import Precision
 from triforce.models.voice.bundled import VOICE
@@ -135,3 +135,23 @@ def serve(
     fields["voices"] = None if voices is None else str(voices)
     say_which(release)
     serve_forever(ServeConfig.model_validate(merged(fields, settings)))
+
+
+@app.command(rich_help_panel=Panel.SPEECH, epilog=example('draw "red apple" --release emoji-run/release -o apple.png'))
+def draw(
+    text: Annotated[str, typer.Argument(help="What to draw.")],
+    release: ReleaseUri = "data/release",
+    out: Annotated[Path, typer.Option("--out", "-o", help="PNG file to write.")] = Path("picture.png"),
+    candidates: Annotated[int, typer.Option(min=1, help="Pictures to draw; the network keeps the best.")] = 8,
+    grid: Annotated[bool, typer.Option("--grid", help="All candidates side by side, the best first.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Seed; another number gives other pictures.")] = 0,
+    settings: Settings = None,
+) -> None:
+    """Draw a text by a release that was trained on pictures with texts."""
+    from triforce.flows.pictures.draw import DrawConfig, draw_to_file
+
+    fields: dict[str, Any] = {"sampling": {"num_candidates": candidates}, "grid": grid, "seed": seed}
+    drawing = draw_to_file(release, text, out, DrawConfig.model_validate(merged(fields, settings)))
+    height, width = drawing.pictures[0].shape[1:]
+    count = len(drawing.candidates)
+    typer.echo(f"{out}: {width} x {height}, best of {count}, drawn in {drawing.wall_s:.1f} s")

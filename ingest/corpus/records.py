@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Any, NamedTuple
@@ -381,6 +381,23 @@ def make_recording_id(source: str, source_id: str) -> str:
 def make_clip_id(recording_id: str, start_sample: int) -> str:
     """Return the id of the clip that begins at a sample: ids sort by recording and time."""
     return f"{recording_id}-{start_sample:010d}"
+
+
+def split_draw(clip_id: str) -> int:
+    """Return the 32 bits by which a clip is kept from training, or not: the first of its id's SHA-256."""
+    return int.from_bytes(hashlib.sha256(clip_id.encode()).digest()[:4], "big")
+
+
+def numbers_on_one_side(recording_id: str, first: int = 0) -> Iterator[int]:
+    """Yield numbers of clips, ``first`` and further ones, that show one thing with different texts.
+
+    All are trained on, or none is, with any validation share in whole percent.
+    """
+    number, percent = first, split_draw(make_clip_id(recording_id, first)) * 100 >> 32
+    while True:
+        if split_draw(make_clip_id(recording_id, number)) * 100 >> 32 == percent:
+            yield number
+        number += 1
 
 
 def check_source_name(name: str) -> str:

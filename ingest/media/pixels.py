@@ -7,18 +7,26 @@ and ``(3, T, H, W)`` float32 from 0 to 1.
 from __future__ import annotations
 
 import io
+import struct
 from fractions import Fraction
 from pathlib import Path
+from typing import Literal
 
 import av
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from triforce.ingest.corpus.records import Clip, RejectReason
 from triforce.ingest.errors import Rejected
 
 PIXEL_MODALITIES = ("image", "video")
 """Modalities whose clips are pixels; all others are sound."""
+
+PILLOWS_ERRORS = (
+    *(OSError, ValueError, TypeError, LookupError, ArithmeticError, RuntimeError, EOFError, SyntaxError, struct.error),
+    Image.DecompressionBombError,
+)
+"""What Pillow raises for one damaged file."""
 
 
 def encode_png(image: np.ndarray) -> bytes:
@@ -31,12 +39,39 @@ def encode_png(image: np.ndarray) -> bytes:
 
 
 def decode_png(data: bytes | Path) -> np.ndarray:
-    """Decode bytes, or a file, of any still image format to ``(H, W, 3)`` uint8; raises `Rejected` for others."""
+    """Decode bytes, or a file, of any still image format to ``(H, W, 3)`` uint8; raises `Rejected` for others.
+
+    What is transparent is white, and a photograph stands upright as its camera says.
+    """
     try:
         with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as image:
-            return np.asarray(image.convert("RGB"))
-    except (UnidentifiedImageError, OSError) as error:
+            return np.asarray(_opaque(ImageOps.exif_transpose(image)))
+    except PILLOWS_ERRORS as error:
         raise Rejected(RejectReason.UNDECODABLE, f"no image that can be read: {error}") from error
+
+
+def _opaque(image: Image.Image) -> Image.Image:
+    """Return an image of any mode as RGB."""
+    if image.mode.startswith("I"):  # 16 bits, of which Pillow's own conversion keeps the lowest eight
+        return Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8)).convert("RGB")
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    layer = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+
+
+Fit = Literal["crop", "pad"]
+
+
+def fitted(image: np.ndarray, side: int, fit: Fit) -> np.ndarray:
+    """Bring ``(H, W, 3)`` uint8 to ``(side, side, 3)``: ``crop`` cuts off what the longer side has too much, ``pad``
+    fills up the shorter with white."""
+    if image.shape[:2] == (side, side):
+        return image
+    picture, size = Image.fromarray(image), (side, side)
+    if fit == "crop":
+        return np.asarray(ImageOps.fit(picture, size, Image.Resampling.LANCZOS))
+    return np.asarray(ImageOps.pad(picture, size, Image.Resampling.LANCZOS, color="white"))
 
 
 def encode_video(frames: np.ndarray, frames_per_s: float) -> bytes:

@@ -8,13 +8,14 @@ number, its position in the endless order.
 
 from __future__ import annotations
 
-import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import numpy as np
+
+from triforce.ingest.corpus.records import split_draw
 
 T = TypeVar("T")
 WINDOW_GROUPS = 16
@@ -23,7 +24,7 @@ WINDOW_GROUPS = 16
 
 def is_validation(clip_id: str, share: float) -> bool:
     """Whether a clip is kept from training: by its id alone, so it stays out whatever else is in the corpus."""
-    return int.from_bytes(hashlib.sha256(clip_id.encode()).digest()[:4], "big") < share * 2**32
+    return split_draw(clip_id) < share * 2**32
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from triforce.train.evaluate.metrics import Errors
+from triforce.train.evaluate.metrics import Errors, FeatureStatistics, frechet_distance
 
 
 class Interval(NamedTuple):
@@ -43,6 +43,24 @@ def mean_interval(values: Sequence[float], num_resamples: int, seed: int, level:
     """Return the mean over clips, with its percentile bootstrap."""
     array = np.array(values, dtype=np.float64)
     return _interval(float(array.mean()), array[resample_clips(len(array), num_resamples, seed)].mean(1), level)
+
+
+def frechet_interval(
+    reference: np.ndarray, made: np.ndarray, draws: np.ndarray, level: float = 0.95, *, minus: np.ndarray | None = None
+) -> Interval:
+    """Return the Fréchet distance of features ``(N, D)`` to those of the same clips' originals, with its bootstrap.
+
+    With ``minus`` it is the distance of ``made`` less that of ``minus``, on the same draws: paired. A draw has fewer
+    different clips than there are, so the distances of draws lie above that of all clips; their difference is hardly
+    touched.
+    """
+
+    def distance(rows: np.ndarray | slice) -> float:
+        originals = FeatureStatistics([reference[rows]])
+        found = frechet_distance(originals, FeatureStatistics([made[rows]]))
+        return found - (0.0 if minus is None else frechet_distance(originals, FeatureStatistics([minus[rows]])))
+
+    return _interval(distance(slice(None)), np.array([distance(rows) for rows in draws]), level)
 
 
 def _pooled(counts: np.ndarray) -> np.ndarray:

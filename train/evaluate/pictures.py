@@ -10,7 +10,7 @@ import io
 import json
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from triforce.ingest.corpus.records import Clip
 from triforce.ingest.corpus.store import Corpus
 from triforce.ingest.media.pixels import clip_pixels, from_planes
 from triforce.ingest.text_tables import format_table
+from triforce.models.blocks.scale import area_average, upsample
 from triforce.models.flow_samplers import SamplerConfig
 from triforce.models.release import Release
 from triforce.models.release_files import load_card
@@ -30,7 +31,8 @@ from triforce.train.evaluate.classifier import PictureClassifier
 from triforce.train.evaluate.metrics import sharpness
 
 SYSTEMS = ("original", "dvae", "mean", "diffusion")
-"""``mean`` is the diffusion network's expected picture, ``diffusion`` a sample."""
+"""``dvae`` is the decode, interpolated to the original's size where the dVAE sees a coarser one; ``mean`` is the
+diffusion network's expected picture, ``diffusion`` a sample."""
 SSIM_WINDOW = 7
 LEAST_EXAMPLES = 5
 """Training pictures that a label needs for a classifier to be fitted. Assumed."""
@@ -81,12 +83,14 @@ def evaluate_pictures(release_uri: str, corpus_uri: str, out_uri: str, config: P
 def restorations(release: Release, planes: torch.Tensor, config: PictureConfig, seed: int) -> dict[str, torch.Tensor]:
     """Restore one picture ``(3, H, W)`` by every system that the release has, cut off at black and white."""
     size = torch.tensor([planes.shape[1:]])
-    decoded = release.dvae.decode(release.dvae.encode(planes[None]), size)[0]
-    found = {"original": planes, "dvae": decoded}
+    seen, seen_size = area_average(planes[None], size, release.shrink)
+    decoded = release.dvae.decode(release.dvae.encode(seen), seen_size)[0]
+    fine = upsample(decoded[None], release.shrink, size, planes.shape[1:])[0]
+    found = {"original": planes, "dvae": fine}
     if release.diffusion is not None:
         mean = SamplerConfig(method="mean", num_steps=4)
-        found["mean"] = release.restore(decoded, seed=seed, config=mean)
-        found["diffusion"] = release.restore(decoded, seed=seed, config=config.sampler)
+        found["mean"] = release.restore(decoded, seed=seed, config=mean, size=planes.shape[1:])
+        found["diffusion"] = release.restore(decoded, seed=seed, config=config.sampler, size=planes.shape[1:])
     return {name: value.clamp(0, 1) for name, value in found.items()}
 
 
@@ -136,20 +140,11 @@ def _figures(
     references: list[Picture], made: list[torch.Tensor], classifier: PictureClassifier | None
 ) -> dict[str, float | None]:
     """Return means over the pictures."""
-    try:
-        from skimage.metrics import peak_signal_noise_ratio, structural_similarity
-    except ImportError as error:
-        raise ImportError(f"judging pictures needs {error.name}: pip install 'triforce[media]'") from error
-    psnr, ssim = [], []
-    for reference, planes in zip(references, made, strict=True):
-        a, b = reference.planes.numpy(), planes.numpy()
-        window = min(SSIM_WINDOW, min(a.shape[1:]) // 2 * 2 - 1)
-        ssim.append(structural_similarity(a, b, channel_axis=0, data_range=1.0, win_size=window))
-        if not np.array_equal(a, b):
-            psnr.append(peak_signal_noise_ratio(a, b, data_range=1.0))
+    pairs = [similarity(one.planes.numpy(), planes.numpy()) for one, planes in zip(references, made, strict=True)]
+    psnr = [each.psnr_db for each in pairs if each.psnr_db is not None]
     row: dict[str, float | None] = {
         "psnr_db": float(np.mean(psnr)) if psnr else None,
-        "ssim": float(np.mean(ssim)),
+        "ssim": float(np.mean([each.ssim for each in pairs])),
         "l1_levels": 255 * float(np.mean([(t.planes - p).abs().mean() for t, p in zip(references, made, strict=True)])),
         "sharpness": float(np.mean([sharpness(planes.numpy()) for planes in made])),
         "accuracy": None,
@@ -162,6 +157,27 @@ def _figures(
         apart = [classifier.distance(one.planes, planes) for one, planes in named]
         row["feature_distance"] = float(np.mean(apart))
     return row
+
+
+class Similarity(NamedTuple):
+    """How near two pictures are."""
+
+    psnr_db: float | None
+    """Peak signal-to-noise ratio; None where they are the same."""
+    ssim: float
+    """Structural similarity, 1 where they are the same."""
+
+
+def similarity(a: np.ndarray, b: np.ndarray) -> Similarity:
+    """Compare planes ``(3, H, W)`` from 0 to 1. Raises ImportError where the extra ``media`` is missing."""
+    try:
+        from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+    except ImportError as error:
+        raise ImportError(f"judging pictures needs {error.name}: pip install 'triforce[media]'") from error
+    window = min(SSIM_WINDOW, min(a.shape[1:]) // 2 * 2 - 1)
+    ssim = float(structural_similarity(a, b, channel_axis=0, data_range=1.0, win_size=window))
+    same = np.array_equal(a, b)
+    return Similarity(None if same else float(peak_signal_noise_ratio(a, b, data_range=1.0)), ssim)
 
 
 def table(rows: dict[str, dict[str, Any]], num_pictures: int) -> str:

@@ -1,4 +1,7 @@
-"""Train the diffusion network on clips and on what a frozen dVAE makes of them."""
+"""Train the diffusion network on clips and on what a frozen dVAE makes of them.
+
+Where the dVAE sees the medium at a coarser scale, the network learns to bring it back to the clips' own.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import torch
 from torch import nn
 
 from triforce.models.audio.mel import MelConfig
+from triforce.models.blocks.scale import area_average
 from triforce.models.diffusion import Diffusion, DiffusionConfig
 from triforce.models.dvae import DVAE
 from triforce.models.flow_samplers import SamplerConfig
@@ -37,10 +41,13 @@ class DiffusionTask(CropTask):
         dvae: DVAE,
         mel_config: MelConfig | None = None,
         gpt: tuple[GPT, FrontEnd] | None = None,
+        shrink: int = 1,
     ) -> None:
-        """``mel_config`` is the dVAE's, None for pixels; ``gpt`` is whose latents to condition on, None: no latents."""
-        self.config, self.place, self.dvae = config, place, dvae
-        known = {"channels": dvae.config.channels, "num_dims": dvae.config.num_dims}
+        """``mel_config`` is the dVAE's, None for pixels; ``gpt`` is whose latents to condition on, None: no latents;
+        ``shrink`` are the positions along each axis that are one for the dVAE.
+        """
+        self.config, self.place, self.dvae, self.shrink = config, place, dvae, shrink
+        known = {"channels": dvae.config.channels, "num_dims": dvae.config.num_dims, "upsample": shrink}
         self.whole_clips: WholeClips | None = None
         if gpt is None and not config.whole_clips:
             self.crops = make_crops(config, mel_config or MelConfig(), device)
@@ -50,19 +57,24 @@ class DiffusionTask(CropTask):
         if gpt is not None:
             known["latent_channels"] = gpt[0].config.width
         self.model = Diffusion(DiffusionConfig.model_validate(known | config.model_settings)).to(device)
+        if self.model.config.upsample != shrink:
+            raise ValueError(
+                f"model.upsample {self.model.config.upsample}: the dVAE in {config.release} sees 1 / {shrink} of the "
+                "positions along each axis; leave upsample out"
+            )
         self.evaluation = self._evaluation_clips()
-        residual = torch.cat([(x - prior).flatten(1) for x, prior, _ in self.evaluation], dim=1)
+        residual = torch.cat([(x - self._upsampled(prior, x)).flatten(1) for x, prior, _ in self.evaluation], dim=1)
         self.model.set_statistics(dvae.mean, dvae.std, residual.std(1))
 
     @classmethod
     def make(cls, config: DiffusionTrainConfig, place: Place, device: torch.device) -> DiffusionTask:
         dvae = require_dvae(config.release, device)
-        mel, gpt = dvae.card.get("mel"), None
+        mel, gpt, shrink = dvae.card.get("mel"), None, dvae.card.get("shrink", 1)
         if config.latents:
             stage = load_stage(config.release, "gpt", device)
             assert stage is not None, "input_hashes looked"
             gpt = (stage.model, load_tokenizer_of(config.release))
-        return cls(config, place, device, dvae.model, MelConfig.model_validate(mel) if mel else None, gpt)
+        return cls(config, place, device, dvae.model, MelConfig.model_validate(mel) if mel else None, gpt, shrink)
 
     @classmethod
     def input_hashes(cls, config: DiffusionTrainConfig) -> dict[str, str]:
@@ -87,9 +99,15 @@ class DiffusionTask(CropTask):
 
     @torch.no_grad()
     def _prior(self, x: torch.Tensor, sizes: torch.Tensor) -> torch.Tensor:
+        """Return the decode of clips ``x``, at the dVAE's scale."""
+        x, sizes = area_average(x, sizes, self.shrink)
         if tuple(x.shape[2:]) == tuple(sizes.amax(0).tolist()):
             return self.dvae.decode(self.dvae.encode(x, sizes), sizes)
         return self.dvae(x, sizes).reconstruction
+
+    def _upsampled(self, prior: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """Return the prior ``(C, *size)`` of a clip ``x`` on the clip's grid."""
+        return self.model.upsampled(prior[None], true_size(x), x.shape[1:])[0]
 
     def next_batch(self) -> Any:
         count = self.config.part_size
@@ -116,6 +134,7 @@ class DiffusionTask(CropTask):
             loss = float(model.loss(x[None], prior[None], sizes, generator, latents=latents))
             restored = model.sample(prior[None], sizes, SamplerConfig(num_steps=4), latents=latents)[0]
             mean = model.sample(prior[None], sizes, SamplerConfig(method="mean", num_steps=1), latents=latents)[0]
+            prior = self._upsampled(prior, x)
             errors = [float((guess - x).abs().mean()) * self.crops.scale for guess in (restored, mean, prior)]
             rows.append([loss, *errors, *(sharpness(guess.float().cpu().numpy()) for guess in (restored, prior, x))])
         unit = self.crops.unit

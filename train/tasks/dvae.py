@@ -16,6 +16,7 @@ from torch import nn
 
 from triforce.models.audio.mel import MelConfig
 from triforce.models.blocks.layers import size_mask
+from triforce.models.blocks.scale import area_average
 from triforce.models.dvae import CODE_MODULES, DVAE, DVAEConfig
 from triforce.models.quantize import perplexity
 from triforce.models.release_files import TrainedNetwork, require_dvae
@@ -54,7 +55,10 @@ class DVAETask(CropTask):
         self.log_floor = mel.log_floor
         if config.teacher is not None:
             self.teacher = make_teacher(config.teacher, config.teacher_model, mel).to(device)
-        self.evaluation = self.crops.evaluation()
+        self.evaluation = [
+            area_average(x[None], torch.tensor([x.shape[1:]], device=device), config.shrink)[0][0]
+            for x in self.crops.evaluation()
+        ]
 
     @classmethod
     def make(cls, config: DVAETrainConfig, place: Place, device: torch.device) -> DVAETask:
@@ -94,9 +98,10 @@ class DVAETask(CropTask):
         return model
 
     def card(self, inputs: dict[str, str]) -> dict[str, Any]:
-        """The front-end, and of a network with frozen codes the dVAE that they are of."""
+        """The front-end, the scale, and of a network with frozen codes the dVAE that they are of."""
+        scale = {"shrink": self.config.shrink} if self.config.shrink > 1 else {}
         of_codes = {"codes_hash": self.base.codes_hash} if self.base and self.model.codes_frozen else {}
-        return {"modality": self.config.modality} | self.crops.card() | of_codes
+        return {"modality": self.config.modality} | self.crops.card() | scale | of_codes
 
     def released(self, model: nn.Module) -> nn.Module:
         if self.base is not None and self.model.codes_frozen:
@@ -110,7 +115,7 @@ class DVAETask(CropTask):
         size = self.config.part_size
         step = self.place.taken // (size * self.config.accumulation)
         taught = self.teacher is not None and step % self.config.teacher_every == 0
-        x, sizes = self.crops.batch(self.place, size)
+        x, sizes = area_average(*self.crops.batch(self.place, size), self.config.shrink)
         if self.config.channel_jitter:
             x = jitter_channel(x, self.config.channel_jitter, self.log_floor)
         return x, sizes, taught
@@ -191,4 +196,8 @@ def _base_hash(config: DVAETrainConfig) -> str:
     coded = base.card.get("modality", "speech")
     if coded != config.modality:
         raise ValueError(f"init_from {config.init_from}: its dVAE codes {coded}, this is of {config.modality}")
+    if base.card.get("shrink", 1) != config.shrink:
+        raise ValueError(
+            f"shrink {config.shrink}: the dVAE in {config.init_from} sees 1 / {base.card.get('shrink', 1)}; give that"
+        )
     return base.hash

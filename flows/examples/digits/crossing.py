@@ -16,6 +16,7 @@ from triforce.ingest.corpus.store import Corpus
 from triforce.ingest.media.pixels import decode_png, from_planes, to_planes
 from triforce.models.dvae import DVAE
 from triforce.models.gpt_sampling import SamplingConfig, noisy_channel_rerank, sample_segment
+from triforce.models.pictures.draw import decode_image, image_segment
 from triforce.models.release import Release
 from triforce.models.release_files import require_dvae
 from triforce.models.vocabulary import Segment
@@ -101,17 +102,14 @@ class Translator:
             return Segment("text", self.release.tokenizer.encode(content))
         if modality == "speech":
             return Segment("speech", self.release.encode(content))
-        return Segment("image", self.image_dvae.encode(torch.from_numpy(to_planes(content))[None])[0].flatten().numpy())
+        return image_segment(self.image_dvae, torch.from_numpy(to_planes(content)))
 
     def render(self, modality: str, codes: np.ndarray) -> Content:
         """Decode the codes of a segment."""
         if modality == "text":
             return self.release.tokenizer.decode(codes)
         if modality == "image":
-            grid = self.gpt.config.vocabulary.modality("image").grid
-            assert grid is not None, "images have a grid in the vocabulary"
-            planes = self.image_dvae.decode(torch.from_numpy(codes).view(1, *grid))[0]
-            return from_planes(planes.numpy())
+            return from_planes(decode_image(self.image_dvae, self.gpt, codes).numpy())
         return self.release.vocode(self.release.decode(codes)) if codes.size else np.zeros(0, np.float32)
 
     def __call__(self, layout: str, prompt: dict[str, Content], seed: int) -> Content:

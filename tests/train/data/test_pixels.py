@@ -7,11 +7,13 @@ import pytest
 import torch
 
 from triforce.ingest.clips.make_clip import image_clip
-from triforce.ingest.corpus.records import TRANSCRIPT, Recording, make_recording_id
+from triforce.ingest.corpus.records import TRANSCRIPT, Clip, Recording, make_recording_id
 from triforce.ingest.corpus.store import Corpus
 from triforce.ingest.local_files import ImportConfig, import_folder
-from triforce.ingest.media.pixels import decode_png, encode_video
+from triforce.ingest.media.pixels import clip_pixels, decode_png, encode_video
+from triforce.models.release import Release
 from triforce.models.release_files import load_card, require_dvae
+from triforce.tokenize.read import prepare_clip
 from triforce.train.config import DiffusionTrainConfig, TrainConfig, train_config
 from triforce.train.data.order import Place
 from triforce.train.evaluate.classifier import PictureClassifier
@@ -136,6 +138,43 @@ def test_diffusion_sharpens_pictures_and_the_judge_says_what_it_won(corpus, tmp_
     assert rows["mean"]["psnr_db"] > rows["diffusion"]["psnr_db"] > 8
     assert rows["original"]["accuracy"] is None  # all stripes have the same text
     assert decode_png((tmp_path / "out/pictures.png").read_bytes()).shape[2] == 3
+
+
+def test_a_dvae_of_a_coarser_scale_and_a_diffusion_network_that_brings_the_pixels_back(corpus, tmp_path):
+    settings = {"modality": "image", "crop": (24, 20), "shrink": 2}
+    trainer, config = train(corpus, tmp_path, max_steps=60, model={"compression": [4, 4], "folded": True}, **settings)
+    assert {x.shape for x in trainer.task.evaluation} == {(3, 12, 10)}
+    write_release(trainer, trainer.task, config, {"run_name": "test", "inputs": {}})
+    dvae = require_dvae(config.release)
+    assert dvae.card["shrink"] == 2
+    clip = Clip.from_row(corpus.clips(["clip_id", "modality", "image"], source="stripes").to_pylist()[0])
+    stored = torch.from_numpy(clip_pixels(clip))
+    seen = prepare_clip(clip, dvae.card)
+    np.testing.assert_allclose(seen, torch.nn.functional.avg_pool2d(stored, 2).numpy(), atol=1e-6)
+
+    shared = DiffusionTrainConfig.model_fields.keys() - {"stage", "model"}
+    fields = config.model_dump(include=shared) | {"stage": "diffusion", "max_steps": 150}
+    wanted = train_config(**fields | {"model": {"hidden": 64, "num_blocks": 3, "fold": 4, "dilation_cycle": [1, 2]}})
+    task = DiffusionTask.make(wanted, Place(0, 1), torch.device("cpu"))
+    assert task.model.config.upsample == 2
+    learner = Trainer(task, wanted)
+    learner.fit(lambda trainer, metrics, save: None, lambda history: None)
+    losses = [entry["train/loss"] for entry in learner.state.history]
+    assert losses[-1] < 0.7 * losses[0]
+    write_release(learner, learner.task, wanted, {"run_name": "test", "inputs": {"dvae": dvae.hash}})
+    release = Release.load(config.release)
+    assert release.restore(torch.rand(3, 12, 10)).shape == (3, 24, 20)
+    assert release.restore(torch.rand(3, 12, 10), size=(23, 20)).shape == (3, 23, 20)
+
+    evaluate_pictures(config.release, corpus.uri, str(tmp_path / "out"), PictureConfig(classifier_steps=5, limit=8))
+    rows = json.loads((tmp_path / "out/pictures.json").read_text())["systems"]
+    assert rows["dvae"]["sharpness"] < rows["diffusion"]["sharpness"]
+
+    wrong = train_config(**fields | {"model": {"hidden": 16, "num_blocks": 1, "upsample": 4}})
+    with pytest.raises(ValueError, match=r"model\.upsample 4: the dVAE .* sees 1 / 2"):
+        DiffusionTask.make(wrong, Place(0, 1), torch.device("cpu"))
+    with pytest.raises(ValueError, match="shrink 2: for images and videos"):
+        train_config(stage="dvae", corpus="c", release="r", runs="r", shrink=2)
 
 
 def test_the_classifier_learns_real_pictures_and_notices_others():

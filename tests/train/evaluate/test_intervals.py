@@ -35,3 +35,18 @@ def test_paired_difference_is_tighter_than_the_systems_apart() -> None:
     alone = intervals.error_rate(before, draws)
     assert difference.high - difference.low < 0.3 * (alone.high - alone.low)
     assert intervals.error_rate_difference(before, before, draws) == (0.0, 0.0, 0.0)
+
+
+def test_frechet_difference_is_paired_and_finds_the_nearer_arm() -> None:
+    rng = np.random.default_rng(3)
+    reference = rng.standard_normal((150, 6)) * np.arange(1, 7)
+    near, far = reference + 0.3 * rng.standard_normal((150, 6)), reference * 0.7 + 0.4
+    draws = intervals.resample_clips(150, 100, 0)
+    alone = [intervals.frechet_interval(reference, arm, draws) for arm in (near, far)]
+    paired = intervals.frechet_interval(reference, near, draws, minus=far)
+    assert paired.value == pytest.approx(alone[0].value - alone[1].value)
+    assert paired.low <= paired.value <= paired.high < 0
+    same = intervals.frechet_interval(reference, near, draws, minus=near)
+    assert same == (0, 0, 0)
+    apart = sum(interval.high - interval.low for interval in alone)
+    assert paired.high - paired.low < apart
