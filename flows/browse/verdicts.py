@@ -49,6 +49,7 @@ THRESHOLDS = (
     Threshold("max_s", "duration_s", False),
     Threshold("min_snr_db", "snr_db", True),
     Threshold("min_avg_logprob", "avg_logprob", True),
+    Threshold("min_agreement", "agreement", True),
     Threshold("max_no_speech_prob", "no_speech_prob", False),
     Threshold("max_compression_ratio", "compression_ratio", False),
     Threshold("min_unique_word_share", "unique_word_share", True),
@@ -161,6 +162,7 @@ _CHECKS: dict[DropReason, _Check] = {
     DropReason.LONG_WORD: _has_long_word,
     DropReason.PHANTOM_PHRASE: lambda clips, _, __: clips["is_phantom"] == 1,
     DropReason.LOW_CONFIDENCE: _compare("avg_logprob", _below, "min_avg_logprob"),
+    DropReason.DISAGREEMENT: _compare("agreement", _below, "min_agreement"),
     DropReason.SPEAKING_RATE: lambda clips, _, config: (
         _below(clips["letters_per_s"], config.min_chars_per_s) | _above(clips["letters_per_s"], config.max_chars_per_s)
     ),

@@ -58,6 +58,7 @@ TEXT_SCOPES = {
     DropReason.LONG_WORD: "scripts with spaces; a higher limit where words are glued together",
     DropReason.PHANTOM_PHRASE: "the languages of `PHANTOM_PHRASES`",
     DropReason.LOW_CONFIDENCE: "any language that the recogniser knows",
+    DropReason.DISAGREEMENT: "any script, where a transcript came with the recording",
     DropReason.SPEAKING_RATE: "any script; characters count as the letters of an alphabet that they stand for",
 }
 """For which scripts or languages each filter on text holds. In any other text it drops nothing."""
@@ -80,6 +81,12 @@ class FilterConfig(BaseModel):
         0.6, ge=0, le=1, description="Above it, and under min_avg_logprob, there is no speech."
     )
     min_avg_logprob: float = Field(-1.0, le=0, description="Least mean log probability of the tokens.")
+    min_agreement: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Least agreement with the published transcript, by letters, of clips whose recording has one.",
+    )
     max_compression_ratio: float = Field(2.4, gt=0, description="Largest ratio of the text to itself compressed.")
     min_unique_word_share: float = Field(
         0.4, ge=0, le=1, description="Least share of different words, of ten words or more."
@@ -206,6 +213,7 @@ _CHECKS = (
     (DropReason.LONG_WORD, _has_long_word),
     (DropReason.PHANTOM_PHRASE, _is_phantom),
     (DropReason.LOW_CONFIDENCE, lambda clip, config: _below(clip.avg_logprob, config.min_avg_logprob)),
+    (DropReason.DISAGREEMENT, lambda clip, config: _below(clip.agreement, config.min_agreement)),
     (DropReason.SPEAKING_RATE, _has_wrong_rate),
     (DropReason.CLIPPED, lambda clip, config: _above(clip.clipped_share, config.max_clipped_share)),
     (DropReason.QUIET, lambda clip, config: _below(clip.rms_dbfs, config.min_rms_dbfs)),

@@ -88,6 +88,9 @@ CLIP_SCHEMA = pa.schema(
         ("dnsmos_ovrl", pa.float32()),
         ("dnsmos_sig", pa.float32()),
         ("dnsmos_bak", pa.float32()),
+        ("text_source", pa.string()),
+        ("agreement", pa.float32()),
+        ("recognised", pa.string()),
     ],
     metadata={
         "huggingface": json.dumps(

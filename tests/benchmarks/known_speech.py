@@ -30,6 +30,8 @@ class KnownRecording:
     others: list[tuple[str, int, int]] = field(default_factory=list)
     """What is not speech: its kind, first and last sample."""
     text: str = ""
+    prompts: list[tuple[int, int, str]] = field(default_factory=list)
+    """First sample, the one after the last, and text of each prompt, in order."""
 
 
 def read_prompts(folder: Path, texts: Path, min_s: float = 1.5) -> list[Prompt]:
@@ -63,6 +65,7 @@ def build_recording(prompts: list[Prompt], seconds: float, seed: int, *, plain: 
         voice = prompt.waveform if plain or at % 3 else _other_voice(prompt.waveform)
         waveform = voice * (0.5 / max(0.05, np.abs(voice).max())) * generator.uniform(0.4, 1.6)
         recording.speech += [(length + a, length + b) for a, b in sounding(waveform)]
+        recording.prompts.append((length, length + len(waveform), prompt.text))
         parts.append(waveform)
         length += len(waveform)
         texts.append(prompt.text)

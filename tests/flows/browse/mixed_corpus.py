@@ -14,6 +14,7 @@ from triforce.ingest.media.encode import encode_flac
 from triforce.ingest.media.pixels import encode_png
 
 TITLE = "<script>document.title='taken'</script> & <b>Sons</b>"
+AGREEMENTS = (None, 0.95, 0.6, 0.59)
 AT_LIMITS: dict[str, tuple[float | None, ...]] = {
     "avg_logprob": (-0.2, -1.0, -1.01, -0.3, None),
     "no_speech_prob": (0.01, 0.6, 0.7, None),
@@ -57,6 +58,7 @@ def write_mixed(folder: Path, clips_per_recording: int = 60) -> Corpus:
                 generator.choice([0, 24])
             )
             columns = _columns(generator, length / SAMPLE_RATE_HZ)
+            columns["agreement"] = AGREEMENTS[index % 4]
             if index % 17 == 0 and number == 2:
                 columns["title"] = "another title"
             clips.append(Clip.cut(recording, start, start + length, SAMPLE_RATE_HZ, audio=audio, **columns))
