@@ -13,7 +13,7 @@ import numpy as np
 
 from triforce.ingest.clips.filters import SHORT_WORDED, FilterConfig
 from triforce.ingest.clips.refilter import MIN_CLIPS_FOR_RATE
-from triforce.ingest.corpus.records import DropReason
+from triforce.ingest.corpus.records import PUBLISHED, DropReason
 
 Columns = Mapping[str, np.ndarray]
 """Columns of N clips by name, as `score_index` has them; of `NAMES` the places in `Names`."""
@@ -127,6 +127,7 @@ def _is_any(clips: Columns, names: Names, column: str, values: set[str | None] |
 
 def _is_wrong_language(clips: Columns, names: Names, config: FilterConfig) -> np.ndarray:
     wrong = _below(clips["language_probability"], config.min_language_probability)
+    wrong &= ~_is_any(clips, names, "text_source", {PUBLISHED})
     wrong |= clips["text_is_null"].astype(bool) & ~_is_any(clips, names, "asr_model", {None})
     if config.languages is not None:
         wrong |= ~_is_any(clips, names, "language", {None, *config.languages})

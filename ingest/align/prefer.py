@@ -10,7 +10,7 @@ import logging
 import pickle
 import tempfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from triforce.ingest import storage
 from triforce.ingest.align.clip_texts import (
@@ -34,27 +34,25 @@ USE, UNUSED = "transcript_use", "transcript_unused"
 """Metadata keys: what a transcript gave, or why it gave nothing."""
 
 
-@dataclass(frozen=True)
-class Transcript:
-    """A published transcript that is worth aligning."""
-
-    tokens: list[Token]
+class Unusable(ValueError):
+    """A transcript that is not worth aligning; the message says why."""
 
 
-def read_transcript(corpus: Corpus, recording: Recording) -> Transcript | str | None:
-    """Return the transcript that is stored beside a recording, a sentence why it is not to be used, or None."""
+def read_tokens(corpus: Corpus, recording: Recording) -> list[Token] | None:
+    """Return what the transcript beside a recording says, None where there is none. Raises `Unusable`."""
     path = recording.metadata.get("transcript_path")
     if not path:
         return None
     try:
         text = storage.read_bytes(storage.join(corpus.uri, path)).decode("utf-8-sig", "replace")
-    except FileNotFoundError:
-        return "its file is gone"
+    except FileNotFoundError as error:
+        raise Unusable("its file is gone") from error
     lines = published_lines(text, path.rsplit(".", 1)[-1])
     if reason := automatic_reason(text, lines):
-        return reason
-    tokens = tokenize(lines)
-    return Transcript(tokens) if tokens else "no words in it"
+        raise Unusable(reason)
+    if not (tokens := tokenize(lines)):
+        raise Unusable("no words in it")
+    return tokens
 
 
 def prefer_published(
@@ -64,10 +62,12 @@ def prefer_published(
 
     Clips pass unchanged, and are not held back, where there is no transcript.
     """
-    transcript = read_transcript(corpus, recording) if config.prefer_published else None
-    if not isinstance(transcript, Transcript):
-        if transcript is not None:
-            _note(recording, corpus, {UNUSED: transcript})
+    try:
+        tokens = read_tokens(corpus, recording) if config.prefer_published else None
+    except Unusable as reason:
+        _note(recording, corpus, {UNUSED: str(reason)})
+        tokens = None
+    if tokens is None:
         yield from clips
         return
     with tempfile.TemporaryFile(prefix="triforce-clips-") as spool:
@@ -76,7 +76,7 @@ def prefer_published(
             pickle.dump(clip, spool)
             heard.append(Heard(clip.words or (), clip.start_sample / clip.sample_rate_hz))
             languages.append(clip.language)
-        found = deal_out(heard, transcript.tokens)
+        found = deal_out(heard, tokens)
         agreement = recording_agreement(found, heard)
         is_same = agreement.is_enough(config)
         preferred = [is_same and each.is_preferred(config) for each in found]

@@ -24,6 +24,10 @@ SPEAKER = re.compile(
     r"\s*(?:>>+\s*|[-\N{EN DASH}]\s+)?(?:([^\W\d_][\w.'\N{RIGHT SINGLE QUOTATION MARK} -]{0,40}?):(?=\s|$))?"
 )
 """What may stand in front of what somebody says: a mark, a name with a colon."""
+EMPHASIS = re.compile(r"(?<![^\W_])[_*]+(?=\S)|(?<=\S)[_*]+(?![^\W_])")
+"""Marks around words that Project Gutenberg's texts and Markdown set in italics or bold."""
+PARTED = re.compile(r"([^\W\d_])[-\N{SOFT HYPHEN}\N{NOT SIGN}]\n[ \t]*([^\W\d_A-Z]+\S*)[ \t]*\n?")
+"""A word that goes on in the next line, as in the scanned pages of archive.org."""
 MIN_LABELS = 2
 """Lines that begin with the same words and a colon, from which on these are a speaker's name. Assumed."""
 MIN_TIMED_SHARE = 0.02
@@ -42,7 +46,7 @@ def published_lines(text: str, ending: str) -> list[str]:
     elif ending == "html" or re.match(r"\s*(<!doctype html|<html)", text[:200], re.IGNORECASE):
         lines = html_lines(text)
     else:
-        lines = text.splitlines()
+        lines = plain_lines(text)
     return without_labels(without_clocks(lines))
 
 
@@ -76,6 +80,12 @@ def without_labels(lines: list[str]) -> list[str]:
         line[match.end() :] if match and (not match[1] or counts[match[1]] >= MIN_LABELS) else line
         for line, match in zip(lines, found, strict=True)
     ]
+
+
+def plain_lines(text: str) -> list[str]:
+    """Return the lines of a plain text without marks of emphasis, and with the words whole that a line's end parts."""
+    text = EMPHASIS.sub("", text)
+    return PARTED.sub(r"\1\2\n", text).splitlines()
 
 
 def html_lines(text: str) -> list[str]:

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from triforce.ingest.asr.writing import script_of
 
 _ASCII_UNIT = re.compile(r"[a-z0-9]+")
+_DASH = re.compile(r"(?<=\N{EM DASH}|\N{HORIZONTAL ELLIPSIS})(?=\w)|(?<=--)(?=\w)")
+"""Behind a dash between two words: clips are cut there."""
 _APOSTROPHES = str.maketrans("", "", "'\N{RIGHT SINGLE QUOTATION MARK}\N{LEFT SINGLE QUOTATION MARK}`")
 _OPENING, _CLOSING = "([{<", ")]}>"
 
@@ -40,7 +42,7 @@ def tokenize(pieces: Iterable[str]) -> list[Token]:
     opening, depth = "", 0
     for piece in pieces:
         for word in piece.split():
-            for part, has_space in _parts(word):
+            for part, has_space in _split(word):
                 units = units_of(part)
                 is_aside = depth > 0 or part[0] in _OPENING
                 depth = max(0, depth + _balance(part))
@@ -73,6 +75,13 @@ def units_of(text: str) -> tuple[str, ...]:
 def joined(tokens: Iterable[Token]) -> str:
     """Return tokens as one text."""
     return "".join((" " if token.has_space else "") + token.text for token in tokens).strip()
+
+
+def _split(word: str) -> Iterator[tuple[str, bool]]:
+    """The parts of a word at dashes between words, and in scripts without spaces."""
+    for at, clause in enumerate(_DASH.split(word)):
+        for part, has_space in _parts(clause):
+            yield part, has_space and not at
 
 
 def _parts(word: str) -> Iterator[tuple[str, bool]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict, Field
 
 from triforce.ingest.asr.writing import plain_words, repeatable_units, spaced_words, spoken_letters
-from triforce.ingest.corpus.records import Clip, DropReason
+from triforce.ingest.corpus.records import PUBLISHED, Clip, DropReason
 
 PHANTOM_PHRASES = {
     "en": (
@@ -162,7 +162,9 @@ def _is_repetition(clip: Clip, config: FilterConfig) -> bool:
 def _is_wrong_language(clip: Clip, config: FilterConfig) -> bool:
     is_other = config.languages is not None and clip.language not in (None, *config.languages)
     is_unwritten = clip.asr_model is not None and clip.text is None
-    return is_other or is_unwritten or _below(clip.language_probability, config.min_language_probability)
+    is_confirmed = clip.text_source == PUBLISHED  # words of another language would not have agreed
+    is_doubtful = not is_confirmed and _below(clip.language_probability, config.min_language_probability)
+    return is_other or is_unwritten or is_doubtful
 
 
 def _is_phantom(clip: Clip, config: FilterConfig) -> bool:

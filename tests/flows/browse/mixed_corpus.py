@@ -8,7 +8,16 @@ from typing import Any
 import numpy as np
 from corpora import WORDS, sweep
 
-from triforce.ingest.corpus.records import SAMPLE_RATE_HZ, Clip, Media, Recording, Word, make_recording_id
+from triforce.ingest.corpus.records import (
+    PUBLISHED,
+    RECOGNISER,
+    SAMPLE_RATE_HZ,
+    Clip,
+    Media,
+    Recording,
+    Word,
+    make_recording_id,
+)
 from triforce.ingest.corpus.store import Corpus
 from triforce.ingest.media.encode import encode_flac
 from triforce.ingest.media.pixels import encode_png
@@ -58,6 +67,7 @@ def write_mixed(folder: Path, clips_per_recording: int = 60) -> Corpus:
                 generator.choice([0, 24])
             )
             columns = _columns(generator, length / SAMPLE_RATE_HZ)
+            columns["text_source"] = (None, RECOGNISER, PUBLISHED)[index % 3]
             columns["agreement"] = AGREEMENTS[index % 4]
             if index % 17 == 0 and number == 2:
                 columns["title"] = "another title"

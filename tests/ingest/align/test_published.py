@@ -75,3 +75,13 @@ def test_units_are_what_two_transcripts_share():
         *(("twenty", "three"), ("dont",), ("laughs",), ("елка",), ("你",), ("好",)),
     ]
     assert [token.is_aside for token in tokens] == [False, False, True, False, False, False]
+
+
+def test_books_in_plain_text():
+    text = "It was _very_ late--too late;\nthe *old gen-\ntleman* had a so-\ncalled\nhalf-hour. snake_case stays."
+    assert (
+        words(text, "txt")
+        == "It was very late--too late; the old gentleman had a socalled half-hour. snake_case stays."
+    )
+    parts = [token.text for token in tokenize(["late--too late\N{EM DASH}so\N{HORIZONTAL ELLIPSIS}and"])]
+    assert parts == ["late--", "too", "late\N{EM DASH}", "so\N{HORIZONTAL ELLIPSIS}", "and"]

@@ -16,7 +16,16 @@ from triforce.ingest.asr.repetition import compression_ratio
 from triforce.ingest.asr.writing import plain_words, repeatable_units, spaced_words
 from triforce.ingest.clips.filters import TEXT_SCOPES, FilterConfig, drop_reason
 from triforce.ingest.clips.refilter import refilter
-from triforce.ingest.corpus.records import Clip, DropReason, Media, Recording, Word, make_clip_id
+from triforce.ingest.corpus.records import (
+    PUBLISHED,
+    RECOGNISER,
+    Clip,
+    DropReason,
+    Media,
+    Recording,
+    Word,
+    make_clip_id,
+)
 from triforce.ingest.corpus.store import Corpus
 from triforce.ingest.media.encode import encode_flac
 
@@ -75,6 +84,11 @@ CASES = [
     (DropReason.SPEAKING_RATE, {"chars_per_s": 4.9}, {"chars_per_s": 5.0}),
     (DropReason.WRONG_LANGUAGE, {"language": "de"}, {"language": "fr"}),
     (DropReason.WRONG_LANGUAGE, {"language_probability": 0.79}, {"language_probability": 0.8}),
+    (
+        DropReason.WRONG_LANGUAGE,
+        {"language_probability": 0.79, "text_source": RECOGNISER},
+        {"language_probability": 0.79, "text_source": PUBLISHED},
+    ),
     (DropReason.CLIPPED, {"clipped_share": 0.0011}, {"clipped_share": 0.001}),
     (DropReason.NOISY, {"snr_db": 9.9}, {"snr_db": 10.0}),
     (DropReason.MUSIC, {"modulation_db": 3.4}, {"modulation_db": 3.5}),
