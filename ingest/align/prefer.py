@@ -15,13 +15,13 @@ from dataclasses import replace
 from triforce.ingest import storage
 from triforce.ingest.align.clip_texts import (
     MIN_COVERED,
-    Heard,
     Published,
     RecordingAgreement,
     deal_out,
     recording_agreement,
 )
 from triforce.ingest.align.config import AlignConfig
+from triforce.ingest.align.place import Heard
 from triforce.ingest.align.published import automatic_reason, published_lines
 from triforce.ingest.align.tokens import Token, tokenize
 from triforce.ingest.asr.language import whisper_code

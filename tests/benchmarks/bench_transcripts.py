@@ -28,8 +28,9 @@ import soxr
 from known_speech import RATE_HZ, build_recording, read_prompts
 
 from triforce.flows.examples.voice import load_voice, speak
-from triforce.ingest.align.clip_texts import Heard, Published, deal_out, recording_agreement
+from triforce.ingest.align.clip_texts import Published, deal_out, recording_agreement
 from triforce.ingest.align.config import AlignConfig
+from triforce.ingest.align.place import Heard
 from triforce.ingest.align.published import published_lines
 from triforce.ingest.align.tokens import tokenize
 from triforce.ingest.asr.transcribe import Transcriber

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from triforce.ingest.align.clip_texts import Heard, Published, RecordingAgreement, deal_out, recording_agreement
+from triforce.ingest.align.clip_texts import Published, RecordingAgreement, deal_out, recording_agreement
 from triforce.ingest.align.config import AlignConfig
+from triforce.ingest.align.place import Heard
 from triforce.ingest.align.tokens import tokenize
 from triforce.ingest.corpus.records import Word
 
