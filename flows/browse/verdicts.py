@@ -62,6 +62,7 @@ THRESHOLDS = (
     Threshold("min_modulation_db", "modulation_db", True),
     Threshold("min_bandwidth_hz", "bandwidth_hz", True),
     Threshold("min_voice_similarity", "voice_similarity", True),
+    Threshold("max_overlap_share", "overlap_share", False),
     Threshold("min_dnsmos", "dnsmos_ovrl", True),
     Threshold("max_word_chars", "longest_word", False),
     Threshold("max_compound_chars", "longest_word", False),
@@ -171,7 +172,10 @@ _CHECKS: dict[DropReason, _Check] = {
     DropReason.QUIET: _compare("rms_dbfs", _below, "min_rms_dbfs"),
     DropReason.MUSIC: _compare("modulation_db", _below, "min_modulation_db"),
     DropReason.NOISY: _compare("snr_db", _below, "min_snr_db"),
-    DropReason.MANY_SPEAKERS: _compare("voice_similarity", _below, "min_voice_similarity"),
+    DropReason.MANY_SPEAKERS: lambda clips, _, config: (
+        _below(clips["voice_similarity"], config.min_voice_similarity)
+        | _above(clips["overlap_share"], config.max_overlap_share)
+    ),
     DropReason.LOW_DNSMOS: _compare("dnsmos_ovrl", _below, "min_dnsmos"),
     DropReason.NARROW_BAND: _compare("bandwidth_hz", _below, "min_bandwidth_hz"),
 }

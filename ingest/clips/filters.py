@@ -124,6 +124,12 @@ class FilterConfig(BaseModel):
         le=1,
         description="Least similarity of the voices before and after any point of a clip: under it, two people speak.",
     )
+    max_overlap_share: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="Largest share of voiced frames with a second pitch; 0.12 drops most clips that two speak at once.",
+    )
     min_dnsmos: float = Field(0.0, ge=0, le=5, description="Least overall DNSMOS, 1 to 5; 3 is Emilia's limit.")
     min_rms_dbfs: float = Field(-45.0, le=0, description="Quietest clip, dB of full scale.")
 
@@ -223,7 +229,10 @@ _CHECKS = (
     (DropReason.NOISY, lambda clip, config: _below(clip.snr_db, config.min_snr_db)),
     (
         DropReason.MANY_SPEAKERS,
-        lambda clip, config: _below(clip.voice_similarity, config.min_voice_similarity),
+        lambda clip, config: (
+            _below(clip.voice_similarity, config.min_voice_similarity)
+            or _above(clip.overlap_share, config.max_overlap_share)
+        ),
     ),
     (DropReason.LOW_DNSMOS, lambda clip, config: _below(clip.dnsmos_ovrl, config.min_dnsmos)),
     (DropReason.NARROW_BAND, lambda clip, config: _below(clip.bandwidth_hz, config.min_bandwidth_hz)),

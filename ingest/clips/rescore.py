@@ -24,6 +24,7 @@ from triforce.ingest.corpus.records import DATASET, Recording
 from triforce.ingest.corpus.rewrite import replace_columns
 from triforce.ingest.corpus.store import Corpus
 from triforce.ingest.speakers.link import link_speakers
+from triforce.ingest.speakers.overlap import overlap_share
 
 logger = logging.getLogger(__name__)
 
@@ -82,6 +83,7 @@ def _score_clips(uri: str, encoder: SpeakerEncoder | None, quality: DNSMOS | Non
         if encoder is not None:
             voice = encoder(waveform)
             row: dict[str, Any] = {"voice": voice.embedding.tolist(), "voice_similarity": voice.similarity}
+            row["overlap_share"] = overlap_share(waveform)
         else:
             row = {}
         if quality is not None:

@@ -26,6 +26,7 @@ SCORES = (
     *("duration_s", "language_probability", "avg_logprob", "no_speech_prob", "compression_ratio", "temperature"),
     *("chars_per_s", "snr_db", "bandwidth_hz", "clipped_share", "silence_share", "rms_dbfs", "loudness_lufs"),
     *("modulation_db", "edge_db", "voice_similarity", "dnsmos_ovrl", "dnsmos_sig", "dnsmos_bak", "agreement"),
+    "overlap_share",
 )
 """Columns of float32; NaN where a clip has none."""
 TEXT_SCORES = ("letters_per_s", "unique_word_share", "longest_word")

@@ -91,6 +91,7 @@ CLIP_SCHEMA = pa.schema(
         ("text_source", pa.string()),
         ("agreement", pa.float32()),
         ("recognised", pa.string()),
+        ("overlap_share", pa.float32()),
     ],
     metadata={
         "huggingface": json.dumps(

@@ -315,6 +315,8 @@ class Clip:
     """Share of letters in which the recognised and the published text agree, 0 to 1; None without a transcript."""
     recognised: str | None = None
     """What was recognised, where the text is the published one."""
+    overlap_share: float | None = None
+    """Share of the voiced frames in which a second pitch is heard, 0 to 1; of `clips.rescore`."""
 
     @property
     def media(self) -> bytes:

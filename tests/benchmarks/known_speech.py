@@ -105,7 +105,7 @@ def sounding(waveform: np.ndarray, *, under_peak_db: float = 35.0, min_pause_s: 
     return [(start * hop, end * hop) for start, end in runs]
 
 
-def _music(generator: np.random.Generator) -> np.ndarray:
+def music(generator: np.random.Generator) -> np.ndarray:
     """Eight seconds of chords with decaying partials."""
     time_s = np.arange(RATE_HZ) / RATE_HZ
     bars = []
@@ -134,7 +134,7 @@ def _clicks(generator: np.random.Generator) -> np.ndarray:
     return clicks
 
 
-_OTHERS = {"music": _music, "noise": _noise, "silence": _silence, "clicks": _clicks}
+_OTHERS = {"music": music, "noise": _noise, "silence": _silence, "clicks": _clicks}
 
 
 def coverage(recording: KnownRecording, spans: list[tuple[int, int]]) -> float:

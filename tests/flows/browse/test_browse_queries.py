@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from mixed_corpus import AGREEMENTS, AT_LIMITS, TEXTS, TITLE, write_mixed
+from mixed_corpus import AGREEMENTS, AT_LIMITS, OVERLAPS, TEXTS, TITLE, write_mixed
 
 from triforce.flows.browse.catalogue import Catalogue, open_catalogue, state_of
 from triforce.flows.browse.queries import KINDS, OPERATORS, Filter, Overlay, Query, matching, page, sort_keys
@@ -251,6 +251,7 @@ def configs(draw):
     fields |= {"min_language_probability": some("language_probability"), "max_clipped_share": some("clipped_share")}
     fields |= {"min_bandwidth_hz": some("bandwidth_hz", 0.0), "min_modulation_db": some("modulation_db", 0.0)}
     fields |= {"max_edge_db": some("edge_db", 0.0), "min_voice_similarity": some("voice_similarity", 0.0)}
+    fields |= {"max_overlap_share": draw(st.sampled_from([1.0, *filter(None, OVERLAPS)]))}
     fields |= {"min_agreement": draw(st.sampled_from([0.0, *filter(None, AGREEMENTS)]))}
     fields |= {"min_dnsmos": some("dnsmos_ovrl", 0.0), "min_rms_dbfs": some("rms_dbfs")}
     if draw(st.booleans()):  # else hardly a clip would be kept, and the last filters would never be asked

@@ -93,11 +93,14 @@ CASES = [
     (DropReason.NOISY, {"snr_db": 9.9}, {"snr_db": 10.0}),
     (DropReason.MUSIC, {"modulation_db": 3.4}, {"modulation_db": 3.5}),
     (DropReason.MANY_SPEAKERS, {"voice_similarity": 0.69}, {"voice_similarity": 0.7}),
+    (DropReason.MANY_SPEAKERS, {"overlap_share": 0.13}, {"overlap_share": 0.12}),
     (DropReason.LOW_DNSMOS, {"dnsmos_ovrl": 2.9}, {"dnsmos_ovrl": 3.0}),
     (DropReason.NARROW_BAND, {"bandwidth_hz": 3_390.0}, {"bandwidth_hz": 3_400.0}),
     (DropReason.QUIET, {"rms_dbfs": -45.1}, {"rms_dbfs": -45.0}),
 ]
-CONFIG = FilterConfig(languages=("en", "fr"), min_bandwidth_hz=3_400, min_dnsmos=3.0, min_agreement=0.6)
+CONFIG = FilterConfig(
+    languages=("en", "fr"), min_bandwidth_hz=3_400, min_dnsmos=3.0, min_agreement=0.6, max_overlap_share=0.12
+)
 
 
 def test_no_reason_is_without_its_cases():
