@@ -183,7 +183,7 @@ class _Run:
         columns: dict[str, Any] = score_audio(sound.samples) | {
             "text": text,
             "asr_model": TRANSCRIPT,
-            "text_source": PUBLISHED,
+            "text_source": PUBLISHED if text.strip() else None,
             "words": said.words,
             "language": said.language or self._config.language,
         }

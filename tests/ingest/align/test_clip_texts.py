@@ -102,6 +102,26 @@ def test_a_clip_whose_end_was_not_published_is_not_preferred():
     assert [each.is_anchored for each in found] == [False, True]
 
 
+@pytest.mark.parametrize("is_last", [True, False])
+def test_a_word_beyond_music_goes_to_the_clip_of_its_sentence(is_last):
+    """Music lies between two clips, and the recogniser put a word on its wrong side."""
+    first, second = heard("the old man sat on the bench", "then he left for the train")
+    if is_last:
+        last = first.words[-1].end_s + 3
+        first = Heard((*first.words, Word(" then", last, last + 0.3, 0.9)), 0.0)
+        second = Heard(second.words[1:], 9.0)
+    else:
+        moved = [Word(word.word, word.start_s + 3, word.end_s + 3, 0.9) for word in second.words]
+        first, second = Heard(first.words[:-1], 0.0), Heard((Word(" bench", 0.0, 0.3, 0.9), *moved), 9.0)
+    found = deal_out([first, second], tokenize(["The old man sat on the bench. Then he left for the train."]))
+    assert texts(found) == ["The old man sat on the bench.", "Then he left for the train."]
+    assert all(each.is_preferred(CONFIG) for each in found)
+    unpaused = deal_out(heard("the old man sat on the bench then", "he left for the train"), tokenize([
+        "The old man sat on the bench. Then he left for the train."
+    ]))  # fmt: skip
+    assert texts(unpaused) == ["The old man sat on the bench. Then", "he left for the train."]
+
+
 def test_another_text_does_not_agree():
     clips = heard("the old man sat on the bench", "and he waited for the train")
     found = deal_out(clips, tokenize(["Call me Ishmael. Some years ago, never mind how long precisely, I sailed."]))
