@@ -41,7 +41,7 @@ def read_prompts(folder: Path, texts: Path, min_s: float = 1.5) -> list[Prompt]:
     for line in gzip.decompress(texts.read_bytes()).decode(errors="replace").splitlines():
         name, _, text = line.partition(":")
         path = folder / f"{name.strip()}.g722"
-        if line.startswith(";") or re.search(r"[\[(<\d]", text) or not path.is_file():
+        if line.startswith(";") or re.search(r"[\[(<\d]", text) or not path.is_file() or not path.stat().st_size:
             continue
         with av.open(str(path)) as container:
             resampler = av.AudioResampler("flt", "mono", 16_000)
