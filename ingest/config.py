@@ -194,6 +194,7 @@ class AudiobookSource(Source):
     title: str | None = Field(None, description="LibriVox: only books whose title begins so.")
     reader: str | None = Field(None, description="LibriVox: only sections by a reader of this name.")
     book_language: str | None = Field(None, description="LibriVox: only books in this language, as in 'English'.")
+    texts: bool = Field(True, description="LibriVox: whether the text that a book was read from is stored beside it.")
     page_size: int = Field(50, ge=1, le=1000, description="LibriVox: books asked for in one request.")
     items: tuple[str, ...] = Field((), description="archive.org: identifiers of items.")
     query: str | None = Field(None, description="archive.org: a search, as in 'collection:librivoxaudio'.")

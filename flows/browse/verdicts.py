@@ -13,7 +13,7 @@ import numpy as np
 
 from triforce.ingest.clips.filters import SHORT_WORDED, FilterConfig
 from triforce.ingest.clips.refilter import MIN_CLIPS_FOR_RATE
-from triforce.ingest.corpus.records import DropReason
+from triforce.ingest.corpus.records import PUBLISHED, DropReason
 
 Columns = Mapping[str, np.ndarray]
 """Columns of N clips by name, as `score_index` has them; of `NAMES` the places in `Names`."""
@@ -49,6 +49,7 @@ THRESHOLDS = (
     Threshold("max_s", "duration_s", False),
     Threshold("min_snr_db", "snr_db", True),
     Threshold("min_avg_logprob", "avg_logprob", True),
+    Threshold("min_agreement", "agreement", True),
     Threshold("max_no_speech_prob", "no_speech_prob", False),
     Threshold("max_compression_ratio", "compression_ratio", False),
     Threshold("min_unique_word_share", "unique_word_share", True),
@@ -61,6 +62,7 @@ THRESHOLDS = (
     Threshold("min_modulation_db", "modulation_db", True),
     Threshold("min_bandwidth_hz", "bandwidth_hz", True),
     Threshold("min_voice_similarity", "voice_similarity", True),
+    Threshold("max_overlap_share", "overlap_share", False),
     Threshold("min_dnsmos", "dnsmos_ovrl", True),
     Threshold("max_word_chars", "longest_word", False),
     Threshold("max_compound_chars", "longest_word", False),
@@ -126,6 +128,7 @@ def _is_any(clips: Columns, names: Names, column: str, values: set[str | None] |
 
 def _is_wrong_language(clips: Columns, names: Names, config: FilterConfig) -> np.ndarray:
     wrong = _below(clips["language_probability"], config.min_language_probability)
+    wrong &= ~_is_any(clips, names, "text_source", {PUBLISHED})
     wrong |= clips["text_is_null"].astype(bool) & ~_is_any(clips, names, "asr_model", {None})
     if config.languages is not None:
         wrong |= ~_is_any(clips, names, "language", {None, *config.languages})
@@ -161,6 +164,7 @@ _CHECKS: dict[DropReason, _Check] = {
     DropReason.LONG_WORD: _has_long_word,
     DropReason.PHANTOM_PHRASE: lambda clips, _, __: clips["is_phantom"] == 1,
     DropReason.LOW_CONFIDENCE: _compare("avg_logprob", _below, "min_avg_logprob"),
+    DropReason.DISAGREEMENT: _compare("agreement", _below, "min_agreement"),
     DropReason.SPEAKING_RATE: lambda clips, _, config: (
         _below(clips["letters_per_s"], config.min_chars_per_s) | _above(clips["letters_per_s"], config.max_chars_per_s)
     ),
@@ -168,7 +172,10 @@ _CHECKS: dict[DropReason, _Check] = {
     DropReason.QUIET: _compare("rms_dbfs", _below, "min_rms_dbfs"),
     DropReason.MUSIC: _compare("modulation_db", _below, "min_modulation_db"),
     DropReason.NOISY: _compare("snr_db", _below, "min_snr_db"),
-    DropReason.MANY_SPEAKERS: _compare("voice_similarity", _below, "min_voice_similarity"),
+    DropReason.MANY_SPEAKERS: lambda clips, _, config: (
+        _below(clips["voice_similarity"], config.min_voice_similarity)
+        | _above(clips["overlap_share"], config.max_overlap_share)
+    ),
     DropReason.LOW_DNSMOS: _compare("dnsmos_ovrl", _below, "min_dnsmos"),
     DropReason.NARROW_BAND: _compare("bandwidth_hz", _below, "min_bandwidth_hz"),
 }

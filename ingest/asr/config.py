@@ -29,6 +29,11 @@ class TranscribeConfig(BaseModel):
         description="Multilingual Whisper model that tells the language of each clip before it is transcribed; null: "
         "the model itself, and where it knows only English, all speech is taken for that.",
     )
+    other_languages: bool = Field(
+        True,
+        description="Whether a clip in a language that `model` does not know is transcribed by `language_model`; if "
+        "not, it has no text.",
+    )
     beam_size: int = Field(5, ge=1, le=20, description="Hypotheses kept while decoding.")
     batch_size: int = Field(8, ge=1, le=128, description="Windows of 30 s decoded together.")
     cpu_threads: int = Field(1, ge=0, description="Threads of one transcriber on the CPU; 0: CTranslate2's choice.")

@@ -51,11 +51,11 @@ class LanguageJudge:
             raise ValueError(
                 f"language_model {whisper.model!r} knows only English: use a multilingual one, such as 'base'"
             )
-        self._whisper, self._batch_size, self._min_probability = whisper, batch_size, min_probability
+        self.whisper, self._batch_size, self._min_probability = whisper, batch_size, min_probability
 
     def knows(self, language: str | None) -> bool:
         """Return whether it can tell a language, by its code."""
-        return self._whisper.knows(language)
+        return self.whisper.knows(language)
 
     def probabilities(self, clips: Sequence[np.ndarray]) -> list[dict[str, float]]:
         """Return the probability of each language for each clip ``(N,) float32`` at Whisper's rate.
@@ -73,8 +73,8 @@ class LanguageJudge:
         """The probabilities for clips that are filled up to ``num_samples``: the same in every batch."""
         found: list[dict[str, float]] = []
         for first in range(0, len(clips), self._batch_size):
-            encoded = self._whisper.encode(clips[first : first + self._batch_size], num_samples // MEL_FRAME_SAMPLES)
-            found += self._whisper.language_probabilities(encoded)
+            encoded = self.whisper.encode(clips[first : first + self._batch_size], num_samples // MEL_FRAME_SAMPLES)
+            found += self.whisper.language_probabilities(encoded)
         return found
 
     def judge(self, clips: Sequence[np.ndarray], expected: str | None) -> list[Judged]:

@@ -72,6 +72,7 @@ class Transcriber:
         )
         self.whisper.check_language(self.config.language)
         self._judge = self._load_judge()
+        self._other = self._for_other_languages()
 
     def _load_judge(self) -> LanguageJudge | None:
         name, settings = self.config.language_model, self.config
@@ -90,6 +91,18 @@ class Transcriber:
         if name is None and not whisper.is_multilingual:
             return None
         return LanguageJudge(whisper, settings.batch_size, settings.min_language_probability)
+
+    def _for_other_languages(self) -> Transcriber | None:
+        """The judge's model as a transcriber, where the config's model knows fewer languages."""
+        if (
+            self._judge is None
+            or not self.config.other_languages
+            or self.config.language
+            or self.whisper.is_multilingual
+        ):
+            return None
+        settings = {"model": self._judge.whisper.model, "language_model": None}
+        return Transcriber(self.config.model_copy(update=settings), whisper=self._judge.whisper)
 
     @property
     def name(self) -> str:
@@ -118,8 +131,8 @@ class Transcriber:
         """Return one transcript per clip, in order. ``waveforms`` are ``(N,)``, float in [-1, 1] or int16, up to 30 s.
 
         ``language`` is the expected one, which `detect_language` found; without it it is found from these clips. Each
-        clip is transcribed in its own language; one in a language that the model does not know, or the config does not
-        want, has no text.
+        clip is transcribed in its own language, by the config's model or, where that does not know it, by the one that
+        tells languages; a clip in a language that neither knows, or the config does not want, has no text.
         """
         clips = [resample(waveform, sample_rate_hz) for waveform in waveforms]
         for number, clip in enumerate(clips):
@@ -131,19 +144,22 @@ class Transcriber:
         transcripts: dict[int, Transcript] = {}
         for code in sorted({each.language for each in heard}):
             own = [index for index, each in enumerate(heard) if each.language == code]
-            if self._writes(code):
-                found = self._transcribe_in(code, [clips[index] for index in own])
-            else:
+            writer = self._writer(code)
+            if writer is None:
                 found = [Transcript(None, code, None)] * len(own)
+            else:
+                found = writer._transcribe_in(code, [clips[index] for index in own])
+            name = (writer or self).name
             for index, transcript in zip(own, found, strict=True):
-                transcripts[index] = replace(transcript, language_probability=heard[index].probability)
+                probability = heard[index].probability
+                transcripts[index] = replace(transcript, language_probability=probability, asr_model=name)
         return [transcripts[index] for index in range(len(clips))]
 
-    def _writes(self, language: str) -> bool:
-        """Whether speech in ``language`` is transcribed."""
-        if self.config.language:
-            return language == self.config.language
-        return self.whisper.knows(language)
+    def _writer(self, language: str) -> Transcriber | None:
+        """What transcribes speech in ``language``, None where it is not wanted or nothing knows it."""
+        if self.config.language and language != self.config.language:
+            return None
+        return next((each for each in (self, self._other) if each and each.whisper.knows(language)), None)
 
     def _transcribe_in(self, language: str, clips: Sequence[np.ndarray]) -> list[Transcript]:
         transcripts: dict[int, Transcript] = {}

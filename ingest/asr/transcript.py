@@ -29,6 +29,8 @@ class Transcript:
     """Probability that there is no speech: in the clip if it was transcribed alone, else in the window it shared."""
     compression_ratio: float = 0.0
     temperature: float = 0.0
+    asr_model: str | None = None
+    """Name of the model that wrote the text, or would have."""
 
 
 def suspects(

@@ -21,13 +21,24 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from triforce.ingest import storage
+from triforce.ingest.align.config import AlignConfig
+from triforce.ingest.align.prefer import prefer_published
 from triforce.ingest.asr.transcribe import TranscribeConfig, Transcriber, Transcript
 from triforce.ingest.clips.cut import CutConfig, Cutter, Span
 from triforce.ingest.clips.filters import FilterConfig, drop_reason
 from triforce.ingest.clips.make_clip import sound_clip
 from triforce.ingest.clips.scores import score_audio
 from triforce.ingest.clips.vad import Smoother, VadConfig, detect
-from triforce.ingest.corpus.records import CLIP_TRIES, SAMPLE_RATE_HZ, Clip, Recording, RejectReason, Status, Word
+from triforce.ingest.corpus.records import (
+    CLIP_TRIES,
+    RECOGNISER,
+    SAMPLE_RATE_HZ,
+    Clip,
+    Recording,
+    RejectReason,
+    Status,
+    Word,
+)
 from triforce.ingest.corpus.store import Corpus
 from triforce.ingest.errors import Rejected
 from triforce.ingest.media.decode import decode
@@ -46,6 +57,7 @@ class ClipConfig(BaseModel):
     vad: VadConfig = Field(default_factory=VadConfig, description="Where speech is.")
     cut: CutConfig = Field(default_factory=CutConfig, description="Where clips begin and end.")
     transcribe: TranscribeConfig = Field(default_factory=TranscribeConfig, description="What is said.")
+    align: AlignConfig = Field(default_factory=AlignConfig, description="Which transcripts are preferred to it.")
     filter: FilterConfig = Field(default_factory=FilterConfig, description="Which clips are for training.")
     max_recording_s: float = Field(
         24 * 3600.0, gt=0, description="Longer recordings are refused once that much is decoded, seconds."
@@ -91,7 +103,8 @@ def clip_recording(
     run = _Run(recording, config, transcriber, progress)
     try:
         with _local_file(corpus, recording.media_path) as path:
-            num_clips = corpus.write_clips(recording, run.clips(path))
+            clips = prefer_published(run.clips(path), recording, corpus, config.align)
+            num_clips = corpus.write_clips(recording, run.judged(clips))
     except Rejected as error:
         return _reject(recording, corpus, error, started)
     if not num_clips:
@@ -173,6 +186,15 @@ class _Run:
                 yield self._clip(cut, transcript)
             self._progress(batch[-1].span.end / SAMPLE_RATE_HZ)
 
+    def judged(self, clips: Iterable[Clip]) -> Iterator[Clip]:
+        """Yield the clips with the reasons why they are dropped, and count them."""
+        for clip in clips:
+            reason = drop_reason(clip, self._config.filter)
+            self._reasons[reason and str(reason)] += 1
+            self._clips_s += clip.duration_s
+            self._kept_s += 0.0 if reason else clip.duration_s
+            yield clip if reason is None else dataclasses.replace(clip, drop_reason=str(reason))
+
     def summary(self) -> ClipSummary:
         return ClipSummary(
             self._recording.recording_id,
@@ -222,15 +244,10 @@ class _Run:
             heard = dataclasses.asdict(transcript)
             columns |= heard | {
                 "words": tuple(Word(**word) for word in heard["words"]),
-                "asr_model": self._transcriber.name,
+                "text_source": RECOGNISER if transcript.text is not None else None,
                 "chars_per_s": _chars_per_s(transcript.text, len(cut.samples) / SAMPLE_RATE_HZ),
             }
-        clip = sound_clip(self._recording, cut.span.start, cut.samples, **columns)
-        reason = drop_reason(clip, self._config.filter)
-        self._reasons[reason and str(reason)] += 1
-        self._clips_s += clip.duration_s
-        self._kept_s += 0.0 if reason else clip.duration_s
-        return clip if reason is None else dataclasses.replace(clip, drop_reason=str(reason))
+        return sound_clip(self._recording, cut.span.start, cut.samples, **columns)
 
 
 def cut_stream(blocks: Iterable[np.ndarray], config: ClipConfig) -> Iterator[Cut]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict, Field
 
 from triforce.ingest.asr.writing import plain_words, repeatable_units, spaced_words, spoken_letters
-from triforce.ingest.corpus.records import Clip, DropReason
+from triforce.ingest.corpus.records import PUBLISHED, Clip, DropReason
 
 PHANTOM_PHRASES = {
     "en": (
@@ -58,6 +58,7 @@ TEXT_SCOPES = {
     DropReason.LONG_WORD: "scripts with spaces; a higher limit where words are glued together",
     DropReason.PHANTOM_PHRASE: "the languages of `PHANTOM_PHRASES`",
     DropReason.LOW_CONFIDENCE: "any language that the recogniser knows",
+    DropReason.DISAGREEMENT: "any script, where a transcript came with the recording",
     DropReason.SPEAKING_RATE: "any script; characters count as the letters of an alphabet that they stand for",
 }
 """For which scripts or languages each filter on text holds. In any other text it drops nothing."""
@@ -80,6 +81,12 @@ class FilterConfig(BaseModel):
         0.6, ge=0, le=1, description="Above it, and under min_avg_logprob, there is no speech."
     )
     min_avg_logprob: float = Field(-1.0, le=0, description="Least mean log probability of the tokens.")
+    min_agreement: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Least agreement with the published transcript, by letters, of clips whose recording has one.",
+    )
     max_compression_ratio: float = Field(2.4, gt=0, description="Largest ratio of the text to itself compressed.")
     min_unique_word_share: float = Field(
         0.4, ge=0, le=1, description="Least share of different words, of ten words or more."
@@ -116,6 +123,12 @@ class FilterConfig(BaseModel):
         ge=0,
         le=1,
         description="Least similarity of the voices before and after any point of a clip: under it, two people speak.",
+    )
+    max_overlap_share: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="Largest share of voiced frames with a second pitch; 0.12 drops most clips that two speak at once.",
     )
     min_dnsmos: float = Field(0.0, ge=0, le=5, description="Least overall DNSMOS, 1 to 5; 3 is Emilia's limit.")
     min_rms_dbfs: float = Field(-45.0, le=0, description="Quietest clip, dB of full scale.")
@@ -155,7 +168,9 @@ def _is_repetition(clip: Clip, config: FilterConfig) -> bool:
 def _is_wrong_language(clip: Clip, config: FilterConfig) -> bool:
     is_other = config.languages is not None and clip.language not in (None, *config.languages)
     is_unwritten = clip.asr_model is not None and clip.text is None
-    return is_other or is_unwritten or _below(clip.language_probability, config.min_language_probability)
+    is_confirmed = clip.text_source == PUBLISHED  # words of another language would not have agreed
+    is_doubtful = not is_confirmed and _below(clip.language_probability, config.min_language_probability)
+    return is_other or is_unwritten or is_doubtful
 
 
 def _is_phantom(clip: Clip, config: FilterConfig) -> bool:
@@ -206,6 +221,7 @@ _CHECKS = (
     (DropReason.LONG_WORD, _has_long_word),
     (DropReason.PHANTOM_PHRASE, _is_phantom),
     (DropReason.LOW_CONFIDENCE, lambda clip, config: _below(clip.avg_logprob, config.min_avg_logprob)),
+    (DropReason.DISAGREEMENT, lambda clip, config: _below(clip.agreement, config.min_agreement)),
     (DropReason.SPEAKING_RATE, _has_wrong_rate),
     (DropReason.CLIPPED, lambda clip, config: _above(clip.clipped_share, config.max_clipped_share)),
     (DropReason.QUIET, lambda clip, config: _below(clip.rms_dbfs, config.min_rms_dbfs)),
@@ -213,7 +229,10 @@ _CHECKS = (
     (DropReason.NOISY, lambda clip, config: _below(clip.snr_db, config.min_snr_db)),
     (
         DropReason.MANY_SPEAKERS,
-        lambda clip, config: _below(clip.voice_similarity, config.min_voice_similarity),
+        lambda clip, config: (
+            _below(clip.voice_similarity, config.min_voice_similarity)
+            or _above(clip.overlap_share, config.max_overlap_share)
+        ),
     ),
     (DropReason.LOW_DNSMOS, lambda clip, config: _below(clip.dnsmos_ovrl, config.min_dnsmos)),
     (DropReason.NARROW_BAND, lambda clip, config: _below(clip.bandwidth_hz, config.min_bandwidth_hz)),

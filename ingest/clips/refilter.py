@@ -19,10 +19,11 @@ from triforce.ingest.corpus.rewrite import replace_columns
 from triforce.ingest.corpus.store import Corpus
 
 SCORES = [
-    *("clip_id", "recording_id", "drop_reason", "modality", "duration_s", "text", "asr_model"),
+    *("clip_id", "recording_id", "drop_reason", "modality", "duration_s", "text", "asr_model", "text_source"),
     *("language", "language_probability"),
     *("avg_logprob", "no_speech_prob", "compression_ratio", "chars_per_s", "snr_db", "bandwidth_hz", "clipped_share"),
     *("rms_dbfs", "modulation_db", "edge_db", "cut_blind", "voice_similarity", "dnsmos_ovrl"),
+    *("agreement", "overlap_share"),
 ]
 """Columns that `filters.drop_reason` judges by, but for the words."""
 CHANGE_COLUMNS = ("source", "recording_id", "clip_id", "before", "after")

@@ -23,6 +23,8 @@ from triforce.ingest.clips.speakers import SpeakerConfig, SpeakerEncoder, cluste
 from triforce.ingest.corpus.records import DATASET, Recording
 from triforce.ingest.corpus.rewrite import replace_columns
 from triforce.ingest.corpus.store import Corpus
+from triforce.ingest.speakers.link import link_speakers
+from triforce.ingest.speakers.overlap import overlap_share
 
 logger = logging.getLogger(__name__)
 
@@ -51,8 +53,9 @@ def rescore(
 ) -> list[Rescored]:
     """Score every clip for its speaker, its quality or both, a recording at a time, each file written atomically.
 
-    Recordings that have the scores are skipped, so a killed run goes on; ``again`` computes them again. Raises
-    ImportError, with the command that installs it, where a model is not installed.
+    Then voices are compared across the recordings of each source (`link_speakers`). Recordings that have the scores are
+    skipped, so a killed run goes on; ``again`` computes them again. Raises ImportError, with the command that installs
+    it, where a model is not installed.
     """
     encoder = SpeakerEncoder() if voices else None
     quality = DNSMOS() if dnsmos else None
@@ -69,6 +72,8 @@ def rescore(
             replace_columns(uri, columns)
             results.append(_summary(name, recording_id, columns))
             on_recording(results[-1])
+        if voices and voices.across_recordings and any(result.source == name for result in results):
+            link_speakers(corpus, name, voices)
     return results
 
 
@@ -78,6 +83,7 @@ def _score_clips(uri: str, encoder: SpeakerEncoder | None, quality: DNSMOS | Non
         if encoder is not None:
             voice = encoder(waveform)
             row: dict[str, Any] = {"voice": voice.embedding.tolist(), "voice_similarity": voice.similarity}
+            row["overlap_share"] = overlap_share(waveform)
         else:
             row = {}
         if quality is not None:

@@ -20,12 +20,13 @@ from triforce.ingest.clips.filters import EDGE_WORD_S, MIN_UNITS, is_phantom_phr
 from triforce.ingest.corpus.file_index import FileIndex
 from triforce.ingest.corpus.store import SHARED_COLUMNS, Corpus
 
-VERSION = 1
+VERSION = 2
 """To be raised where a column of `TEXT_SCORES` means something else than before."""
 SCORES = (
     *("duration_s", "language_probability", "avg_logprob", "no_speech_prob", "compression_ratio", "temperature"),
     *("chars_per_s", "snr_db", "bandwidth_hz", "clipped_share", "silence_share", "rms_dbfs", "loudness_lufs"),
-    *("modulation_db", "edge_db", "voice_similarity", "dnsmos_ovrl", "dnsmos_sig", "dnsmos_bak"),
+    *("modulation_db", "edge_db", "voice_similarity", "dnsmos_ovrl", "dnsmos_sig", "dnsmos_bak", "agreement"),
+    "overlap_share",
 )
 """Columns of float32; NaN where a clip has none."""
 TEXT_SCORES = ("letters_per_s", "unique_word_share", "longest_word")
@@ -34,7 +35,7 @@ characters of the longest word; NaN where there are none."""
 INTEGERS = ("start_sample", "end_sample", "sample_rate_hz")
 FLAGS = ("cut_blind", "no_words", "is_phantom", "touches_edge", "has_words", "has_conditioning")
 """Columns of 1, 0 and -1 for unknown: a text without words, one that is a phantom phrase, a word at an end."""
-NAMES = ("asr_model", "language", "speaker", "drop_reason", "modality")
+NAMES = ("asr_model", "text_source", "language", "speaker", "drop_reason", "modality")
 """Columns of few different texts."""
 ORIGIN = SHARED_COLUMNS
 """Columns that clips of a recording mostly share: one value for a run of clips, which `origin_starts` begins."""

@@ -36,6 +36,16 @@ class SpeakerConfig(BaseModel):
         description="Mean cosine at which groups of clips are one speaker. Measured on Debian's prompts in four "
         "languages: 0.94 between clips of one voice (median), 0.81 at most between clips of two.",
     )
+    across_recordings: bool = Field(
+        True, description="Whether a voice has the same name in all recordings of its source."
+    )
+    min_linked_similarity: float = Field(
+        0.94,
+        gt=0,
+        lt=1,
+        description="Mean cosine at which voices of two recordings are one speaker: over 0.92, which two speakers "
+        "reach through one telephone line. Measured, see ingest/speakers.",
+    )
     num_conditioning: int = Field(3, ge=1, le=32, description="Conditioning clips named for each clip.")
 
 

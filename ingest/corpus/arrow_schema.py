@@ -88,6 +88,10 @@ CLIP_SCHEMA = pa.schema(
         ("dnsmos_ovrl", pa.float32()),
         ("dnsmos_sig", pa.float32()),
         ("dnsmos_bak", pa.float32()),
+        ("text_source", pa.string()),
+        ("agreement", pa.float32()),
+        ("recognised", pa.string()),
+        ("overlap_share", pa.float32()),
     ],
     metadata={
         "huggingface": json.dumps(

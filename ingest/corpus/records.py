@@ -90,6 +90,8 @@ class DropReason(StrEnum):
     NO_SPEECH = "no_speech"
     LOW_CONFIDENCE = "low_confidence"
     REPETITION = "repetition"
+    DISAGREEMENT = "disagreement"
+    """The recogniser and the published transcript say different things."""
     LONG_WORD = "long_word"
     PHANTOM_PHRASE = "phantom_phrase"
     SPEAKING_RATE = "speaking_rate"
@@ -247,7 +249,7 @@ class Clip:
     text: str | None = None
     """None with an `asr_model`: the clip is in a language that the model does not transcribe."""
     asr_model: str | None = None
-    """What wrote the text: a model's name, or `TRANSCRIPT`."""
+    """What recognised the speech: a model's name, or `TRANSCRIPT` where nothing did."""
     language: str | None = None
     """ISO 639-1 code."""
     language_probability: float | None = None
@@ -296,7 +298,7 @@ class Clip:
     video: Media | None = None
     """FFV1 in Matroska, which is lossless."""
     voice: tuple[float, ...] | None = None
-    """Embedding of the speaker's voice, a unit vector of 256; this and all below come from `clips.rescore`."""
+    """Embedding of the speaker's voice, a unit vector of 256; this and all to DNSMOS come from `clips.rescore`."""
     voice_similarity: float | None = None
     """Cosine between the voices before and after the most probable change of speaker."""
     conditioning: tuple[str, ...] | None = None
@@ -307,6 +309,14 @@ class Clip:
     """DNSMOS P.835 of the speech, 1 to 5."""
     dnsmos_bak: float | None = None
     """DNSMOS P.835 of the background, 1 to 5."""
+    text_source: str | None = None
+    """`RECOGNISER` or `PUBLISHED`: where the text comes from. None: written before this was told, see `asr_model`."""
+    agreement: float | None = None
+    """Share of letters in which the recognised and the published text agree, 0 to 1; None without a transcript."""
+    recognised: str | None = None
+    """What was recognised, where the text is the published one."""
+    overlap_share: float | None = None
+    """Share of the voiced frames in which a second pitch is heard, 0 to 1; of `clips.rescore`."""
 
     @property
     def media(self) -> bytes:
@@ -371,6 +381,8 @@ MEDIA_COLUMNS = ("audio", "image", "video")
 
 TRANSCRIPT = "transcript"
 """``asr_model`` of a text that a person wrote."""
+RECOGNISER, PUBLISHED = "recogniser", "published"
+"""``text_source``: what the recogniser wrote, or what came with the recording or dataset."""
 
 
 def make_recording_id(source: str, source_id: str) -> str:

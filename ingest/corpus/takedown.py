@@ -64,6 +64,7 @@ def remove(
             for index in (recording_index(corpus, source), clip_index(corpus, source), score_index(corpus, source)):
                 index.purge()
             storage.remove(storage.join(corpus.uri, "state", "browse"), recursive=True)  # the same, as a page reads it
+            storage.remove(storage.join(corpus.uri, "state", f"source={source}", "transcripts"), recursive=True)
         if forget and not dry_run:
             ledger.forget_pages(corpus, source)  # an unchanged feed would count as read, and never yield them
     return Removal(chosen, num_clips, sum(item.num_bytes or 0 for item in chosen), stale)

@@ -20,6 +20,8 @@ from triforce.ingest.clips.make_clip import sound_clip
 from triforce.ingest.clips.scores import score_audio
 from triforce.ingest.corpus.records import (
     DATASET,
+    PUBLISHED,
+    RECOGNISER,
     SAMPLE_RATE_HZ,
     TRANSCRIPT,
     UTTERANCES,
@@ -181,6 +183,7 @@ class _Run:
         columns: dict[str, Any] = score_audio(sound.samples) | {
             "text": text,
             "asr_model": TRANSCRIPT,
+            "text_source": PUBLISHED if text.strip() else None,
             "words": said.words,
             "language": said.language or self._config.language,
         }
@@ -280,7 +283,8 @@ def _transcribed(sounds: Sequence[Sound], config: DatasetConfig) -> dict[str, di
         each.utterance.utterance_id: {name: getattr(found, name) for name in columns}
         | {
             "words": tuple(Word(word.word, word.start_s, word.end_s, word.probability) for word in found.words),
-            "asr_model": transcriber.name,
+            "asr_model": found.asr_model,
+            "text_source": RECOGNISER,
         }
         for each, found in zip(silent, transcriber.transcribe(waveforms, language=language), strict=True)
     }

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 SCORES = (
     *("snr_db", "bandwidth_hz", "loudness_lufs", "rms_dbfs", "modulation_db", "silence_share", "chars_per_s"),
-    *("duration_s", "avg_logprob", "language_probability", "voice_similarity"),
+    *("duration_s", "avg_logprob", "language_probability", "voice_similarity", "agreement", "overlap_share"),
     *("dnsmos_ovrl", "dnsmos_sig", "dnsmos_bak"),
 )
 """Scores that an export may ask for, and whose quantiles the card shows."""

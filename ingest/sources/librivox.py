@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from urllib.parse import urlencode
 
@@ -10,6 +11,7 @@ from triforce.ingest.config import AudiobookSource
 from triforce.ingest.corpus.records import Recording, RejectReason, Status, make_recording_id
 from triforce.ingest.errors import Rejected
 from triforce.ingest.fetch.addresses import absolute
+from triforce.ingest.fetch.transcripts import SHARED
 from triforce.ingest.ledger import is_universal
 from triforce.ingest.sources.base import SourceKind
 from triforce.ingest.sources.fields import parse_duration
@@ -49,6 +51,10 @@ LANGUAGES = dict(
 
 class LibriVox(SourceKind[AudiobookSource]):
     """The books of the catalogue that fit ``author`` and ``title``, page by page."""
+
+    @property
+    def wants_transcripts(self) -> bool:
+        return self.config.texts
 
     def listings(self, pages: Pages) -> Iterator[Iterator[Recording]]:
         yield self._catalogue(pages)
@@ -125,7 +131,10 @@ def _section(section: dict, book: dict, url: str, source: AudiobookSource) -> Re
         "section_number": number,
         "book_author": authors,
         "reader": readers,
-        "text_url": _text(book.get("url_text_source")),
+        "text_url": (text_url := _text(book.get("url_text_source"))),
+        "transcript_url": plain_text_url(text_url) if text_url else None,
+        "transcript_type": "text/plain" if text_url else None,
+        SHARED: "book" if text_url else None,
         "book_language": _text(book.get("language")),
     }
     return Recording(
@@ -145,6 +154,20 @@ def _section(section: dict, book: dict, url: str, source: AudiobookSource) -> Re
         status=Status.DISCOVERED,
         metadata={key: value for key, value in metadata.items() if value},
     )
+
+
+GUTENBERG = re.compile(r"https?://(?:www\.|dev\.)?gutenberg\.(?:org|net)/(?:ebooks|etext|files|cache/epub)/(\d+)\b")
+ARCHIVE_ITEM = re.compile(r"https?://(?:www\.)?archive\.org/(?:details|stream|download)/([\w.-]+)")
+
+
+def plain_text_url(url: str) -> str:
+    """Return the address of a book's text, where a library's page about the book is given: Project Gutenberg's plain
+    text, what archive.org read in its pages. Any other page is taken for the text."""
+    if match := GUTENBERG.match(url):
+        return f"https://www.gutenberg.org/cache/epub/{match[1]}/pg{match[1]}.txt"
+    if match := ARCHIVE_ITEM.match(url):
+        return f"https://archive.org/download/{match[1]}/{match[1]}_djvu.txt"
+    return url
 
 
 def _text(value: object) -> str | None:

@@ -137,7 +137,8 @@ def _episode(
     elif is_shared:
         guid = f"{guid} {canonical_url(url)}"
     source_id = _source_id(guid, feed_url)
-    transcript = choose_transcript(entry.transcripts)
+    language = source.language or language_of(feed)
+    transcript = choose_transcript(entry.transcripts, language)
     metadata = entry.extra | {
         "feed_url": feed_url,
         "declared_bytes": enclosure.get("length"),
@@ -146,6 +147,7 @@ def _episode(
         "persons": "; ".join(entry.persons),
         "transcript_url": transcript["url"] if transcript else None,
         "transcript_type": transcript.get("type") if transcript else None,
+        "transcript_language": language_code(transcript.get("language")) if transcript else None,
     }
     return Recording(
         recording_id=make_recording_id(source.name, source_id),
@@ -159,7 +161,7 @@ def _episode(
         collection=feed.title,
         published=entry.published,
         licence=entry.licence or source.licence or feed.licence,
-        language=source.language or language_of(feed),
+        language=language,
         duration_s=parse_duration(entry.duration),
         status=Status.DISCOVERED,
         metadata={key: str(value) for key, value in metadata.items() if value not in (None, "")},
@@ -225,12 +227,15 @@ TRANSCRIPT_TYPES = (
 """Types of transcripts, best first: those with times, then those without."""
 
 
-def choose_transcript(transcripts: list[dict[str, str]]) -> dict[str, str] | None:
-    """Return the best of an entry's transcripts by `TRANSCRIPT_TYPES`, None where there is none."""
+def choose_transcript(transcripts: list[dict[str, str]], language: str | None = None) -> dict[str, str] | None:
+    """Return the best of an entry's transcripts, None where there is none: one in the episode's ``language`` before one
+    that states none and then others, and of these the best by `TRANSCRIPT_TYPES`."""
 
-    def rank(item: dict[str, str]) -> int:
+    def rank(item: dict[str, str]) -> tuple[int, int]:
         kind = item.get("type", "").split(";")[0].strip().lower()
-        return TRANSCRIPT_TYPES.index(kind) if kind in TRANSCRIPT_TYPES else len(TRANSCRIPT_TYPES)
+        stated = language_code(item.get("language"))
+        distance = 1 if stated is None or language is None else 2 * (stated != language)
+        return distance, TRANSCRIPT_TYPES.index(kind) if kind in TRANSCRIPT_TYPES else len(TRANSCRIPT_TYPES)
 
     return min(transcripts, key=rank, default=None)
 

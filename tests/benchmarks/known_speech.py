@@ -30,6 +30,8 @@ class KnownRecording:
     others: list[tuple[str, int, int]] = field(default_factory=list)
     """What is not speech: its kind, first and last sample."""
     text: str = ""
+    prompts: list[tuple[int, int, str]] = field(default_factory=list)
+    """First sample, the one after the last, and text of each prompt, in order."""
 
 
 def read_prompts(folder: Path, texts: Path, min_s: float = 1.5) -> list[Prompt]:
@@ -39,7 +41,7 @@ def read_prompts(folder: Path, texts: Path, min_s: float = 1.5) -> list[Prompt]:
     for line in gzip.decompress(texts.read_bytes()).decode(errors="replace").splitlines():
         name, _, text = line.partition(":")
         path = folder / f"{name.strip()}.g722"
-        if line.startswith(";") or re.search(r"[\[(<\d]", text) or not path.is_file():
+        if line.startswith(";") or re.search(r"[\[(<\d]", text) or not path.is_file() or not path.stat().st_size:
             continue
         with av.open(str(path)) as container:
             resampler = av.AudioResampler("flt", "mono", 16_000)
@@ -63,6 +65,7 @@ def build_recording(prompts: list[Prompt], seconds: float, seed: int, *, plain: 
         voice = prompt.waveform if plain or at % 3 else _other_voice(prompt.waveform)
         waveform = voice * (0.5 / max(0.05, np.abs(voice).max())) * generator.uniform(0.4, 1.6)
         recording.speech += [(length + a, length + b) for a, b in sounding(waveform)]
+        recording.prompts.append((length, length + len(waveform), prompt.text))
         parts.append(waveform)
         length += len(waveform)
         texts.append(prompt.text)
@@ -102,7 +105,7 @@ def sounding(waveform: np.ndarray, *, under_peak_db: float = 35.0, min_pause_s: 
     return [(start * hop, end * hop) for start, end in runs]
 
 
-def _music(generator: np.random.Generator) -> np.ndarray:
+def music(generator: np.random.Generator) -> np.ndarray:
     """Eight seconds of chords with decaying partials."""
     time_s = np.arange(RATE_HZ) / RATE_HZ
     bars = []
@@ -131,7 +134,7 @@ def _clicks(generator: np.random.Generator) -> np.ndarray:
     return clicks
 
 
-_OTHERS = {"music": _music, "noise": _noise, "silence": _silence, "clicks": _clicks}
+_OTHERS = {"music": music, "noise": _noise, "silence": _silence, "clicks": _clicks}
 
 
 def coverage(recording: KnownRecording, spans: list[tuple[int, int]]) -> float:

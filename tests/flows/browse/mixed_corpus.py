@@ -8,12 +8,22 @@ from typing import Any
 import numpy as np
 from corpora import WORDS, sweep
 
-from triforce.ingest.corpus.records import SAMPLE_RATE_HZ, Clip, Media, Recording, Word, make_recording_id
+from triforce.ingest.corpus.records import (
+    PUBLISHED,
+    RECOGNISER,
+    SAMPLE_RATE_HZ,
+    Clip,
+    Media,
+    Recording,
+    Word,
+    make_recording_id,
+)
 from triforce.ingest.corpus.store import Corpus
 from triforce.ingest.media.encode import encode_flac
 from triforce.ingest.media.pixels import encode_png
 
 TITLE = "<script>document.title='taken'</script> & <b>Sons</b>"
+AGREEMENTS, OVERLAPS = (None, 0.95, 0.6, 0.59), (0.02, 0.12, None, 0.13)
 AT_LIMITS: dict[str, tuple[float | None, ...]] = {
     "avg_logprob": (-0.2, -1.0, -1.01, -0.3, None),
     "no_speech_prob": (0.01, 0.6, 0.7, None),
@@ -57,6 +67,9 @@ def write_mixed(folder: Path, clips_per_recording: int = 60) -> Corpus:
                 generator.choice([0, 24])
             )
             columns = _columns(generator, length / SAMPLE_RATE_HZ)
+            columns["text_source"] = (None, RECOGNISER, PUBLISHED)[index % 3]
+            columns["overlap_share"] = OVERLAPS[index % 4]
+            columns["agreement"] = AGREEMENTS[index % 4]
             if index % 17 == 0 and number == 2:
                 columns["title"] = "another title"
             clips.append(Clip.cut(recording, start, start + length, SAMPLE_RATE_HZ, audio=audio, **columns))

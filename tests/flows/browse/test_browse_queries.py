@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from mixed_corpus import AT_LIMITS, TEXTS, TITLE, write_mixed
+from mixed_corpus import AGREEMENTS, AT_LIMITS, OVERLAPS, TEXTS, TITLE, write_mixed
 
 from triforce.flows.browse.catalogue import Catalogue, open_catalogue, state_of
 from triforce.flows.browse.queries import KINDS, OPERATORS, Filter, Overlay, Query, matching, page, sort_keys
@@ -21,7 +21,7 @@ from triforce.flows.browse.verdicts import KEPT, REASONS, THRESHOLDS, judge
 from triforce.ingest.clips.filters import FilterConfig, letters_per_s
 from triforce.ingest.clips.marks import mark_wrong
 from triforce.ingest.clips.refilter import refilter
-from triforce.ingest.clips.score_index import FLAGS, INTEGERS, NAMES, ORIGIN, SCORES
+from triforce.ingest.clips.score_index import FLAGS, INTEGERS, NAMES, ORIGIN, SCORES, TEXT_SCORES
 from triforce.ingest.corpus.arrow_schema import CLIP_SCHEMA
 from triforce.ingest.corpus.records import MEDIA_COLUMNS, Clip, Recording
 from triforce.ingest.corpus.stats import find_recording
@@ -65,7 +65,7 @@ def test_the_catalogue_holds_every_column_of_every_clip(mixed):
         expected = [None if pd.isna(value) else value for value in frame[name]]
         assert [catalogue.text_of(name, row) for row in range(len(frame))] == expected, name
     held = {*SCORES, *INTEGERS, *NAMES, *ORIGIN, *FLAGS, "text", "source", "clip_id", "recording_id"}
-    assert set(CLIP_SCHEMA.names) - held == {*MEDIA_COLUMNS, "words", "voice", "conditioning"}
+    assert set(CLIP_SCHEMA.names) - held == {*MEDIA_COLUMNS, "words", "voice", "conditioning", "recognised"}
 
 
 def test_ids_that_are_none_find_nothing(mixed):
@@ -251,6 +251,8 @@ def configs(draw):
     fields |= {"min_language_probability": some("language_probability"), "max_clipped_share": some("clipped_share")}
     fields |= {"min_bandwidth_hz": some("bandwidth_hz", 0.0), "min_modulation_db": some("modulation_db", 0.0)}
     fields |= {"max_edge_db": some("edge_db", 0.0), "min_voice_similarity": some("voice_similarity", 0.0)}
+    fields |= {"max_overlap_share": draw(st.sampled_from([1.0, *filter(None, OVERLAPS)]))}
+    fields |= {"min_agreement": draw(st.sampled_from([0.0, *filter(None, AGREEMENTS)]))}
     fields |= {"min_dnsmos": some("dnsmos_ovrl", 0.0), "min_rms_dbfs": some("rms_dbfs")}
     if draw(st.booleans()):  # else hardly a clip would be kept, and the last filters would never be asked
         fields = dict(
@@ -275,6 +277,7 @@ def test_every_reason_is_met(mixed):
     _, catalogue, _ = mixed
     marked = np.arange(catalogue.num_clips) == 0
     strict = FilterConfig(languages=("en",), min_dnsmos=3.0, min_bandwidth_hz=9000, max_chars_per_s=20)
+    strict = strict.model_copy(update={"min_agreement": 0.6})
     seen = {
         int(one)
         for config in (FilterConfig(), strict)
@@ -381,7 +384,7 @@ def test_a_corpus_that_holds_no_clips_or_is_not_local(tmp_path):
         assert matching(empty, Query(filters=(wanted,), search="x"), overlay).tolist() == []
     assert page(np.zeros(0, bool), sort_keys(empty, "title", overlay), Query()).rows == []
     assert Judge(empty, overlay.marked).summary(FilterConfig())["hours"] == 0
-    assert len(histograms(empty)) == 22
+    assert len(histograms(empty)) == len((*SCORES, *TEXT_SCORES))
     clip = Clip.cut(replace(recording, recording_id="c" * 16), 5, 10, 24_000, text="hello")
     corpus.write_recording(replace(recording, recording_id="c" * 16, source_id="c"))
     corpus.write_clips(replace(recording, recording_id="c" * 16), [clip])

@@ -20,7 +20,7 @@ from triforce.ingest.asr.language import Judged, LanguageJudge, judged, whisper_
 from triforce.ingest.asr.transcribe import Transcriber
 from triforce.ingest.asr.whisper import Whisper
 from triforce.ingest.clips.clip_recording import ClipConfig, clip_recording
-from triforce.ingest.corpus.records import SAMPLE_RATE_HZ, Clip, DropReason, Recording
+from triforce.ingest.corpus.records import RECOGNISER, SAMPLE_RATE_HZ, Clip, Recording
 from triforce.ingest.corpus.store import Corpus
 from triforce.ingest.media.decode import decode_float
 
@@ -85,14 +85,22 @@ def clips_of(corpus: Corpus) -> list[Clip]:
 
 
 @pytest.mark.parametrize("stated", ["de", "en", None])
-def test_german_is_no_nonsense_english(tmp_path, by_default, german, stated):
+def test_german_is_written_as_german(tmp_path, by_default, german, stated):
     corpus, recording = record(tmp_path, [german(text) for text in GERMAN], stated)
     clip_recording(recording, corpus, ClipConfig(), by_default)
-    clips = clips_of(corpus)
-    assert len(clips) == 2
-    for clip in clips:
-        assert (clip.language, clip.text, clip.drop_reason) == ("de", None, DropReason.WRONG_LANGUAGE)
+    first, second = clips_of(corpus)
+    for clip in (first, second):
+        assert (clip.language, clip.asr_model, clip.text_source) == ("de", "whisper-base", RECOGNISER)
         assert clip.language_probability > 0.5  # a robot speaks
+    assert "der deutschen Sprache" in first.text
+    assert "Damen und Herren" in second.text
+
+
+def test_other_languages_are_left_out_where_that_is_asked(base, german, spoken):
+    config = TranscribeConfig(beam_size=1, batch_size=4, other_languages=False)
+    english, foreign = Transcriber(config).transcribe([spoken(ENGLISH[0]), german(GERMAN[1])])
+    assert (english.text, english.asr_model) == (ENGLISH[0], "whisper-tiny.en")
+    assert (foreign.language, foreign.text) == ("de", None)
 
 
 def test_each_clip_has_its_own_language(tmp_path, by_default, spoken, german):
@@ -101,7 +109,10 @@ def test_each_clip_has_its_own_language(tmp_path, by_default, spoken, german):
     corpus, recording = record(tmp_path, waveforms, None)
     clip_recording(recording, corpus, ClipConfig(), by_default)
     clips = clips_of(corpus)
-    assert [(clip.language, clip.drop_reason) for clip in clips] == [("en", None)] * 3 + [("de", "wrong_language")] * 2
+    assert [(clip.language, clip.asr_model) for clip in clips] == [
+        *[("en", "whisper-tiny.en")] * 3,
+        *[("de", "whisper-base")] * 2,
+    ]
     assert [clip.text.lower().split()[0] for clip in clips[:3]] == ["she", "in", "he"]
 
 

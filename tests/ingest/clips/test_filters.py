@@ -16,7 +16,16 @@ from triforce.ingest.asr.repetition import compression_ratio
 from triforce.ingest.asr.writing import plain_words, repeatable_units, spaced_words
 from triforce.ingest.clips.filters import TEXT_SCOPES, FilterConfig, drop_reason
 from triforce.ingest.clips.refilter import refilter
-from triforce.ingest.corpus.records import Clip, DropReason, Media, Recording, Word, make_clip_id
+from triforce.ingest.corpus.records import (
+    PUBLISHED,
+    RECOGNISER,
+    Clip,
+    DropReason,
+    Media,
+    Recording,
+    Word,
+    make_clip_id,
+)
 from triforce.ingest.corpus.store import Corpus
 from triforce.ingest.media.encode import encode_flac
 
@@ -70,19 +79,28 @@ CASES = [
     (DropReason.REPETITION, {"text": "go on and stop " + "go " * 6}, {"text": "go on and stop it " + "go " * 5}),
     (DropReason.LONG_WORD, {"text": "oh " + "a" * 25}, {"text": "oh " + "a" * 24}),
     (DropReason.PHANTOM_PHRASE, {"text": "Thanks for watching!"}, {"text": "Thanks for watching the house."}),
+    (DropReason.DISAGREEMENT, {"agreement": 0.59}, {"agreement": 0.6}),
     (DropReason.SPEAKING_RATE, {"chars_per_s": 21.1}, {"chars_per_s": 21.0}),
     (DropReason.SPEAKING_RATE, {"chars_per_s": 4.9}, {"chars_per_s": 5.0}),
     (DropReason.WRONG_LANGUAGE, {"language": "de"}, {"language": "fr"}),
     (DropReason.WRONG_LANGUAGE, {"language_probability": 0.79}, {"language_probability": 0.8}),
+    (
+        DropReason.WRONG_LANGUAGE,
+        {"language_probability": 0.79, "text_source": RECOGNISER},
+        {"language_probability": 0.79, "text_source": PUBLISHED},
+    ),
     (DropReason.CLIPPED, {"clipped_share": 0.0011}, {"clipped_share": 0.001}),
     (DropReason.NOISY, {"snr_db": 9.9}, {"snr_db": 10.0}),
     (DropReason.MUSIC, {"modulation_db": 3.4}, {"modulation_db": 3.5}),
     (DropReason.MANY_SPEAKERS, {"voice_similarity": 0.69}, {"voice_similarity": 0.7}),
+    (DropReason.MANY_SPEAKERS, {"overlap_share": 0.13}, {"overlap_share": 0.12}),
     (DropReason.LOW_DNSMOS, {"dnsmos_ovrl": 2.9}, {"dnsmos_ovrl": 3.0}),
     (DropReason.NARROW_BAND, {"bandwidth_hz": 3_390.0}, {"bandwidth_hz": 3_400.0}),
     (DropReason.QUIET, {"rms_dbfs": -45.1}, {"rms_dbfs": -45.0}),
 ]
-CONFIG = FilterConfig(languages=("en", "fr"), min_bandwidth_hz=3_400, min_dnsmos=3.0)
+CONFIG = FilterConfig(
+    languages=("en", "fr"), min_bandwidth_hz=3_400, min_dnsmos=3.0, min_agreement=0.6, max_overlap_share=0.12
+)
 
 
 def test_no_reason_is_without_its_cases():
@@ -217,7 +235,8 @@ def test_words_of_ascii_are_those_of_any_text(text):
 
 def test_every_filter_on_text_says_what_it_holds_for():
     """A filter that drops a good clip for its text, or for a score of it, is one on text."""
-    bad_texts = [bad for _, bad, _ in CASES if {"text", "chars_per_s", "compression_ratio", "avg_logprob"} & set(bad)]
+    scores = {"text", "chars_per_s", "compression_ratio", "avg_logprob", "agreement"}
+    bad_texts = [bad for _, bad, _ in CASES if scores & set(bad)]
     on_text = {drop_reason(replace(GOOD, **bad), CONFIG) for bad in bad_texts} - {DropReason.NO_SPEECH}
     assert on_text | {DropReason.WRONG_LANGUAGE} == set(TEXT_SCOPES)
     page = (Path(__file__).parents[3] / "ingest/README.md").read_text(encoding="utf-8")

@@ -14,7 +14,7 @@ from triforce.ingest.errors import Rejected
 from triforce.ingest.ledger import canonical_url, is_universal
 from triforce.ingest.sources import feed as feeds
 from triforce.ingest.sources import podcast
-from triforce.ingest.sources.podcast import choose_enclosure, parse_duration, parse_feed, parse_opml
+from triforce.ingest.sources.podcast import choose_enclosure, choose_transcript, parse_duration, parse_feed, parse_opml
 from triforce.ingest.sync import discover
 
 RICH = """<itunes:duration>1:02:03</itunes:duration><itunes:season>2</itunes:season><itunes:episode>7</itunes:episode>
@@ -304,3 +304,13 @@ def test_known_episodes_are_left_out_and_those_without_a_guid_too(make_feed):
     known = {row.recording_id for row in everything[:2]}
     rest, _ = parse_feed(feed.encode(), "https://example.org/feed", SOURCE, known=known)
     assert rest == everything[2:]
+
+
+def test_a_transcript_in_the_language_of_the_episode_goes_before_others():
+    german = {"url": "/de.vtt", "type": "text/vtt", "language": "de-AT"}
+    english, plain = german | {"url": "/en.txt", "type": "text/plain", "language": "en"}, {"url": "/x.txt"}
+    assert choose_transcript([german, english, plain], "en") == english
+    assert choose_transcript([german, plain], "en") == plain
+    assert choose_transcript([english, german], "de") == german
+    assert choose_transcript([english, german]) == german
+    assert choose_transcript([]) is None

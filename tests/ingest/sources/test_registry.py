@@ -36,7 +36,7 @@ def test_a_source_is_opened_with_the_settings_alone(name):
     opened = open_source(EXAMPLES[name], config)
     assert (type(opened.settings), opened.settings, opened.config) == (Settings, SETTINGS, EXAMPLES[name])
     assert opened.blocks_allowed == (1 if name == "youtube" else 7)
-    assert opened.wants_transcripts == (name in ("podcast", "youtube"))
+    assert opened.wants_transcripts == (name in ("podcast", "youtube", "librivox"))
 
 
 def test_transcripts_are_left_out_where_a_podcast_says_so():
