@@ -6,11 +6,13 @@ Prints the tables of infra/SCALE.md. Floating-point operations of the networks a
 from __future__ import annotations
 
 import argparse
+import math
 from dataclasses import dataclass
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from triforce.ingest.corpus.packs.compact import MAX_PACK_BYTES, MAX_PACK_FILES
 from triforce.models.diffusion import Diffusion, DiffusionConfig
 from triforce.models.dvae import DVAE, DVAEConfig
 from triforce.models.gpt import GPT, GPTConfig
@@ -113,6 +115,15 @@ def metadata_rows(hours: float) -> list[tuple[str, float, float]]:
     return [(name, recordings * ms / 1000, requests[name]) for name, ms in METADATA_MS.items()]
 
 
+def object_rows(hours: float) -> list[tuple[str, float, float]]:
+    """Objects that rows and clips are in: name, as an ingest writes them, and after `triforce corpus compact`."""
+    recordings, clips_bytes = hours * 3600 / RECORDING_S, hours * 3600 * FLAC_BYTES_PER_S
+    return [
+        ("rows", recordings, math.ceil(recordings / MAX_PACK_FILES)),
+        ("clips", recordings, math.ceil(clips_bytes / MAX_PACK_BYTES)),
+    ]
+
+
 def stage_rows(hours: float, size: str) -> list[Row]:
     """Every stage: how much goes through it, and what that takes."""
     kept_s = hours * 3600 * KEPT_SHARE
@@ -159,6 +170,14 @@ def report(hours: float, size: str) -> str:
     for name, terabytes, puts, gets in storage_rows(hours):
         once, monthly = puts / 1000 * PUT_1000 + gets / 1e6 * GET_MILLION, terabytes * 1000 * GB_MONTH
         lines.append(f"| {name} | {terabytes:.2f} | {puts:,.0f} | {gets:,.0f} | {monthly:,.0f} | {once:,.0f} |")
+    lines += [
+        "",
+        "| What | objects | a listing's requests | compacted | a listing's requests |",
+        "|---|---|---|---|---|",
+    ]
+    for name, single, packed in object_rows(hours):
+        pages = [f"{number:,.0f} | {math.ceil(number / LISTED):,}" for number in (single, packed)]
+        lines.append(f"| {name} | {' | '.join(pages)} |")
     lines += ["", "### Steps over the whole corpus", "", "| Step | core seconds | requests |", "|---|---|---|"]
     lines += [f"| {name} | {seconds:,.0f} | {requests:,.0f} |" for name, seconds, requests in metadata_rows(hours)]
     rows = stage_rows(hours, size)

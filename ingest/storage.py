@@ -116,6 +116,11 @@ def list_stamps(folder: str | os.PathLike, suffix: str = "") -> dict[str, str]:
 
     It is empty for a file too young to tell. One listing; no file is opened.
     """
+    return {name: stamp for name, stamp in list_entries(folder).items() if stamp is not None and name.endswith(suffix)}
+
+
+def list_entries(folder: str | os.PathLike) -> dict[str, str | None]:
+    """Return the names of finished files with their stamps, as `list_stamps` does, and of folders with None."""
     fs, path = resolve(folder)
     try:
         entries = os.scandir(path) if isinstance(fs, LocalFileSystem) else fs.ls(path, detail=True)
@@ -123,11 +128,7 @@ def list_stamps(folder: str | os.PathLike, suffix: str = "") -> dict[str, str]:
         return {}
     now = time.time()
     stamps = dict(_stamp(entry, now) for entry in entries)
-    return {
-        name: stamps[name]
-        for name in sorted(stamps)
-        if name.endswith(suffix) and not name.startswith(TEMPORARY_PREFIX) and stamps[name] is not None
-    }
+    return {name: stamps[name] for name in sorted(stamps) if not name.startswith(TEMPORARY_PREFIX)}
 
 
 def _stamp(entry: Any, now: float) -> tuple[str, Any]:
@@ -136,7 +137,7 @@ def _stamp(entry: Any, now: float) -> tuple[str, Any]:
         if entry.is_dir():
             return entry.name, None
         return entry.name, _stamp_of_stat(entry.stat(), now)
-    name = entry["name"].rsplit("/", 1)[-1]
+    name = entry["name"].rstrip("/").rsplit("/", 1)[-1]
     if entry["type"] != "file":
         return name, None
     version = next(

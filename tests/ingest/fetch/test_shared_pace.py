@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -29,25 +28,6 @@ for url in sys.argv[2:]:
     get_document(url, settings)
     print("done", flush=True)
 """
-
-
-@pytest.fixture(scope="module")
-def bucket() -> Iterator[str]:
-    """A bucket of an S3-compatible store on loopback."""
-    s3fs = pytest.importorskip("s3fs", reason="pip install 'triforce[cluster-test]'")
-    server = pytest.importorskip("moto.server", reason="pip install 'triforce[cluster-test]'")
-    store = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    store.start()
-    url = "http://{}:{}".format(*store.get_host_and_port())
-    keys = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in ({"AWS_ENDPOINT_URL": url} | keys).items():
-            patch.setenv(name, value)
-        s3fs.S3FileSystem.clear_instance_cache()
-        storage.resolve("s3://triforce")[0].mkdir("triforce")
-        yield "s3://triforce"
-    s3fs.S3FileSystem.clear_instance_cache()
-    store.stop()
 
 
 @pytest.fixture(params=["folder", "object store"])
