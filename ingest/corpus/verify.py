@@ -18,6 +18,7 @@ from triforce.ingest.corpus.arrow_schema import CLIP_SCHEMA
 from triforce.ingest.corpus.packs import overlay
 from triforce.ingest.corpus.packs.change import remove_files
 from triforce.ingest.corpus.packs.check import broken_packs
+from triforce.ingest.corpus.packs.pack_list import FOLDER
 from triforce.ingest.corpus.records import DATASET, MEDIA_COLUMNS, Clip, Recording, Status, make_clip_id
 from triforce.ingest.corpus.stats import files_by_recording
 from triforce.ingest.corpus.store import Corpus
@@ -77,7 +78,7 @@ def _verify_packs(corpus: Corpus, source: str) -> Iterator[Fault]:
     for kind in ("recordings", "clips"):
         folder = f"{kind}/source={source}"
         for name, problem in broken_packs(storage.join(corpus.uri, folder)):
-            yield Fault(FaultKind.UNREADABLE_PACK, f"{folder}/{overlay.FOLDER}/{name}", problem)
+            yield Fault(FaultKind.UNREADABLE_PACK, f"{folder}/{FOLDER}/{name}", problem)
 
 
 def _verify_source(corpus: Corpus, source: str, deep: bool, repair: bool, on_progress) -> Iterator[Fault]:

@@ -11,7 +11,6 @@ import uuid
 from collections.abc import Collection, Mapping
 
 from triforce.ingest import storage
-from triforce.ingest.corpus.packs.overlay import FOLDER, Packs, forget_removed, open_packed, packs_of
 from triforce.ingest.corpus.packs.pack_file import (
     CheckedCopy,
     Content,
@@ -20,6 +19,7 @@ from triforce.ingest.corpus.packs.pack_file import (
     place_of,
     write_pack,
 )
+from triforce.ingest.corpus.packs.pack_list import FOLDER, Packs, forget_removed, open_packed, packs_of
 
 
 def remove_files(folder: str, names: Collection[str]) -> None:

@@ -6,8 +6,8 @@ import zipfile
 from collections.abc import Iterator
 
 from triforce.ingest import storage
-from triforce.ingest.corpus.packs.overlay import FOLDER
 from triforce.ingest.corpus.packs.pack_file import place_of, read_sections
+from triforce.ingest.corpus.packs.pack_list import FOLDER
 
 
 def broken_packs(folder: str) -> Iterator[tuple[str, str]]:

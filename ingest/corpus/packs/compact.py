@@ -18,8 +18,9 @@ from triforce.ingest.clips.score_index import score_index
 from triforce.ingest.corpus.clip_index import clip_index
 from triforce.ingest.corpus.file_index import FileIndex
 from triforce.ingest.corpus.packs.change import packed_content, publish
-from triforce.ingest.corpus.packs.overlay import ENDING, Packs, forget_removed, list_files, packs_of, stamp_of
+from triforce.ingest.corpus.packs.overlay import ENDING, list_files
 from triforce.ingest.corpus.packs.pack_file import BLOCK_BYTES, MAX_FILE_BYTES, Content, Section, pack_name, place_of
+from triforce.ingest.corpus.packs.pack_list import Packs, forget_removed, packs_of, stamp_of
 from triforce.ingest.corpus.records import DATASET, Status
 from triforce.ingest.corpus.stats import list_recordings, recording_index
 from triforce.ingest.corpus.store import Corpus

@@ -26,6 +26,7 @@ from triforce.ingest.corpus.clip_index import kept_digest
 from triforce.ingest.corpus.packs import compact as compaction
 from triforce.ingest.corpus.packs import overlay
 from triforce.ingest.corpus.packs.compact import compact, unpack
+from triforce.ingest.corpus.packs.pack_list import packs_of
 from triforce.ingest.corpus.records import Recording, RejectReason, Status, make_recording_id
 from triforce.ingest.corpus.retry import take_up
 from triforce.ingest.corpus.rewrite import replace_columns
@@ -342,7 +343,7 @@ def test_a_broken_pack_is_found_and_taken_away(corpus):
     pack.write_bytes(pack.read_bytes()[:-100])
     for path in Path(corpus.uri).glob("state/*/clips-packs/*"):
         path.unlink()
-    overlay.packs_of.cache_clear()
+    packs_of.cache_clear()
     assert [fault.kind for fault in verify(corpus)] == [FaultKind.UNREADABLE_PACK]
     with pytest.raises(ValueError, match=r"packed/.*corpus verify --repair"):
         stats(corpus)
