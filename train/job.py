@@ -15,6 +15,7 @@ from typing import Any
 from tqdm import tqdm
 
 from triforce.ingest import storage
+from triforce.ingest.cores import num_cores
 from triforce.models.release_files import load_card
 from triforce.train.config import TrainConfig, with_absolute_paths
 from triforce.train.launch import here
@@ -52,7 +53,7 @@ def train(config: TrainConfig, *, progress: bool = True) -> TrainSummary:
         return _summary(card, run.name, time.monotonic() - started, skipped=True)
     if about := TASKS[config.stage].describe(config):
         log.info("train %s: %s", config.stage, about)
-    num_threads = config.threads_per_worker or max(1, (os.cpu_count() or 1) // config.num_workers)
+    num_threads = config.threads_per_worker or max(1, num_cores() // config.num_workers)
     with _progress_bar(run) if progress and not _is_other_rank() else contextlib.nullcontext():
         if trains_here(config):
             here.launch(run, num_threads)

@@ -7,7 +7,6 @@ that the rows hold. About a hundred bytes an utterance are in memory for that, a
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -18,6 +17,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from triforce.ingest import storage
+from triforce.ingest.cores import num_cores
 from triforce.ingest.corpus.records import UTTERANCES, RejectReason, make_recording_id
 from triforce.ingest.corpus.stats import recording_index
 from triforce.ingest.corpus.store import Corpus
@@ -68,11 +68,6 @@ def import_dataset(
         on_part(counts)
     total.known = planner.num_known
     return total
-
-
-def num_cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def known_hashes(corpus: Corpus, source: str) -> set[int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -15,6 +14,7 @@ import torch
 from triforce.flows.examples.piper.prepared import Marks, SpokenText, load_voice
 from triforce.flows.examples.piper.synthesise import SpokenBatch, SynthesisConfig, Synthesiser
 from triforce.flows.examples.piper.vits import Vits
+from triforce.ingest.cores import num_cores
 from triforce.models.memory import reuse_freed_memory
 
 CHUNK = 8
@@ -29,7 +29,7 @@ def speak_on_cores(prepared: Path, texts: Sequence[SpokenText], config: Synthesi
     Each chunk has a seed of its own, so that what comes out does not depend on the number of cores. Sentences are
     spoken one by one, which keeps to the cache: 10.4 x real time a core, two at once 8.2 x (a Xeon with AMX).
     """
-    config, cores = replace(config, batch_size=1), os.cpu_count() or 1
+    config, cores = replace(config, batch_size=1), num_cores()
     chunks = (
         (prepared, texts[at : at + CHUNK], replace(config, seed=config.seed + at)) for at in range(0, len(texts), CHUNK)
     )

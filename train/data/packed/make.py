@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from triforce.ingest.cores import num_cores
 from triforce.ingest.corpus.packs import overlay
 from triforce.ingest.corpus.records import SAMPLE_RATE_HZ
 from triforce.ingest.corpus.store import Corpus
@@ -38,7 +38,7 @@ def pack_corpus(
         return found
     writer = PackWriter(folder, mel, samples=samples)
     cut_short = False
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(num_cores()) as pool:
         for rows in (rows for uri in Corpus(corpus).clip_files() for rows in _row_groups(uri)):
             for (about, waveform), values in zip(rows, pool.map(lambda row: _mel(row[1], mel), rows), strict=True):
                 if not cut_short:
