@@ -172,7 +172,7 @@ def report(hours: float, size: str) -> str:
         lines.append(f"| {name} | {terabytes:.2f} | {puts:,.0f} | {gets:,.0f} | {monthly:,.0f} | {once:,.0f} |")
     lines += [
         "",
-        "| What | objects | a listing's requests | compacted | a listing's requests |",
+        "| What | objects | requests of a listing | compacted | requests of a listing |",
         "|---|---|---|---|---|",
     ]
     for name, single, packed in object_rows(hours):
