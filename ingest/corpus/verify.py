@@ -83,6 +83,7 @@ def _verify_packs(corpus: Corpus, source: str) -> Iterator[Fault]:
 
 def _verify_source(corpus: Corpus, source: str, deep: bool, repair: bool, on_progress) -> Iterator[Fault]:
     files, clipped = files_by_recording(corpus, source), corpus.clipped_ids(source)
+    sizes = storage.list_sizes(storage.join(corpus.uri, "recordings", f"source={source}"))
     fetched: set[str] = set()
     with_media: set[str] = set()  # what the cut rejects keeps its file
     for recording_id in sorted(corpus.recording_ids(source)):
@@ -100,7 +101,7 @@ def _verify_source(corpus: Corpus, source: str, deep: bool, repair: bool, on_pro
             continue
         fetched.add(recording_id)
         if recording.source_kind != DATASET:
-            yield from _verify_media(corpus, recording, files.get(recording_id, []), deep)
+            yield from _verify_media(corpus, recording, sizes, deep)
         elif recording_id not in clipped:
             yield Fault(
                 FaultKind.MISSING_MEDIA, row_path, f"{recording_id} of a dataset was imported, its clips are gone"
@@ -127,14 +128,14 @@ def _is_settled_without_media(corpus: Corpus, source: str, recording_id: str) ->
         return False
 
 
-def _verify_media(corpus: Corpus, recording: Recording, names: list[str], deep: bool) -> Iterator[Fault]:
+def _verify_media(corpus: Corpus, recording: Recording, sizes: dict[str, int], deep: bool) -> Iterator[Fault]:
     path = recording.media_path or ""
-    if path.rsplit("/", 1)[-1] not in names:
+    size = sizes.get(path.rsplit("/", 1)[-1])
+    if size is None:
         yield Fault(FaultKind.MISSING_MEDIA, path, f"{recording.recording_id} was fetched, its file is gone")
         return
     uri = storage.join(corpus.uri, path)
-    fs, inner = storage.resolve(uri)
-    if (size := fs.size(inner)) != recording.num_bytes:
+    if size != recording.num_bytes:
         yield Fault(FaultKind.WRONG_BYTES, path, f"{size} bytes, {recording.num_bytes} on record")
     elif deep and (sha256 := storage.sha256_of(uri)) != recording.sha256:
         yield Fault(FaultKind.WRONG_BYTES, path, f"SHA-256 {sha256}, {recording.sha256} on record")
@@ -149,10 +150,10 @@ def _verify_clips(corpus: Corpus, recording: Recording, deep: bool) -> Iterator[
             if any(known.get(field.name) != field.type for field in parquet.schema_arrow):
                 yield Fault(FaultKind.BAD_CLIP, path, "another schema than this version writes")
                 return
-            columns = ["clip_id", "recording_id", "start_sample", "end_sample", "sample_rate_hz", "modality"]
-            if not deep and _places_hold(parquet.read(columns=columns, use_threads=False), recording):
+            places = ["clip_id", "recording_id", "start_sample", "end_sample"]
+            if not deep and _places_hold(parquet.read(columns=places, use_threads=False), recording):
                 return
-            columns += MEDIA_COLUMNS if deep else ()
+            columns = [*places, "sample_rate_hz", "modality", *(MEDIA_COLUMNS if deep else ())]
             columns = [name for name in columns if name in parquet.schema_arrow.names]
             for batch in parquet.iter_batches(batch_size=32, columns=columns):
                 for row in batch.to_pylist():
