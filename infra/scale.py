@@ -45,11 +45,11 @@ CONV_SHARE, GPT_SHARE = 0.25, 0.40
 # Measured: tests/benchmarks/bench_scale.py, 20 000 recordings of 225 clips, milliseconds of one busy core a recording;
 # twice where the first time makes what is remembered. Assumed: from there on it grows with the number of recordings.
 METADATA_MS = {
-    "index of clip files, once": 4.6,
-    "hash of a run's inputs": 0.04,
-    "plan of the shards": 0.64,
+    "index of clip files, once": 2.4,
+    "hash of a run's inputs": 0.02,
+    "plan of the shards": 0.25,
     "training's start": 0.20,
-    "index of rows, once": 2.5,
+    "index of rows, once": 1.0,
     "stats": 0.05,
 }
 # Derived: a listing names 1 000 objects; a clip file is looked at once, with a request for its size, one for its footer
