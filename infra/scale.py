@@ -48,7 +48,7 @@ METADATA_MS = {
     "index of clip files, once": 2.4,
     "hash of a run's inputs": 0.02,
     "plan of the shards": 0.25,
-    "training's start": 0.20,
+    "training's start": 0.11,
     "index of rows, once": 1.0,
     "stats": 0.05,
 }
