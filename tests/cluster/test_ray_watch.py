@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 
 import pytest
+import ray
 from hosts import wait_for
 from ray_watch import MetricsWatch, Nodes, metric_names, node_states
 
@@ -42,11 +45,13 @@ def test_a_watch_keeps_what_has_come_and_gone(monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_real_head_tells_of_its_nodes(tmp_path):
+def test_a_real_head_tells_of_its_nodes():
+    folder = tempfile.mkdtemp(prefix="ray-")  # short, as a socket's path may have 107 bytes
+    address = ray.util.get_node_ip_address()
     port = 20_000 + os.getpid() % 10_000
-    environment = os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "t" * 32, "RAY_TMPDIR": str(tmp_path)}
+    environment = os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "t" * 32, "RAY_TMPDIR": folder}
     words = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--num-cpus", "0"]
-    words += ["--node-ip-address", "127.0.0.1", "--port", str(port), "--dashboard-port", str(port + 1)]
+    words += ["--port", str(port), "--dashboard-port", str(port + 1)]
     head = subprocess.Popen([*words, "--disable-usage-stats"], env=environment, stdout=subprocess.DEVNULL)
     try:
 
@@ -58,13 +63,15 @@ def test_a_real_head_tells_of_its_nodes(tmp_path):
             return done.stdout
 
         def is_alive() -> bool:
+            assert head.poll() is None, "it ended as it started"
             with contextlib.suppress(RuntimeError):
-                return Nodes(typed, "t" * 32).count("127.0.0.1", "ALIVE") == 1
+                return Nodes(typed, "t" * 32).count(address, "ALIVE") == 1
             return False
 
         wait_for("the head's node", is_alive, 120, every_s=1)
         with pytest.raises(RuntimeError, match=r"40[13]"):
-            Nodes(typed, "wrong" * 8).count("127.0.0.1", "ALIVE")
+            Nodes(typed, "wrong" * 8).count(address, "ALIVE")
     finally:
         head.terminate()
         head.wait(60)
+        shutil.rmtree(folder, ignore_errors=True)
