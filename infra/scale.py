@@ -6,11 +6,13 @@ Prints the tables of infra/SCALE.md. Floating-point operations of the networks a
 from __future__ import annotations
 
 import argparse
+import math
 from dataclasses import dataclass
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from triforce.ingest.corpus.packs.compact import MAX_PACK_BYTES, MAX_PACK_FILES
 from triforce.models.diffusion import Diffusion, DiffusionConfig
 from triforce.models.dvae import DVAE, DVAEConfig
 from triforce.models.gpt import GPT, GPTConfig
@@ -43,11 +45,11 @@ CONV_SHARE, GPT_SHARE = 0.25, 0.40
 # Measured: tests/benchmarks/bench_scale.py, 20 000 recordings of 225 clips, milliseconds of one busy core a recording;
 # twice where the first time makes what is remembered. Assumed: from there on it grows with the number of recordings.
 METADATA_MS = {
-    "index of clip files, once": 4.6,
-    "hash of a run's inputs": 0.04,
-    "plan of the shards": 0.64,
-    "training's start": 0.20,
-    "index of rows, once": 2.5,
+    "index of clip files, once": 2.4,
+    "hash of a run's inputs": 0.02,
+    "plan of the shards": 0.25,
+    "training's start": 0.11,
+    "index of rows, once": 1.0,
     "stats": 0.05,
 }
 # Derived: a listing names 1 000 objects; a clip file is looked at once, with a request for its size, one for its footer
@@ -113,6 +115,15 @@ def metadata_rows(hours: float) -> list[tuple[str, float, float]]:
     return [(name, recordings * ms / 1000, requests[name]) for name, ms in METADATA_MS.items()]
 
 
+def object_rows(hours: float) -> list[tuple[str, float, float]]:
+    """Objects that rows and clips are in: name, as an ingest writes them, and after `triforce corpus compact`."""
+    recordings, clips_bytes = hours * 3600 / RECORDING_S, hours * 3600 * FLAC_BYTES_PER_S
+    return [
+        ("rows", recordings, math.ceil(recordings / MAX_PACK_FILES)),
+        ("clips", recordings, math.ceil(clips_bytes / MAX_PACK_BYTES)),
+    ]
+
+
 def stage_rows(hours: float, size: str) -> list[Row]:
     """Every stage: how much goes through it, and what that takes."""
     kept_s = hours * 3600 * KEPT_SHARE
@@ -159,6 +170,14 @@ def report(hours: float, size: str) -> str:
     for name, terabytes, puts, gets in storage_rows(hours):
         once, monthly = puts / 1000 * PUT_1000 + gets / 1e6 * GET_MILLION, terabytes * 1000 * GB_MONTH
         lines.append(f"| {name} | {terabytes:.2f} | {puts:,.0f} | {gets:,.0f} | {monthly:,.0f} | {once:,.0f} |")
+    lines += [
+        "",
+        "| What | objects | requests of a listing | compacted | requests of a listing |",
+        "|---|---|---|---|---|",
+    ]
+    for name, single, packed in object_rows(hours):
+        pages = [f"{number:,.0f} | {math.ceil(number / LISTED):,}" for number in (single, packed)]
+        lines.append(f"| {name} | {' | '.join(pages)} |")
     lines += ["", "### Steps over the whole corpus", "", "| Step | core seconds | requests |", "|---|---|---|"]
     lines += [f"| {name} | {seconds:,.0f} | {requests:,.0f} |" for name, seconds, requests in metadata_rows(hours)]
     rows = stage_rows(hours, size)

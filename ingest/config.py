@@ -86,6 +86,15 @@ class Settings(BaseModel):
     requests_per_s: float = Field(4.0, gt=0, description="Requests begun per second and host.")
     connections_per_host: int = Field(2, ge=1, le=32, description="Transfers at one time per host.")
 
+    shared_pace: str | None = Field(
+        None,
+        description="Folder or object store in which processes on several machines keep this pace together; none: each "
+        "process keeps its own.",
+    )
+    lease_s: float = Field(
+        30.0, ge=1, description="Of a shared pace: what a killed process held is free after at most 1.5 times as long."
+    )
+
     max_failed_share: float = Field(0.5, ge=0, le=1, description="A sync fails when more than this share is rejected.")
     max_blocks: int = Field(3, ge=1, description="A source is left alone for this run after so many blocks in a row.")
     max_runs: int = Field(10, ge=1, description="Runs in which a recording with a passing failure is tried, in all.")
@@ -318,19 +327,22 @@ def load_sources(uri: str) -> SourcesConfig:
     """
     config = load_model(uri, SourcesConfig)
     sources = tuple(_with_absolute_paths(source, uri) for source in config.sources)
+    shared_pace = _beside(config.shared_pace, uri)
     for source in sources:
         for name in source.must_exist if source.enabled else ():
             path = getattr(source, name)
             if path and not Path(path).is_file():
                 raise ValueError(f"{uri}: source {source.name!r}: {name} {path}: no such file; export it again")
-    return config.model_copy(update={"sources": sources})
+    return config.model_copy(update={"sources": sources, "shared_pace": shared_pace})
+
+
+def _beside(path: str | None, uri: str) -> str | None:
+    """Return a path that a file names, relative to the file's folder; what names a store, or no path, as it is."""
+    if not path or "://" in path or "://" in str(uri):
+        return path
+    return str(Path(uri).resolve().parent / path)
 
 
 def _with_absolute_paths(source: Source, uri: str) -> Source:
-    paths = {name: getattr(source, name) for name in source.paths}
-    absolute = {
-        name: str(Path(uri).resolve().parent / path)
-        for name, path in paths.items()
-        if path and "://" not in path and "://" not in str(uri)
-    }
+    absolute = {name: _beside(getattr(source, name), uri) for name in source.paths}
     return source.model_copy(update=absolute) if absolute else source

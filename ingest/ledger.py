@@ -12,15 +12,13 @@ All of it can be lost: then feeds are read in full and recordings looked at once
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import json
-import os
 import re
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
@@ -28,6 +26,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 from triforce.ingest import storage
 from triforce.ingest.corpus.records import Recording, RejectReason, Status
 from triforce.ingest.corpus.store import Corpus
+from triforce.ingest.locks import exclusive
 
 CLAIM_KINDS = {
     "guid": RejectReason.DUPLICATE_ID,
@@ -225,26 +224,6 @@ def sweep(corpus: Corpus, source: str) -> int:
     return count
 
 
-@contextlib.contextmanager
-def exclusive(path: Path) -> Iterator[None]:
-    """Hold ``path`` as a lock against threads and processes of this machine; the lock of a dead process is free."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    while True:
-        handle = os.open(path, os.O_CREAT | os.O_RDWR)
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        try:
-            if os.stat(path).st_ino == os.fstat(handle).st_ino:
-                break
-        except FileNotFoundError:
-            pass
-        os.close(handle)  # the holder before us removed the file that we waited for
-    try:
-        yield
-    finally:
-        path.unlink(missing_ok=True)
-        os.close(handle)
-
-
-def commit_lock(corpus: Corpus) -> contextlib.AbstractContextManager:
+def commit_lock(corpus: Corpus) -> AbstractContextManager:
     """Return the lock held from the search for duplicates until the row is written, so that one of two equals wins."""
     return exclusive(partial_path(corpus, "commit").with_suffix(".lock"))

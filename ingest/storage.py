@@ -9,7 +9,7 @@ import os
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -116,6 +116,11 @@ def list_stamps(folder: str | os.PathLike, suffix: str = "") -> dict[str, str]:
 
     It is empty for a file too young to tell. One listing; no file is opened.
     """
+    return {name: stamp for name, stamp in list_entries(folder).items() if stamp is not None and name.endswith(suffix)}
+
+
+def list_entries(folder: str | os.PathLike) -> dict[str, str | None]:
+    """Return the names of finished files with their stamps, as `list_stamps` does, and of folders with None."""
     fs, path = resolve(folder)
     try:
         entries = os.scandir(path) if isinstance(fs, LocalFileSystem) else fs.ls(path, detail=True)
@@ -123,11 +128,7 @@ def list_stamps(folder: str | os.PathLike, suffix: str = "") -> dict[str, str]:
         return {}
     now = time.time()
     stamps = dict(_stamp(entry, now) for entry in entries)
-    return {
-        name: stamps[name]
-        for name in sorted(stamps)
-        if name.endswith(suffix) and not name.startswith(TEMPORARY_PREFIX) and stamps[name] is not None
-    }
+    return {name: stamps[name] for name in sorted(stamps) if not name.startswith(TEMPORARY_PREFIX)}
 
 
 def _stamp(entry: Any, now: float) -> tuple[str, Any]:
@@ -135,16 +136,59 @@ def _stamp(entry: Any, now: float) -> tuple[str, Any]:
     if isinstance(entry, os.DirEntry):
         if entry.is_dir():
             return entry.name, None
-        stat = entry.stat()
-        is_young = now - stat.st_mtime < YOUNG_S
-        return entry.name, "" if is_young else f"{stat.st_ino:x}-{stat.st_size:x}-{stat.st_mtime_ns:x}"
-    name = entry["name"].rsplit("/", 1)[-1]
+        return entry.name, _stamp_of_stat(entry.stat(), now)
+    name = entry["name"].rstrip("/").rsplit("/", 1)[-1]
     if entry["type"] != "file":
         return name, None
     version = next(
         (str(entry[key]) for key in ("ETag", "etag", "mtime", "LastModified", "created") if key in entry), ""
     )
     return name, version and f"{version}-{entry['size']}"
+
+
+def _stamp_of_stat(stat: os.stat_result, now: float) -> str:
+    is_young = now - stat.st_mtime < YOUNG_S
+    return "" if is_young else f"{stat.st_ino:x}-{stat.st_size:x}-{stat.st_mtime_ns:x}"
+
+
+def list_sizes(folder: str | os.PathLike, suffix: str = "") -> dict[str, int]:
+    """Return the names that `list_files` does, each with the file's size in bytes. One listing."""
+    fs, path = resolve(folder)
+    try:
+        if isinstance(fs, LocalFileSystem):
+            sizes = {entry.name: entry.stat().st_size for entry in os.scandir(path) if not entry.is_dir()}
+        else:
+            entries = (entry for entry in fs.ls(path, detail=True) if entry["type"] == "file")
+            sizes = {entry["name"].rsplit("/", 1)[-1]: entry["size"] for entry in entries}
+    except FileNotFoundError:
+        return {}
+    return {
+        name: sizes[name] for name in sorted(sizes) if name.endswith(suffix) and not name.startswith(TEMPORARY_PREFIX)
+    }
+
+
+def stamp_of(uri: str | os.PathLike) -> str | None:
+    """Return the stamp that `list_stamps` has for a file, None where there is none."""
+    fs, path = resolve(uri)
+    now = time.time()
+    try:
+        if not isinstance(fs, LocalFileSystem):
+            return _stamp(fs.info(path), now)[1]
+        return _stamp_of_stat(os.stat(path), now)
+    except FileNotFoundError:
+        return None
+
+
+def remove_all(uris: Iterable[str]) -> None:
+    """Remove files of one filesystem, those that are there; an object store is told of many in one request."""
+    paths = [resolve(uri) for uri in uris]
+    if paths and not isinstance(paths[0][0], LocalFileSystem):
+        with contextlib.suppress(FileNotFoundError):
+            paths[0][0].rm([path for _, path in paths])
+        return
+    for _, path in paths:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
 
 
 def list_folders(folder: str | os.PathLike) -> list[str]:
@@ -192,6 +236,41 @@ def atomic_file(uri: str | os.PathLike) -> Iterator[Path]:
 def write_bytes(uri: str | os.PathLike, data: bytes) -> None:
     with atomic_file(uri) as temporary:
         temporary.write_bytes(data)
+
+
+def create(uri: str | os.PathLike, data: bytes) -> bool:
+    """Write a small file where there is none, and return whether this call made it: of several at once one does.
+
+    Holds for folders of local and network file systems with hard links, and for object stores that take a put only
+    where there is nothing (``If-None-Match``), as S3 does.
+    """
+    fs, path = resolve(uri)
+    try:
+        if not isinstance(fs, LocalFileSystem):
+            return _create_object(fs, path, data)
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f"{TEMPORARY_PREFIX}{uuid.uuid4().hex[:12]}-{target.name}")
+        try:
+            temporary.write_bytes(data)
+            os.link(temporary, target)  # unlike a rename it fails where there is a file
+        finally:
+            temporary.unlink(missing_ok=True)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _create_object(fs: fsspec.AbstractFileSystem, path: str, data: bytes) -> bool:
+    try:
+        fs.pipe_file(path, data, mode="create")
+    except FileExistsError:
+        return False
+    except OSError as error:  # s3fs's, where a store that is not Amazon's says less of what was not as required
+        if error.errno != errno.EINVAL or not fs.exists(path):
+            raise
+        return False
+    return True
 
 
 def remove_stale_temporaries(

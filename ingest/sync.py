@@ -29,6 +29,7 @@ from triforce.ingest.fetch import transcripts
 from triforce.ingest.fetch.download import discard
 from triforce.ingest.fetch.examine import examine
 from triforce.ingest.listing import Listing
+from triforce.ingest.locks import exclusive
 from triforce.ingest.sources.base import LocalMedia
 from triforce.ingest.sources.registry import open_source
 
@@ -63,7 +64,7 @@ def fetch(recording: Recording, source: Source, settings: Settings, corpus: Corp
     after a crash, does no harm.
     """
     partial = ledger.partial_path(corpus, recording.recording_id)
-    with ledger.exclusive(partial.with_name(f"{recording.recording_id}.lock")):
+    with exclusive(partial.with_name(f"{recording.recording_id}.lock")):
         known = _known(recording, corpus)
         if known and known.is_settled:
             return known

@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 
 from triforce.ingest import storage
 from triforce.ingest.corpus.clip_index import KeptClips, kept_clips
+from triforce.ingest.corpus.packs import overlay
 from triforce.ingest.corpus.records import make_clip_id
 from triforce.ingest.corpus.store import Corpus
 from triforce.models.dvae import DVAE
@@ -130,8 +131,8 @@ def kept_texts(corpus: Corpus, modality: str, *, every: int = 1) -> Iterator[str
     """Yield the texts of the kept clips of a medium, in the order of the plan, of each ``every``-th recording."""
     for number, clips in enumerate(kept_clips(corpus, modality)):
         if number % every == 0:
-            fs, path = storage.resolve(corpus.clips_uri(clips.source, clips.recording_id))
-            with fs.open(path, "rb") as file, pq.ParquetFile(file) as parquet:
+            uri = corpus.clips_uri(clips.source, clips.recording_id)
+            with overlay.open_file(uri) as file, pq.ParquetFile(file) as parquet:
                 table = parquet.read(columns=["clip_id", "text"], use_threads=False).to_pydict()
             texts = dict(zip(table["clip_id"], table["text"], strict=True))
             yield from (texts[make_clip_id(clips.recording_id, start)] for start in np.sort(clips.starts).tolist())

@@ -27,6 +27,7 @@ import pyarrow.compute as pc
 from triforce.flows.browse.columns import ColumnsWriter, read_numbers, read_texts
 from triforce.ingest import storage
 from triforce.ingest.clips.score_index import FLAGS, INTEGERS, NAMES, ORIGIN, SCORES, TEXT_SCORES, VERSION, score_index
+from triforce.ingest.corpus.packs import overlay
 from triforce.ingest.corpus.records import make_clip_id
 from triforce.ingest.corpus.store import Corpus
 
@@ -57,7 +58,7 @@ def state_of(corpus: Corpus) -> str:
     total = hashlib.sha256(f"{FORMAT} {VERSION}\n".encode())
     for source in corpus.clip_sources():
         folder = storage.join(corpus.uri, "clips", f"source={source}")
-        for name, stamp in storage.list_stamps(folder, ".parquet").items():
+        for name, stamp in overlay.list_stamps(folder).items():
             total.update(f"{source}/{name} {stamp or uuid.uuid4().hex}\n".encode())
     return total.hexdigest()[:24]
 

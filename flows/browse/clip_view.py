@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from triforce.ingest import storage
+from triforce.ingest.corpus.packs import overlay
 from triforce.ingest.corpus.records import MEDIA_COLUMNS, Clip
 from triforce.ingest.corpus.store import Corpus
 
@@ -43,9 +43,8 @@ def read_row(corpus: Corpus, source: str, clip_id: str, row: int, columns: list[
     Raises GoneError where another clip is there, or none.
     """
     uri = corpus.clips_uri(source, clip_id.rpartition("-")[0])
-    fs, path = storage.resolve(uri)
     try:
-        with fs.open(path, "rb") as file, pq.ParquetFile(file) as parquet:
+        with overlay.open_file(uri) as file, pq.ParquetFile(file) as parquet:
             names = [name for name in parquet.schema_arrow.names if name not in NOT_SHOWN]
             group, first = _group_of(parquet, row)
             table = parquet.read_row_group(group, ["clip_id", *(columns or names)], use_threads=False)

@@ -159,6 +159,25 @@ def verify(
         raise typer.Exit(1)
 
 
+@app.command(epilog=example("corpus compact data/corpus"))
+def compact(
+    uri: CorpusUri,
+    source: Annotated[str | None, typer.Option(help="Only this source.")] = None,
+    max_mb: Annotated[int, typer.Option(min=1, max=1024, help="Size of a pack in MiB, at most.")] = 1024,
+    undo: Annotated[bool, typer.Option("--undo", help="Make each file one by itself again.")] = False,
+) -> None:
+    """Put the small files of a corpus into packs; every command reads both, and an ingest may run meanwhile."""
+    from triforce.ingest.corpus.packs.compact import compact as pack
+    from triforce.ingest.corpus.packs.compact import unpack
+
+    corpus = open_corpus(uri)
+    check_choice("--source", source, corpus.sources())
+    done = unpack(corpus, source=source) if undo else pack(corpus, source=source, max_bytes=max_mb << 20)
+    for item in done:
+        moved = "taken out" if undo else "packed"
+        say(f"{item.folder}: {item.num_files} files {moved}, {item.num_bytes / 1e6:.1f} MB; packs: {item.num_packs}")
+
+
 @app.command(epilog=example('corpus rm data/corpus --author "A. Name" --tokens data/tokens'))
 def rm(
     uri: CorpusUri,

@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from triforce.ingest import storage
 from triforce.ingest.clips.filters import FilterConfig, drop_reason, letters_per_s
 from triforce.ingest.clips.marks import marked_ids
+from triforce.ingest.corpus.packs import overlay
 from triforce.ingest.corpus.records import Clip, DropReason
 from triforce.ingest.corpus.rewrite import replace_columns
 from triforce.ingest.corpus.store import Corpus
@@ -68,8 +68,7 @@ def _read_scores(uri: str, config: FilterConfig) -> list[Clip]:
     """The clips of a file with what they are judged by. Their words, which take longer to read than all else, come
     along only where a clip is so loud at an end that they decide.
     """
-    fs, path = storage.resolve(uri)
-    with fs.open(path, "rb") as file, pq.ParquetFile(file) as parquet:
+    with overlay.open_file(uri) as file, pq.ParquetFile(file) as parquet:
         table = parquet.read(columns=SCORES, use_threads=False)
         loudest = pc.max(table["edge_db"]).as_py() if "edge_db" in table.column_names else None
         rows = table.to_pylist()

@@ -17,9 +17,9 @@ import pyarrow.parquet as pq
 import soundfile
 import soxr
 
-from triforce.ingest import storage
 from triforce.ingest.clips.dnsmos import DNSMOS
 from triforce.ingest.clips.speakers import SpeakerConfig, SpeakerEncoder, cluster, conditioning, speaker_names
+from triforce.ingest.corpus.packs import overlay
 from triforce.ingest.corpus.records import DATASET, Recording
 from triforce.ingest.corpus.rewrite import replace_columns
 from triforce.ingest.corpus.store import Corpus
@@ -114,8 +114,7 @@ def _speakers(uri: str, recording: Recording, voices: list[list[float]], config:
 
 def _waveforms(uri: str) -> Iterator[np.ndarray]:
     """Each clip at 16 kHz, in order; a row group is in memory at a time."""
-    fs, path = storage.resolve(uri)
-    with fs.open(path, "rb") as file:
+    with overlay.open_file(uri) as file:
         parquet = pq.ParquetFile(file)
         for group in range(parquet.num_row_groups):
             for audio in parquet.read_row_group(group, columns=["audio"])["audio"].to_pylist():
@@ -124,8 +123,7 @@ def _waveforms(uri: str) -> Iterator[np.ndarray]:
 
 
 def _read(uri: str, columns: list[str]) -> dict[str, list[Any]]:
-    fs, path = storage.resolve(uri)
-    with fs.open(path, "rb") as file:
+    with overlay.open_file(uri) as file:
         return pq.read_table(file, columns=columns, partitioning=None).to_pydict()
 
 
@@ -143,8 +141,7 @@ def _lacks(uri: str, columns: list[str]) -> bool:
 
 
 def _columns(uri: str) -> set[str]:
-    fs, path = storage.resolve(uri)
-    with fs.open(path, "rb") as file:
+    with overlay.open_file(uri) as file:
         return set(pq.read_schema(file).names)
 
 

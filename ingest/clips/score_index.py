@@ -18,6 +18,7 @@ from triforce.ingest import storage
 from triforce.ingest.asr.writing import plain_words, repeatable_units, spaced_words, spoken_letters
 from triforce.ingest.clips.filters import EDGE_WORD_S, MIN_UNITS, is_phantom_phrase
 from triforce.ingest.corpus.file_index import FileIndex
+from triforce.ingest.corpus.packs import overlay
 from triforce.ingest.corpus.store import SHARED_COLUMNS, Corpus
 
 VERSION = 2
@@ -59,13 +60,13 @@ def score_index(corpus: Corpus, source: str) -> FileIndex:
         storage.join(corpus.uri, "state", f"source={source}", f"score-index-{VERSION}"),
         SCHEMA,
         summarise,
+        list_stamps=overlay.list_stamps,
     )
 
 
 def summarise(uri: str, _: str) -> dict[str, Any]:
     """Return the row of a clip file."""
-    filesystem, path = storage.arrow_filesystem(uri)
-    with pq.ParquetFile(path, filesystem=filesystem) as parquet:
+    with overlay.open_file(uri) as file, pq.ParquetFile(file) as parquet:
         wanted = [*SCORES, *INTEGERS, "cut_blind", *NAMES, "text", *ORIGIN]
         table = parquet.read(columns=[*wanted, *_light_leaves(parquet)], use_threads=False)
     count = len(table)

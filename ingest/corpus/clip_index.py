@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from triforce.ingest import storage
 from triforce.ingest.corpus.file_index import FileIndex
+from triforce.ingest.corpus.packs import overlay
 from triforce.ingest.corpus.records import make_clip_id
 from triforce.ingest.corpus.store import Corpus
 
@@ -67,13 +68,13 @@ def clip_index(corpus: Corpus, source: str) -> FileIndex:
         storage.join(corpus.uri, "state", f"source={source}", "clip-index"),
         SCHEMA,
         summarise,
+        list_stamps=overlay.list_stamps,
     )
 
 
 def summarise(uri: str, recording_id: str) -> dict[str, Any]:
     """Return the row of a clip file. Raises ValueError for a clip whose id is not its recording's."""
-    fs, path = storage.resolve(uri)
-    with fs.open(path, "rb", block_size=READ_AHEAD_BYTES) as file, pq.ParquetFile(file) as parquet:
+    with overlay.open_file(uri, block_size=READ_AHEAD_BYTES) as file, pq.ParquetFile(file) as parquet:
         sizes = [parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)]
         table = parquet.read(columns=COLUMNS, use_threads=False).to_pydict()  # of old versions some are missing
     reasons, durations = table["drop_reason"], table["duration_s"]

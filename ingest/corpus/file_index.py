@@ -15,7 +15,7 @@ import logging
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -48,6 +48,10 @@ class FileIndex:
     """Columns that `summarise` returns; ``name`` and ``stamp``, of the file, come in front."""
     summarise: Callable[[str, str], dict[str, Any]]
     """The row of a file, by its URI and its name without ending. Raises FileNotFoundError where it is gone."""
+    suffix: str = ".parquet"
+    """Ending of the files."""
+    list_stamps: Callable[[str, str], dict[str, str]] = storage.list_stamps
+    """Lists the files of a folder by an ending, each with a stamp that changes with it."""
 
     def batches(self) -> Iterator[pa.Table]:
         """Yield the rows of all files that are there, in the order of their names, some at a time."""
@@ -76,10 +80,29 @@ class FileIndex:
             for part in outdated:
                 storage.remove(part.uri)
 
+    def carry_over(self, stamps: Mapping[str, tuple[str, str]]) -> None:
+        """Remember of files, by name without ending, that what they were by the first stamp they are by the second."""
+        with contextlib.ExitStack() as stack:
+            parts = self._open_parts(stack, {name: before for name, (before, _) in stamps.items()})
+            known = [part for part in parts if part.live]
+            if not known:
+                return
+            uri = self._new_uri()
+            with (
+                storage.atomic_file(uri) as path,
+                pq.ParquetWriter(path, self._full_schema, compression="zstd") as writer,
+            ):
+                for table in _in_order(known):
+                    after = pa.array([stamps[name][1] for name in table["name"].to_pylist()], pa.string())
+                    writer.write_table(table.set_column(1, self._full_schema.field("stamp"), after))
+
+    def _new_uri(self) -> str:
+        return storage.join(self.cache, f"{time.time():017.6f}-{uuid.uuid4().hex[:12]}.parquet")
+
     def _stamps(self) -> dict[str, str]:
         """The stamp of each file by its name without ending."""
-        found = storage.list_stamps(self.folder, ".parquet")
-        return {name.removesuffix(".parquet"): stamp for name, stamp in found.items()}
+        found = self.list_stamps(self.folder, self.suffix)
+        return {name.removesuffix(self.suffix): stamp for name, stamp in found.items()}
 
     def _open_parts(self, stack: contextlib.ExitStack, stamps: dict[str, str]) -> list[_Part]:
         parts: list[_Part] = []
@@ -106,7 +129,7 @@ class FileIndex:
         self, stack: contextlib.ExitStack, stamps: dict[str, str], missing: list[str], joined: list[_Part]
     ) -> _Part:
         """Write a part with the rows of the ``missing`` files and those that still count of ``joined`` parts."""
-        uri = storage.join(self.cache, f"{time.time():017.6f}-{uuid.uuid4().hex[:12]}.parquet")
+        uri = self._new_uri()
         try:
             names = self._write(uri, stamps, missing, joined)
         except OSError as error:
@@ -148,7 +171,7 @@ class FileIndex:
 
     def _summaries(self, stamps: dict[str, str], names: list[str]) -> Iterator[pa.Table]:
         def row(name: str) -> dict[str, Any] | None:
-            uri = storage.join(self.folder, f"{name}.parquet")
+            uri = storage.join(self.folder, f"{name}{self.suffix}")
             try:
                 return {"name": name, "stamp": stamps[name], **self.summarise(uri, name)}
             except FileNotFoundError:

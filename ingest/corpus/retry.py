@@ -7,9 +7,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from triforce.ingest import ledger, storage
+from triforce.ingest.corpus.packs.change import remove_files
 from triforce.ingest.corpus.records import IMPORTED, TAKEN_UP, Recording, RejectReason, Status
 from triforce.ingest.corpus.stats import list_recordings
 from triforce.ingest.corpus.store import Corpus
+from triforce.ingest.locks import maintenance
 
 DUPLICATES = frozenset(reason for reason in RejectReason if reason.startswith("duplicate_"))
 
@@ -46,16 +48,18 @@ def take_up(corpus: Corpus, recordings: Iterable[Recording]) -> int:
         rows = [row for row in chosen if row.source == source]
         lost = [row for row in rows if not _has_media(corpus, row)]
         _wait_again(corpus, source, lost)
-        for row in rows:
-            storage.remove(corpus.clips_uri(source, row.recording_id))
-            if row not in lost:
-                corpus.write_recording(replace(row, status=Status.FETCHED, reason=None, detail=None))
-            elif row.source_kind in IMPORTED:  # the next import takes what has no row
-                storage.remove(corpus.recording_uri(source, row.recording_id))
-            else:
-                now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-                metadata = row.untried().metadata | {TAKEN_UP: now}
-                corpus.write_recording(replace(row, metadata=metadata))
+        with maintenance(corpus.uri):
+            names = {f"{row.recording_id}.parquet" for row in rows}
+            remove_files(storage.join(corpus.uri, "clips", f"source={source}"), names)
+            imported = {f"{row.recording_id}.parquet" for row in lost if row.source_kind in IMPORTED}
+            remove_files(storage.join(corpus.uri, "recordings", f"source={source}"), imported)
+            for row in rows:
+                if row not in lost:
+                    corpus.write_recording(replace(row, status=Status.FETCHED, reason=None, detail=None))
+                elif row.source_kind not in IMPORTED:  # of those the next import takes what has no row
+                    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+                    metadata = row.untried().metadata | {TAKEN_UP: now}
+                    corpus.write_recording(replace(row, metadata=metadata))
     return len(chosen)
 
 

@@ -10,14 +10,18 @@ import pyarrow.parquet as pq
 
 from triforce.ingest import storage
 from triforce.ingest.corpus.arrow_schema import CLIP_SCHEMA
+from triforce.ingest.corpus.packs import overlay
+from triforce.ingest.locks import maintenance
 
 
 def replace_columns(uri: str, columns: Mapping[str, Sequence[Any]]) -> None:
     """Write the clip file ``uri`` again with these columns, one value for each row: atomically, row group by row group,
     in the layout of `Corpus.write_clips`. Columns that an older version did not write are null, and those that this
-    version does not know are left out. Raises ValueError where a column has too many or too few values."""
-    fs, path = storage.resolve(uri)
-    with fs.open(path, "rb") as file, storage.atomic_file(uri) as temporary:
+    version does not know are left out. Raises ValueError where a column has too many or too few values.
+
+    A file in a pack becomes one by itself, which goes before it until the corpus is compacted again."""
+    corpus_uri = uri.rsplit("/", 3)[0]
+    with maintenance(corpus_uri), overlay.open_file(uri) as file, storage.atomic_file(uri) as temporary:
         parquet = pq.ParquetFile(file)
         for name, values in columns.items():
             if len(values) != parquet.metadata.num_rows:

@@ -14,6 +14,7 @@ from triforce.ingest import storage
 from triforce.ingest.corpus.arrow_schema import RECORDING_SCHEMA
 from triforce.ingest.corpus.clip_index import clip_index
 from triforce.ingest.corpus.file_index import FileIndex
+from triforce.ingest.corpus.packs import overlay
 from triforce.ingest.corpus.records import MEDIA_COLUMNS, Recording, Status
 from triforce.ingest.corpus.store import Corpus, read_recording
 
@@ -48,6 +49,7 @@ def recording_index(corpus: Corpus, source: str) -> FileIndex:
         storage.join(corpus.uri, "state", f"source={source}", "recording-index"),
         RECORDING_SCHEMA,
         lambda uri, _: read_recording(uri).to_row(),
+        list_stamps=overlay.list_stamps,
     )
 
 
@@ -83,11 +85,11 @@ def files_by_recording(corpus: Corpus, source: str) -> dict[str, list[str]]:
 
 def clips_of(corpus: Corpus, recording: Recording, columns: list[str] | None = None) -> pa.Table | None:
     """Return a recording's clips without their media; None if it was not cut into clips."""
-    filesystem, path = storage.arrow_filesystem(corpus.clips_uri(recording.source, recording.recording_id))
+    uri = corpus.clips_uri(recording.source, recording.recording_id)
     try:
-        with pq.ParquetFile(path, filesystem=filesystem) as parquet:
+        with overlay.open_file(uri) as file, pq.ParquetFile(file) as parquet:
             names = [name for name in parquet.schema_arrow.names if name not in MEDIA_COLUMNS]
-            return parquet.read(columns=columns or names)
+            return parquet.read(columns=columns or names, use_threads=False)
     except FileNotFoundError:
         return None
 

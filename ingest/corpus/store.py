@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import pyarrow.parquet as pq
 
 from triforce.ingest import storage
 from triforce.ingest.corpus.arrow_schema import CLIP_SCHEMA, RECORDING_SCHEMA
+from triforce.ingest.corpus.packs import overlay
 from triforce.ingest.corpus.records import MEDIA_COLUMNS, Clip, Recording
 
 ROW_GROUP_CLIPS = 32
@@ -59,7 +61,7 @@ class Corpus:
 
     def recording_ids(self, source: str) -> set[str]:
         """The ids of the recordings on record, whatever their status: one listing, no file is opened."""
-        return _stems(storage.list_files(storage.join(self.uri, "recordings", f"source={source}"), ".parquet"))
+        return _stems(overlay.list_files(storage.join(self.uri, "recordings", f"source={source}")))
 
     def known_recordings(self, source: str) -> KnownRecordings:
         """The same ids, listed only where many of them are asked for."""
@@ -67,12 +69,11 @@ class Corpus:
 
     def clipped_ids(self, source: str) -> set[str]:
         """The ids of the recordings whose clips are written."""
-        return _stems(storage.list_files(storage.join(self.uri, "clips", f"source={source}"), ".parquet"))
+        return _stems(overlay.list_files(storage.join(self.uri, "clips", f"source={source}")))
 
     def write_recording(self, recording: Recording) -> None:
-        table = pa.Table.from_pylist([recording.to_row()], schema=RECORDING_SCHEMA)
         with storage.atomic_file(self.recording_uri(recording.source, recording.recording_id)) as path:
-            pq.write_table(table, path)
+            path.write_bytes(recording_file(recording))
 
     def read_recording(self, source: str, recording_id: str) -> Recording:
         return read_recording(self.recording_uri(source, recording_id))
@@ -117,7 +118,7 @@ class Corpus:
         folders = [
             storage.join(self.uri, "clips", f"source={name}") for name in ([source] if source else self.clip_sources())
         ]
-        return [storage.join(folder, file) for folder in folders for file in storage.list_files(folder, ".parquet")]
+        return [storage.join(folder, file) for folder in folders for file in overlay.list_files(folder)]
 
     def clips(
         self, columns: list[str] | None = None, *, source: str | None = None, kept_only: bool = False
@@ -132,8 +133,8 @@ class Corpus:
 
     def dataset(self, source: str | None = None, *, files: list[str] | None = None) -> pads.FileSystemDataset:
         """Return the clips, or those in ``files``, as a pyarrow dataset, for streaming, filters and column choice."""
-        filesystem, _ = storage.arrow_filesystem(self.uri)
-        paths = [storage.resolve(uri)[1] for uri in (self.clip_files(source) if files is None else files)]
+        uris = self.clip_files(source) if files is None else files
+        filesystem, paths = overlay.arrow_filesystem(self.uri, uris), [storage.resolve(uri)[1] for uri in uris]
         return pads.dataset(paths, schema=CLIP_SCHEMA, format="parquet", filesystem=filesystem)
 
 
@@ -159,7 +160,7 @@ class KnownRecordings(Collection[str]):
     def __contains__(self, recording_id: object) -> bool:
         if self._listed is None and self._lookups_left:
             self._lookups_left -= 1
-            return storage.exists(self._corpus.recording_uri(self._source, str(recording_id)))
+            return overlay.exists(self._corpus.recording_uri(self._source, str(recording_id)))
         return recording_id in self._all
 
     def __iter__(self) -> Iterator[str]:
@@ -169,10 +170,16 @@ class KnownRecordings(Collection[str]):
         return len(self._all)
 
 
+def recording_file(recording: Recording) -> bytes:
+    """Return the bytes of the file that holds a recording's row."""
+    file = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist([recording.to_row()], schema=RECORDING_SCHEMA), file)
+    return file.getvalue()
+
+
 def read_recording(uri: str) -> Recording:
     """Read the row at ``uri``."""
-    filesystem, path = storage.arrow_filesystem(uri)
-    with pq.ParquetFile(path, filesystem=filesystem) as parquet:
+    with overlay.open_file(uri) as file, pq.ParquetFile(file) as parquet:
         return Recording.from_row(parquet.read(use_threads=False).to_pylist()[0])
 
 

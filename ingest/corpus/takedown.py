@@ -16,10 +16,12 @@ from triforce.ingest import ledger, storage
 from triforce.ingest.clips.marks import remove_marks
 from triforce.ingest.clips.score_index import score_index
 from triforce.ingest.corpus.clip_index import clip_index
+from triforce.ingest.corpus.packs.change import remove_files, replace_packed
 from triforce.ingest.corpus.records import UTTERANCES, Recording, RejectReason, Status
 from triforce.ingest.corpus.shard_names import shard_name, shard_stem, stale_mark
 from triforce.ingest.corpus.stats import clips_of, files_by_recording, recording_index
-from triforce.ingest.corpus.store import Corpus
+from triforce.ingest.corpus.store import Corpus, recording_file
+from triforce.ingest.locks import maintenance
 
 
 @dataclass(frozen=True)
@@ -45,41 +47,59 @@ def remove(
 
     Shards at ``tokens`` with samples of theirs are marked stale. Each recording leaves a row that says when it was
     removed and nothing else, but for hashes of a dataset's utterances: it keeps a later sync or import from bringing
-    the same again, also from another address. With ``forget`` no such row is left. A killed removal is finished by
-    running it again: the row, by which recordings are found, is removed last.
+    the same again, also from another address. With ``forget`` no such row is left. Packs that hold a recording are
+    written again without it. A killed removal is finished by running it again: the row, by which recordings are found,
+    is removed last.
     """
     chosen = list(recordings)
     stale = mark_stale(tokens, {item.recording_id for item in chosen}, dry_run=dry_run) if tokens else []
     num_clips = 0
     for source in sorted({item.source for item in chosen}):
-        files = files_by_recording(corpus, source)
-        for recording in (item for item in chosen if item.source == source):
-            clips = clips_of(corpus, recording, ["clip_id"])
-            num_clips += clips.num_rows if clips is not None else 0
-            if not dry_run:
-                _remove_one(corpus, recording, files.get(recording.recording_id, []), forget=forget)
+        ours = [item for item in chosen if item.source == source]
+        tables = (clips_of(corpus, recording, ["clip_id"]) for recording in ours)
+        num_clips += sum(clips.num_rows for clips in tables if clips is not None)
         if not dry_run:
-            remove_marks(corpus, source, {item.recording_id for item in chosen})
-            _forget_pending(corpus, source, {item.recording_id for item in chosen})
-            for index in (recording_index(corpus, source), clip_index(corpus, source), score_index(corpus, source)):
-                index.purge()
-            storage.remove(storage.join(corpus.uri, "state", "browse"), recursive=True)  # the same, as a page reads it
-            storage.remove(storage.join(corpus.uri, "state", f"source={source}", "transcripts"), recursive=True)
-        if forget and not dry_run:
-            ledger.forget_pages(corpus, source)  # an unchanged feed would count as read, and never yield them
+            _remove_all(corpus, source, ours, forget=forget)
     return Removal(chosen, num_clips, sum(item.num_bytes or 0 for item in chosen), stale)
 
 
-def _remove_one(corpus: Corpus, recording: Recording, names: list[str], *, forget: bool) -> None:
-    storage.remove(corpus.clips_uri(recording.source, recording.recording_id))
-    for name in names:
-        storage.remove(storage.join(corpus.uri, "recordings", f"source={recording.source}", name))
-    ledger.discard_partial(corpus, recording.recording_id)
+def _remove_all(corpus: Corpus, source: str, recordings: list[Recording], *, forget: bool) -> None:
+    """Remove recordings of one source, their rows last."""
+    files, ids = files_by_recording(corpus, source), {item.recording_id for item in recordings}
+    with maintenance(corpus.uri):
+        remove_files(storage.join(corpus.uri, "clips", f"source={source}"), {f"{one}.parquet" for one in ids})
+        for recording_id in sorted(ids):
+            for name in files.get(recording_id, []):
+                storage.remove(storage.join(corpus.uri, "recordings", f"source={source}", name))
+            ledger.discard_partial(corpus, recording_id)
+        _remove_rows(corpus, source, recordings, forget=forget)
+    remove_marks(corpus, source, ids)
+    _forget_pending(corpus, source, ids)
+    for index in (recording_index(corpus, source), clip_index(corpus, source), score_index(corpus, source)):
+        index.purge()
+    storage.remove(storage.join(corpus.uri, "state", "browse"), recursive=True)  # the same, as a page reads it
+    storage.remove(storage.join(corpus.uri, "state", f"source={source}", "transcripts"), recursive=True)
     if forget:
-        storage.remove(corpus.recording_uri(recording.source, recording.recording_id))
-        return
+        ledger.forget_pages(corpus, source)  # an unchanged feed would count as read, and never yield them
+
+
+def _remove_rows(corpus: Corpus, source: str, recordings: list[Recording], *, forget: bool) -> None:
+    """Replace rows by tombstones, or remove them: first in packs, so that a kill leaves none behind another."""
+    tombstones = {} if forget else {f"{item.recording_id}.parquet": _tombstone(item) for item in recordings}
+    names = [f"{item.recording_id}.parquet" for item in recordings]
+    contents = {name: recording_file(tombstones[name]) if name in tombstones else None for name in names}
+    folder = storage.join(corpus.uri, "recordings", f"source={source}")
+    packed = replace_packed(folder, contents)
+    for name in names:
+        if forget:
+            storage.remove(storage.join(folder, name))
+        elif name not in packed or storage.exists(storage.join(folder, name)):
+            corpus.write_recording(tombstones[name])
+
+
+def _tombstone(recording: Recording) -> Recording:
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    tombstone = Recording(
+    return Recording(
         recording_id=recording.recording_id,
         source=recording.source,
         source_kind=recording.source_kind,
@@ -91,7 +111,6 @@ def _remove_one(corpus: Corpus, recording: Recording, names: list[str], *, forge
         metadata={"removed_at": now}
         | {key: recording.metadata[key] for key in (UTTERANCES,) if key in recording.metadata},
     )
-    corpus.write_recording(tombstone)
 
 
 def _forget_pending(corpus: Corpus, source: str, recording_ids: set[str]) -> None:

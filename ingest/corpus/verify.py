@@ -15,10 +15,15 @@ import soundfile
 
 from triforce.ingest import ledger, storage
 from triforce.ingest.corpus.arrow_schema import CLIP_SCHEMA
+from triforce.ingest.corpus.packs import overlay
+from triforce.ingest.corpus.packs.change import remove_files
+from triforce.ingest.corpus.packs.check import broken_packs
+from triforce.ingest.corpus.packs.pack_list import FOLDER
 from triforce.ingest.corpus.records import DATASET, MEDIA_COLUMNS, Clip, Recording, Status, make_clip_id
 from triforce.ingest.corpus.stats import files_by_recording
 from triforce.ingest.corpus.store import Corpus
 from triforce.ingest.errors import Rejected
+from triforce.ingest.locks import maintenance
 from triforce.ingest.media.pixels import PIXEL_MODALITIES, clip_pixels
 
 
@@ -32,6 +37,7 @@ class FaultKind(StrEnum):
     UNREADABLE_CLIPS = "unreadable_clips"
     STRAY_CLIPS = "stray_clips"
     BAD_CLIP = "bad_clip"
+    UNREADABLE_PACK = "unreadable_pack"
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,12 @@ def verify(
     """
     faults: list[Fault] = []
     for source in corpus.sources():
+        found = list(_verify_packs(corpus, source))
+        for fault in found if repair else []:
+            storage.remove(storage.join(corpus.uri, fault.path))
+        faults += found
+        if found and not repair:
+            continue  # what else there is cannot be told without them
         found = list(_verify_source(corpus, source, deep, repair, on_progress))
         faults += found
         for fault in found if repair else []:
@@ -62,8 +74,16 @@ def verify(
     return faults
 
 
+def _verify_packs(corpus: Corpus, source: str) -> Iterator[Fault]:
+    for kind in ("recordings", "clips"):
+        folder = f"{kind}/source={source}"
+        for name, problem in broken_packs(storage.join(corpus.uri, folder)):
+            yield Fault(FaultKind.UNREADABLE_PACK, f"{folder}/{FOLDER}/{name}", problem)
+
+
 def _verify_source(corpus: Corpus, source: str, deep: bool, repair: bool, on_progress) -> Iterator[Fault]:
     files, clipped = files_by_recording(corpus, source), corpus.clipped_ids(source)
+    sizes = storage.list_sizes(storage.join(corpus.uri, "recordings", f"source={source}"))
     fetched: set[str] = set()
     with_media: set[str] = set()  # what the cut rejects keeps its file
     for recording_id in sorted(corpus.recording_ids(source)):
@@ -81,7 +101,7 @@ def _verify_source(corpus: Corpus, source: str, deep: bool, repair: bool, on_pro
             continue
         fetched.add(recording_id)
         if recording.source_kind != DATASET:
-            yield from _verify_media(corpus, recording, files.get(recording_id, []), deep)
+            yield from _verify_media(corpus, recording, sizes, deep)
         elif recording_id not in clipped:
             yield Fault(
                 FaultKind.MISSING_MEDIA, row_path, f"{recording_id} of a dataset was imported, its clips are gone"
@@ -102,21 +122,20 @@ def _verify_source(corpus: Corpus, source: str, deep: bool, repair: bool, on_pro
 def _is_settled_without_media(corpus: Corpus, source: str, recording_id: str) -> bool:
     """Whether cutting rejected the recording: then its clips file is empty, and marks the recording as done."""
     try:
-        fs, path = storage.resolve(corpus.clips_uri(source, recording_id))
-        with fs.open(path, "rb") as file:
+        with overlay.open_file(corpus.clips_uri(source, recording_id)) as file:
             return pq.ParquetFile(file).metadata.num_rows == 0
     except (pa.ArrowException, OSError):
         return False
 
 
-def _verify_media(corpus: Corpus, recording: Recording, names: list[str], deep: bool) -> Iterator[Fault]:
+def _verify_media(corpus: Corpus, recording: Recording, sizes: dict[str, int], deep: bool) -> Iterator[Fault]:
     path = recording.media_path or ""
-    if path.rsplit("/", 1)[-1] not in names:
+    size = sizes.get(path.rsplit("/", 1)[-1])
+    if size is None:
         yield Fault(FaultKind.MISSING_MEDIA, path, f"{recording.recording_id} was fetched, its file is gone")
         return
     uri = storage.join(corpus.uri, path)
-    fs, inner = storage.resolve(uri)
-    if (size := fs.size(inner)) != recording.num_bytes:
+    if size != recording.num_bytes:
         yield Fault(FaultKind.WRONG_BYTES, path, f"{size} bytes, {recording.num_bytes} on record")
     elif deep and (sha256 := storage.sha256_of(uri)) != recording.sha256:
         yield Fault(FaultKind.WRONG_BYTES, path, f"SHA-256 {sha256}, {recording.sha256} on record")
@@ -124,18 +143,17 @@ def _verify_media(corpus: Corpus, recording: Recording, names: list[str], deep: 
 
 def _verify_clips(corpus: Corpus, recording: Recording, deep: bool) -> Iterator[Fault]:
     path = f"clips/source={recording.source}/{recording.recording_id}.parquet"
-    fs, inner = storage.resolve(corpus.clips_uri(recording.source, recording.recording_id))
     try:
-        with fs.open(inner, "rb") as file:
+        with overlay.open_file(corpus.clips_uri(recording.source, recording.recording_id)) as file:
             parquet, last_sample = pq.ParquetFile(file), 0
             known = {field.name: field.type for field in CLIP_SCHEMA}  # an older version wrote fewer columns
             if any(known.get(field.name) != field.type for field in parquet.schema_arrow):
                 yield Fault(FaultKind.BAD_CLIP, path, "another schema than this version writes")
                 return
-            columns = ["clip_id", "recording_id", "start_sample", "end_sample", "sample_rate_hz", "modality"]
-            if not deep and _places_hold(parquet.read(columns=columns, use_threads=False), recording):
+            places = ["clip_id", "recording_id", "start_sample", "end_sample"]
+            if not deep and _places_hold(parquet.read(columns=places, use_threads=False), recording):
                 return
-            columns += MEDIA_COLUMNS if deep else ()
+            columns = [*places, "sample_rate_hz", "modality", *(MEDIA_COLUMNS if deep else ())]
             columns = [name for name in columns if name in parquet.schema_arrow.names]
             for batch in parquet.iter_batches(batch_size=32, columns=columns):
                 for row in batch.to_pylist():
@@ -203,14 +221,15 @@ def _restore_claims(corpus: Corpus, recording: Recording) -> None:
 
 def _repair(corpus: Corpus, source: str, fault: Fault) -> None:
     """Remove what is wrong; with a broken media file also its row and its clips."""
-    storage.remove(storage.join(corpus.uri, fault.path))
+    wrong = [storage.join(corpus.uri, fault.path)] if fault.path else []
+    recording_id = fault.path.rsplit("/", 1)[-1].split(".")[0]
     if fault.kind in (FaultKind.MISSING_MEDIA, FaultKind.WRONG_BYTES):
-        recording_id = fault.path.rsplit("/", 1)[-1].split(".")[0]
-        storage.remove(corpus.clips_uri(source, recording_id))
-        storage.remove(corpus.recording_uri(source, recording_id))
+        wrong += [corpus.clips_uri(source, recording_id), corpus.recording_uri(source, recording_id)]
     if fault.kind in (FaultKind.BAD_CLIP, FaultKind.UNREADABLE_CLIPS):
-        recording_id = fault.path.rsplit("/", 1)[-1].removesuffix(".parquet")
         with contextlib.suppress(FileNotFoundError):  # another fault took its row away
             if corpus.read_recording(source, recording_id).source_kind == DATASET:  # `import` goes by rows
-                storage.remove(corpus.recording_uri(source, recording_id))
+                wrong.append(corpus.recording_uri(source, recording_id))
+    with maintenance(corpus.uri):
+        for folder, _, name in (uri.rpartition("/") for uri in wrong):
+            remove_files(folder, {name})
     ledger.forget_pages(corpus, source)  # or the next discovery would skip what is gone as known

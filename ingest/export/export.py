@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import uuid
@@ -12,6 +13,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from triforce.ingest import storage
+from triforce.ingest.corpus.packs import overlay
 from triforce.ingest.corpus.records import Clip, Status
 from triforce.ingest.corpus.stats import recording_index
 from triforce.ingest.corpus.store import Corpus
@@ -93,10 +95,12 @@ def select(corpus: Corpus, config: ExportConfig, left_out: Counter) -> Iterator[
 
 def _clips(corpus: Corpus, source: str, recording_id: str) -> Iterator[Clip]:
     """A recording's clips; a row group is in memory at a time. None, where it was not cut yet, or was removed."""
-    fs, path = storage.resolve(corpus.clips_uri(source, recording_id))
-    if not fs.exists(path):
-        return
-    with fs.open(path, "rb") as file, pq.ParquetFile(file) as parquet:
+    with contextlib.ExitStack() as stack:
+        try:
+            file = stack.enter_context(overlay.open_file(corpus.clips_uri(source, recording_id)))
+        except FileNotFoundError:
+            return
+        parquet = stack.enter_context(pq.ParquetFile(file))
         for group in range(parquet.num_row_groups):
             for row in parquet.read_row_group(group).to_pylist():
                 yield Clip.from_row(row)

@@ -1,13 +1,11 @@
-"""Connections of the HTTP client: to checked addresses only, with a time limit on headers; the pace of each host."""
+"""Connections of the HTTP client: to checked addresses only, with a time limit on headers."""
 
 from __future__ import annotations
 
 import functools
 import os
 import ssl
-import threading
 import time
-from urllib.parse import urlsplit
 
 import httpcore
 import httpx
@@ -123,29 +121,3 @@ def _client(settings: Settings, proxy: str | None, _process: int) -> httpx.Clien
         follow_redirects=False,
         trust_env=False,
     )
-
-
-class _Host:
-    """Pace and parallelism of one host, shared by all threads of this process."""
-
-    def __init__(self, settings: Settings):
-        self.slots = threading.BoundedSemaphore(settings.connections_per_host)
-        self._lock, self._next_s, self._interval_s = threading.Lock(), 0.0, 1.0 / settings.requests_per_s
-
-    def wait_for_turn(self) -> None:
-        """Sleep until the next request to this host may begin."""
-        with self._lock:
-            begin_s = max(self._next_s, time.monotonic())
-            self._next_s = begin_s + self._interval_s
-        if (wait_s := begin_s - time.monotonic()) > 0:
-            time.sleep(wait_s)
-
-
-def host_of(url: str, settings: Settings) -> _Host:
-    """Return pace and parallelism of the host that ``url`` names."""
-    return _host(urlsplit(url).netloc.rpartition("@")[2].lower(), settings)
-
-
-@functools.lru_cache(maxsize=4096)
-def _host(_name: str, settings: Settings) -> _Host:
-    return _Host(settings)

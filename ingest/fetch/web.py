@@ -15,8 +15,9 @@ from triforce.ingest.config import Settings
 from triforce.ingest.corpus.records import RejectReason
 from triforce.ingest.errors import Rejected, reason_of
 from triforce.ingest.fetch import addresses
-from triforce.ingest.fetch.connections import BLOCK_BYTES, client_of, host_of
+from triforce.ingest.fetch.connections import BLOCK_BYTES, client_of
 from triforce.ingest.fetch.http_errors import EXCEPTIONS, READABLE, reason_of_status
+from triforce.ingest.fetch.pace.host import host_of
 from triforce.ingest.fetch.retries import Retry, retry_after_s, with_retries
 
 PACKINGS = frozenset({"gzip", "x-gzip", "deflate"})
@@ -57,7 +58,7 @@ def open_stream(url: str, settings: Settings, headers: dict[str, str] | None = N
 
 def _send(url: str, settings: Settings, headers: dict[str, str] | None, stack: contextlib.ExitStack) -> httpx.Response:
     host = host_of(url, settings)
-    stack.enter_context(host.slots)
+    stack.enter_context(host.slot())
     host.wait_for_turn()
     with _named_failures(url):
         return stack.enter_context(client_of(settings, url).stream("GET", url, headers=headers))

@@ -22,7 +22,7 @@ from triforce.ingest.config import Settings
 from triforce.ingest.corpus.records import RejectReason
 from triforce.ingest.errors import Rejected
 from triforce.ingest.fetch import addresses
-from triforce.ingest.fetch.connections import host_of
+from triforce.ingest.fetch.pace.host import host_of
 from triforce.ingest.fetch.proxies import check_target
 
 logger = logging.getLogger(__name__)
@@ -92,9 +92,11 @@ def _checked_handler(settings: Settings) -> type[UrllibRH]:
         _SUPPORTED_URL_SCHEMES = ("http", "https")
 
         def _send(self, request):
-            host_of(request.url, settings).wait_for_turn()
             try:
+                host_of(request.url, settings).wait_for_turn()
                 return super()._send(request)
+            except Rejected as error:
+                raise TransportError(str(error), cause=error) from error
             except RequestError as error:
                 # A Rejected is a ValueError, which yt-dlp wraps as a fault of the request, and gives up on the page for
                 # good. It is to take it as a connection that failed: where it can do without, it goes on.

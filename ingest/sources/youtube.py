@@ -19,7 +19,7 @@ from triforce.ingest import storage
 from triforce.ingest.config import Settings, YoutubeSource
 from triforce.ingest.corpus.records import Recording, RejectReason, Status, make_recording_id
 from triforce.ingest.errors import Rejected
-from triforce.ingest.fetch.connections import host_of
+from triforce.ingest.fetch.pace.host import host_of
 from triforce.ingest.fetch.ytdlp_errors import named_failures
 from triforce.ingest.fetch.ytdlp_network import NATIVE_PROTOCOLS, CheckedYoutubeDL
 from triforce.ingest.sources.base import LocalMedia, SourceKind
@@ -213,7 +213,7 @@ def fetch_video(recording: Recording, source: YoutubeSource, settings: Settings,
         "max_filesize": settings.max_bytes,
         "progress_hooks": [functools.partial(_check_progress, settings, recording.url)],
     }
-    with host_of(recording.url, settings).slots, CheckedYoutubeDL(options, settings) as ydl:
+    with host_of(recording.url, settings).slot(), CheckedYoutubeDL(options, settings) as ydl:
         info = _first_video(_extract(ydl, recording.url, process=True), recording.url)
         check_video(info, source, settings, recording.url)
         with named_failures(recording.url):

@@ -7,9 +7,11 @@ Hosts are network namespaces with addresses of their own; on them run the servic
 processes: PostgreSQL, Prefect's server and worker, a Ray head, two Ray workers, an S3-compatible store. A pipeline is
 started as a user would, by `prefect deployment run`, and while it runs
 
-1. a Ray worker's cable is pulled in the middle of `tokenize`, and plugged in again later;
+1. a Ray worker's cable is pulled in the middle of `tokenize`, and plugged in again once Ray has declared the node dead;
 2. the same in the middle of training on both workers;
-3. PostgreSQL and Prefect's server are stopped and started.
+3. PostgreSQL and Prefect's server are killed, and started when the training has gone on without them.
+
+Nothing waits for a number of seconds: each step waits for what it needs to have happened.
 
 It must end well, from feed to GPT: every kept clip in the shards once, every step of the training taken, no secret in
 any log or artifact. Then the same pipeline runs on the object store alone.
@@ -31,10 +33,15 @@ import time
 from pathlib import Path
 
 from compose_hosts import ROOT, Cluster
-from hosts import wait_for
+from hosts import Host, wait_for
+from ray_watch import MetricsWatch, Nodes
 
 TRIFORCE = [sys.executable, "-m", "triforce.flows.cli.main"]
-GPT_STEPS = 300
+GPT_STEPS = 400
+CHECKPOINT_EVERY_S = 1.0
+MORE_STEPS = 10
+"""Steps after a fault that show that the training goes on."""
+LOST = "ray-worker-2"
 SLOW_DVAE = {"folded": False, "hidden": 384, "stem": 192, "num_blocks": 10}
 """It takes its time to encode: a fault must find it at work."""
 SOURCES = """\
@@ -45,8 +52,8 @@ sources:
   - {name: prompts, kind: podcast, feeds: ['http://web:8000/podcast/feed.xml'], language: en}
 """
 LOGS = ("hosts/**/*.log", "hosts/*/ray/**/*.out", "hosts/*/ray/**/*.err")
-OUT_S = 45.0
-"""How long a host stays cut off: longer than Ray takes to give it up, 15 to 30 s."""
+LIMIT_S = 900.0
+"""How long an event may take before the run counts as failed: many times what two busy cores need."""
 
 
 def main() -> None:
@@ -171,73 +178,88 @@ def wait_for_end(cluster: Cluster, flow: str, timeout_s: float) -> None:
         raise SystemExit(f"the pipeline {states[-1]}: " + "\n".join(log["message"] for log in logs[:30]))
 
 
+def cut_off(cluster: Cluster, nodes: Nodes, lost: Host) -> None:
+    """Pull a Ray worker's cable until Ray has declared the node dead, and wait until it has come back as a new one."""
+    dead = nodes.count(lost.address, "DEAD")
+
+    def more(state: str, than: int) -> bool:
+        with contextlib.suppress(RuntimeError):  # the dashboard may be busy burying it
+            return nodes.count(lost.address, state) > than
+        return False
+
+    lost.cut()
+    seconds = wait_for("the node's death", lambda: more("DEAD", dead), LIMIT_S, every_s=2)
+    lost.mend()
+    say(f"Ray declared the node dead after {seconds:.0f} s; plugged in again")
+    seconds = wait_for("its return", lambda: more("ALIVE", 0), LIMIT_S, every_s=2)
+    say(f"{lost.name} is back after {seconds:.0f} s")
+
+
 def with_faults(cluster: Cluster, data: Path, sources: Path) -> None:
-    config = pipeline_config(str(data), sources, GPT_STEPS, checkpoint_every_s=5, dvae=SLOW_DVAE)
-    lost = cluster.host("ray-worker-2")
-    flow = start_flow(cluster, config)
-    say(f"pipeline {flow}: feed, clips, dVAE")
-    seen: set[str] = set()
-    seconds = wait_for("a first shard", lambda: bool(list(data.glob("tokens/*/shard-*.tar"))), 900)
-    seen |= metric_names(cluster)
-    lost.cut()
-    done = len(list(data.glob("tokens/*/shard-*.tar")))
-    say(f"tokenize: {done} shards after {seconds:.0f} s; {lost.name}'s cable is pulled")
-    time.sleep(OUT_S)
-    lost.mend()
-    say("plugged in again")
-    wait_for("a checkpoint", lambda: checkpoints(data) > 0, 900)
-    lost.cut()
+    hosts = ("ray-head", "ray-worker-1", "ray-worker-2")
+    with MetricsWatch(lambda words: typed(cluster, words), hosts) as watch:
+        flow = start_flow(cluster, pipeline_config(str(data), sources, GPT_STEPS, CHECKPOINT_EVERY_S, SLOW_DVAE))
+        say(f"pipeline {flow}: feed, clips, dVAE")
+        lose_hosts(cluster, data)
+        lose_servers(cluster, data)
+        wait_for_end(cluster, flow, 1800)
+        restarts = cluster.restarts.count(LOST)
+        if restarts < 2:
+            raise SystemExit(f"{restarts} restarts of {LOST}: a cut cable was never noticed")
+        say(f"pipeline: COMPLETED; {LOST} restarted {restarts} times")
+        check_dashboard(watch)
+    check_outcome(cluster, str(data), GPT_STEPS)
+
+
+def lose_hosts(cluster: Cluster, data: Path) -> None:
+    """Cut a Ray worker off in the middle of `tokenize`, and again in the middle of training."""
+    lost = cluster.host(LOST)
+    nodes = Nodes(lambda words: typed(cluster, words), cluster.secret_values()["ray-token"])
+    seconds = wait_for("a first shard", lambda: num_shards(data) > 0, LIMIT_S, every_s=0.2)
+    say(f"tokenize: {num_shards(data)} of {num_planned(data)} shards after {seconds:.0f} s; the cable is pulled")
+    if num_shards(data) >= num_planned(data):
+        raise SystemExit("tokenize had ended before it could be disturbed: make SLOW_DVAE slower")
+    cut_off(cluster, nodes, lost)
+    wait_for("a checkpoint", lambda: checkpoints(data) > 0, LIMIT_S)
     before = last_step(data)
-    say(f"train gpt: step {before}, {checkpoints(data)} checkpoints; the cable is pulled")
-    time.sleep(OUT_S)
-    lost.mend()
-    say("plugged in again")
-    wait_for("the training's going on", lambda: last_step(data) > before + 10, 600)
-    check_dashboard(cluster, seen)
+    say(f"train gpt: step {before} of {GPT_STEPS}, {checkpoints(data)} checkpoints; the cable is pulled")
+    if before > GPT_STEPS / 2:
+        raise SystemExit("the training was half through at its first checkpoint: give it more GPT_STEPS")
+    cut_off(cluster, nodes, lost)
+    wait_for("the training's going on", lambda: last_step(data) > before + MORE_STEPS, LIMIT_S)
+
+
+def lose_servers(cluster: Cluster, data: Path) -> None:
+    """Kill PostgreSQL and Prefect's server, and start them once the training has gone on without them."""
     for name in ("prefect", "postgres"):
         cluster.kill(name)
-    say(f"train gpt: step {last_step(data)}; PostgreSQL and Prefect's server are killed")
-    time.sleep(10)
+    at = last_step(data)
+    say(f"train gpt: step {at}; PostgreSQL and Prefect's server are killed")
+    wait_for("steps without a server", lambda: last_step(data) >= min(at + MORE_STEPS, GPT_STEPS), LIMIT_S)
     for name in ("postgres", "prefect"):
         cluster.start(name)
         cluster.wait_until_healthy(name)
     say("both are there again")
-    wait_for_end(cluster, flow, 1800)
-    restarts = cluster.restarts.count(lost.name)
-    if restarts < 2:
-        raise SystemExit(f"{restarts} restarts of {lost.name}: a cut cable was never noticed")
-    say(f"pipeline: COMPLETED; {lost.name} restarted {restarts} times")
-    check_outcome(cluster, str(data), GPT_STEPS)
 
 
-def metric_names(cluster: Cluster) -> set[str]:
-    """What Ray's hosts offer to Prometheus at this moment."""
-    program = (
-        "import urllib.request as u; names = ('ray-head', 'ray-worker-1', 'ray-worker-2'); "
-        "pages = [u.urlopen(f'http://{name}:8090/metrics', timeout=20).read().decode() for name in names]; "
-        "print('\\n'.join(pages))"
-    )
-    lines = typed(cluster, [sys.executable, "-c", program]).splitlines()
-    return {re.split(r"[{ ]", line)[0] for line in lines if line and not line.startswith("#")}
+def num_shards(data: Path) -> int:
+    return len(list(data.glob("tokens/*/shard-*.tar")))
 
 
-def check_dashboard(cluster: Cluster, seen: set[str]) -> None:
-    """Everything that the Grafana dashboard draws is there, or was among ``seen``; GPUs aside, which these hosts have
-    not. Ray tells Prometheus of a checkpoint some time after it.
-    """
+def num_planned(data: Path) -> int:
+    """Shards that the plan says there will be."""
+    from triforce.tokenize.planning.plan_files import num_planned_shards
+
+    return sum(num_planned_shards(str(folder)) for folder in data.glob("tokens/*"))
+
+
+def check_dashboard(watch: MetricsWatch) -> None:
+    """Everything that the Grafana dashboard draws was offered at some time; GPUs aside, which these hosts have not."""
     text = (ROOT / "infra/monitoring/grafana-dashboard.json").read_text()
     drawn = {name for name in re.findall(r"\bray_[a-z_]+", text) if "gpu" not in name}
-
-    def all_there() -> bool:
-        with contextlib.suppress(RuntimeError):  # a host that came back a moment ago may not answer yet
-            seen.update(metric_names(cluster))
-        return drawn <= seen
-
-    try:
-        wait_for("the dashboard's metrics", all_there, 90, every_s=3)
-    except TimeoutError:
-        raise SystemExit(f"the dashboard draws what Ray does not offer: {sorted(drawn - seen)}") from None
-    say(f"dashboard: all {len(drawn)} metrics are there")
+    if missing := sorted(drawn - watch.seen):
+        raise SystemExit(f"the dashboard draws what Ray never offered: {missing}")
+    say(f"dashboard: all {len(drawn)} metrics were there")
 
 
 def checkpoints(data: Path) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from xml.sax.saxutils import escape
 
 import av
@@ -12,6 +12,7 @@ import pytest
 import soundfile
 from loopback_site import serving
 
+from triforce.ingest import storage
 from triforce.ingest.config import Settings
 from triforce.ingest.corpus.store import Corpus
 
@@ -38,6 +39,25 @@ def settings() -> Settings:
         tries=3,
         min_duration_s=0.1,
     )
+
+
+@pytest.fixture(scope="session")
+def bucket() -> Iterator[str]:
+    """A bucket of an S3-compatible store on loopback."""
+    s3fs = pytest.importorskip("s3fs", reason="pip install 'triforce[cluster-test]'")
+    server = pytest.importorskip("moto.server", reason="pip install 'triforce[cluster-test]'")
+    store = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    store.start()
+    url = "http://{}:{}".format(*store.get_host_and_port())
+    keys = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in ({"AWS_ENDPOINT_URL": url} | keys).items():
+            patch.setenv(name, value)
+        s3fs.S3FileSystem.clear_instance_cache()
+        storage.resolve("s3://triforce")[0].mkdir("triforce")
+        yield "s3://triforce"
+    s3fs.S3FileSystem.clear_instance_cache()
+    store.stop()
 
 
 @pytest.fixture(scope="session")

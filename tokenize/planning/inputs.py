@@ -17,6 +17,7 @@ import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
 from triforce.ingest import storage
+from triforce.ingest.corpus.packs import overlay
 from triforce.ingest.corpus.store import Corpus
 from triforce.tokenize.planning.plan_files import Member
 from triforce.tokenize.token_sample import METADATA, WORDS
@@ -44,7 +45,7 @@ def read_rows(corpus: Corpus, members: list[Member], modality: str | None, colum
     rows: dict[str, dict[str, Any]] = {}
     names = list(dict.fromkeys(["clip_id", *columns, *METADATA, "drop_reason"]))
     for uri, wanted in by_file.items():
-        if not storage.exists(uri):
+        if not overlay.exists(uri):
             continue
         field = pads.field("clip_id")
         between = (field >= min(wanted)) & (field <= max(wanted)) & field.isin(wanted)
@@ -75,9 +76,11 @@ class InputHasher:
 
     def _read(self, source: str, recording_id: str) -> dict[str, dict[str, Any]]:
         names = ["clip_id", *METADATA, "drop_reason", *([WORDS] if self._words else [])]
-        fs, path = storage.resolve(self._corpus.clips_uri(source, recording_id))
         try:
-            with fs.open(path, "rb") as file, pq.ParquetFile(file) as parquet:
+            with (
+                overlay.open_file(self._corpus.clips_uri(source, recording_id)) as file,
+                pq.ParquetFile(file) as parquet,
+            ):
                 there = [name for name in names if name in parquet.schema_arrow.names]
                 table: pa.Table = parquet.read(columns=there, use_threads=False)
         except FileNotFoundError:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from triforce.ingest import storage
 from triforce.train.data.config import CROP_AXES
 from triforce.train.data.order import GroupCache, Part
 
@@ -69,10 +68,11 @@ class ClipStore:
     def _read(self, index: int) -> tuple[_Clips, int]:
         import pyarrow.parquet as pq
 
+        from triforce.ingest.corpus.packs import overlay
+
         uri = self._uris[self._files[index]]
         medium = self.modality if self.modality in CROP_AXES else "audio"
-        fs, path = storage.resolve(uri)
-        with fs.open(path, "rb") as file:
+        with overlay.open_file(uri) as file:
             columns = ["clip_id", "drop_reason", "modality", "text", medium]
             rows = pq.ParquetFile(file).read_row_group(int(self._row_groups[index]), columns=columns)
         about = rows.drop_columns([medium]).to_pylist()

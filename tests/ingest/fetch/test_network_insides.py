@@ -22,7 +22,7 @@ from yt_dlp.networking.exceptions import NoSupportingHandlers, TransportError
 
 from triforce.ingest.errors import Rejected
 from triforce.ingest.fetch import addresses
-from triforce.ingest.fetch.connections import host_of
+from triforce.ingest.fetch.pace.host import host_of
 from triforce.ingest.fetch.ytdlp_network import CheckedYoutubeDL
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from triforce.ingest import storage
 from triforce.ingest.cores import num_cores
+from triforce.ingest.corpus.packs import overlay
 from triforce.ingest.corpus.records import SAMPLE_RATE_HZ
 from triforce.ingest.corpus.store import Corpus
 from triforce.ingest.media.samples import FULL_SCALE
@@ -54,8 +54,7 @@ def pack_corpus(
 def _row_groups(uri: str):
     import pyarrow.parquet as pq
 
-    fs, path = storage.resolve(uri)
-    with fs.open(path, "rb") as file:
+    with overlay.open_file(uri) as file:
         parquet = pq.ParquetFile(file)
         names = [name for name in [*COLUMNS, "drop_reason", "modality"] if name in parquet.schema_arrow.names]
         for index in range(parquet.num_row_groups):
