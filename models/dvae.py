@@ -123,6 +123,24 @@ class DVAEConfig(BaseModel):
             reach.append(total)
         return tuple(reach)
 
+    @property
+    def decoder_reach(self) -> tuple[int, ...]:
+        """Codes to either side, along each axis, that a decoded position depends on beyond its own.
+
+        A part of long codes that is decoded with this much beside it becomes what it becomes in the whole.
+        """
+        cycle = self.dilation_cycle
+        trunk = sum(cycle[i % len(cycle)] for i in range(self.num_blocks))
+        reach = []
+        for axis, factor in enumerate(self.compression):
+            scale, positions = 1, factor if self.folded else 1  # the head's convolution of width 3
+            for factors in [] if self.folded else self.downsampling:
+                positions += self.num_outer_blocks * scale  # blocks of width 3
+                scale *= factors[axis]
+                positions += scale  # the upsampling's overlap
+            reach.append(trunk + -(-positions // factor))
+        return tuple(reach)
+
 
 class DVAEOutput(NamedTuple):
     """Output of the network in training."""

@@ -261,7 +261,7 @@ class GPT(nn.Module):
                 f"{ids.shape[1] + past} tokens: this model reads {self.config.max_positions} at most; "
                 "shorten the text or prompt"
             )
-        cos, sin = self._angles(ids, positions, pointers, cache)
+        cos, sin = self.angles(ids, positions, pointers, cache)
         mask, lengths = (None, None) if bounds is not None else self._visibility(ids, documents, past, cache)
         context = Context(cos, sin, mask, lengths, bounds, cache)
         x = self.dropout(self.embedding(ids))
@@ -275,7 +275,7 @@ class GPT(nn.Module):
             cache.length += ids.shape[1]
         return self.norm(x)
 
-    def _angles(
+    def angles(
         self,
         ids: torch.Tensor,
         positions: torch.Tensor,

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from triforce.models.gpt import GPT, KVCache
+from triforce.models.blocks.kv_cache import KVCache
+from triforce.models.decoding.network import DecodeNetwork, PlainNetwork
+from triforce.models.gpt import GPT
 from triforce.models.vocabulary import Segment
 
 END = 0
@@ -88,14 +90,16 @@ class Candidate(NamedTuple):
 
 
 def sample_segment(
-    gpt: GPT, prompt: list[Segment], modality: str, config: SamplingConfig, *, seed: int = 0
+    gpt: GPT | DecodeNetwork, prompt: list[Segment], modality: str, config: SamplingConfig, *, seed: int = 0
 ) -> list[Candidate]:
     """Draw candidates for a segment of ``modality`` that follows the segments of ``prompt``.
 
+    By the GPT itself or, several times faster on a CPU, by its network for sampling (`decoding.network.for_sampling`).
     Those that ended by themselves come first, then by log-probability. Raises ValueError where the prompt leaves no
     room for the segment.
     """
-    drawer = _Drawer(gpt, prompt, modality, config, seed)
+    network = PlainNetwork(gpt) if isinstance(gpt, GPT) else gpt
+    drawer = _Drawer(network, prompt, modality, config, seed)
     drawer.draw()
     return drawer.candidates()
 
@@ -103,9 +107,12 @@ def sample_segment(
 class _Drawer:
     """The state of drawing: ``drawn`` ``(C, steps)`` holds the legal indices that each candidate has so far."""
 
-    def __init__(self, gpt: GPT, prompt: list[Segment], modality: str, config: SamplingConfig, seed: int) -> None:
+    def __init__(
+        self, network: DecodeNetwork, prompt: list[Segment], modality: str, config: SamplingConfig, seed: int
+    ) -> None:
+        gpt = network.gpt
         vocabulary = gpt.config.vocabulary
-        self.gpt, self.config, self.device = gpt, config, gpt.embedding.weight.device
+        self.network, self.config, self.device = network, config, gpt.embedding.weight.device
         self.generator = torch.Generator(self.device).manual_seed(seed)
         self.prompt_ids = np.concatenate(
             [*(vocabulary.segment_ids(segment) for segment in prompt), [vocabulary.begin(modality)]]
@@ -132,32 +139,31 @@ class _Drawer:
     @torch.inference_mode()
     def draw(self) -> None:
         """Fill ``drawn``, step by step, until all candidates have ended."""
-        gpt, config = self.gpt, self.config
-        head = gpt.head.weight[self.legal].T.contiguous()  # only legal ids can be drawn, so only they are scored
-        cache = KVCache.empty(gpt.config, 1, len(self.prompt_ids) + self.num_steps, gpt.embedding.weight)
-        hidden = gpt(torch.as_tensor(self.prompt_ids, device=self.device)[None], cache=cache)
+        network, config = self.network, self.config
+        head = network.head(self.legal)  # only legal ids can be drawn, so only they are scored
+        like = torch.empty(0, dtype=network.cache_dtype, device=self.device)
+        cache = KVCache.empty(network.config, 1, len(self.prompt_ids) + self.num_steps, like)
+        hidden = network(torch.as_tensor(self.prompt_ids, device=self.device)[None], cache=cache)
         cache = cache.fan_out(config.num_candidates)
-        logits = (hidden[:, -1] @ head).expand(config.num_candidates, -1)
+        logits = head(hidden[:, -1]).repeat(config.num_candidates, 1)
         finished = torch.zeros(config.num_candidates, dtype=torch.bool, device=self.device)
         untold = None if self.untold is None else _Untold(self, self.untold, head)
         for step in range(self.num_steps):
             if self.exact or step < config.min_codes:
-                logits = logits.clone()
                 logits[:, END] = -torch.inf
             pushed = logits if untold is None else untold.pushed(logits)
             penalised = _penalise(pushed, self.drawn[:, :step], config.repetition_penalty)
             choice = draw_ids(penalised, config, self.generator)
             self.drawn[:, step] = choice.masked_fill(finished, NOTHING)
-            self.scores[:, step] = (logits.gather(1, choice[:, None])[:, 0] - logits.logsumexp(-1)).masked_fill(
-                finished, 0
-            )
+            score = logits.log_softmax(-1).gather(1, choice[:, None])[:, 0]
+            self.scores[:, step] = score.masked_fill(finished, 0)
             finished |= choice == END
             checked = config.num_candidates == 1 or step % CHECK_EVERY == CHECK_EVERY - 1
             if step + 1 == self.num_steps or (checked and finished.all()):
                 break
             if config.stop_loops and step % CHECK_EVERY == CHECK_EVERY - 1:
                 finished |= torch.from_numpy(self._find_loops(step + 1)).to(self.device)
-            logits = gpt(self.legal[choice][:, None], cache=cache)[:, -1] @ head
+            logits = head(network(self.legal[choice][:, None], cache=cache)[:, -1])
             if untold is not None:
                 untold.step(choice)
 
@@ -184,14 +190,16 @@ class _Drawer:
 class _Untold:
     """What the network says of the same codes where the prompt's text is hidden, for classifier-free guidance."""
 
-    def __init__(self, drawer: _Drawer, prompt: list[Segment], head: torch.Tensor) -> None:
-        self.gpt, self.head, self.legal, self.guidance = drawer.gpt, head, drawer.legal, drawer.config.guidance
-        vocabulary, copies = self.gpt.config.vocabulary, drawer.config.num_candidates
+    def __init__(self, drawer: _Drawer, prompt: list[Segment], head: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        self.network, self.head, self.legal = drawer.network, head, drawer.legal
+        self.guidance, copies = drawer.config.guidance, drawer.config.num_candidates
+        vocabulary = self.network.gpt.config.vocabulary
         ids = np.concatenate([*map(vocabulary.segment_ids, prompt), [vocabulary.begin(drawer.modality)]]).astype(int)
-        cache = KVCache.empty(self.gpt.config, 1, len(ids) + drawer.num_steps, self.gpt.embedding.weight)
-        hidden = self.gpt(torch.as_tensor(ids, device=drawer.device)[None], cache=cache)
+        like = torch.empty(0, dtype=self.network.cache_dtype, device=drawer.device)
+        cache = KVCache.empty(self.network.config, 1, len(ids) + drawer.num_steps, like)
+        hidden = self.network(torch.as_tensor(ids, device=drawer.device)[None], cache=cache)
         self.cache = cache.fan_out(copies)
-        self.logits = (hidden[:, -1] @ head).expand(copies, -1)
+        self.logits = head(hidden[:, -1]).repeat(copies, 1)
 
     def pushed(self, told: torch.Tensor) -> torch.Tensor:
         """Return logits ``(C, V)``, pushed away from what is said without the text."""
@@ -200,7 +208,7 @@ class _Untold:
 
     def step(self, choice: torch.Tensor) -> None:
         """Go on by the indices ``(C,)`` that were drawn."""
-        self.logits = self.gpt(self.legal[choice][:, None], cache=self.cache)[:, -1] @ self.head
+        self.logits = self.head(self.network(self.legal[choice][:, None], cache=self.cache)[:, -1])
 
 
 @torch.inference_mode()

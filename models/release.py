@@ -17,15 +17,20 @@ import torch
 from torch import nn
 
 from triforce.models.audio.mel import MelConfig, log_mel
+from triforce.models.audio.streaming import CodeStream
 from triforce.models.audio.vocoder import GriffinLim, Vocoder, make_vocoder
 from triforce.models.audio.vocos import NeuralVocoder
 from triforce.models.blocks.scale import upsample
+from triforce.models.decoding.network import DecodeNetwork, PackedNetwork, for_sampling
+from triforce.models.decoding.precision import Precision
+from triforce.models.decoding.products import resolve
 from triforce.models.diffusion import Diffusion
 from triforce.models.dvae import DVAE
 from triforce.models.flow_samplers import SamplerConfig
 from triforce.models.gpt import GPT, gpt_latents
 from triforce.models.gpt_sampling import Candidate, SamplingConfig, sample_segment
 from triforce.models.reading.front_end import FrontEnd, keeps_words, require_phonemes
+from triforce.models.reading.pool import ReadingPool
 from triforce.models.reading.sampling import read_aloud
 from triforce.models.release_files import (
     TrainedNetwork,
@@ -60,8 +65,17 @@ class Speech:
 class Release:
     """The networks of a release, each loaded when it is first needed."""
 
-    def __init__(self, uri: str, *, device: str | torch.device = "cpu", vocoder: Vocoder | str | None = None) -> None:
+    def __init__(
+        self,
+        uri: str,
+        *,
+        device: str | torch.device = "cpu",
+        vocoder: Vocoder | str | None = None,
+        precision: Precision = "auto",
+    ) -> None:
         self.uri = uri
+        self.precision = precision
+        resolve(precision)
         self.device = torch.device(device)
         if self.device.type == "cuda" and not torch.cuda.is_available():
             raise ValueError(f"device {device}: this machine has no GPU that torch can use; give device=cpu")
@@ -69,14 +83,19 @@ class Release:
 
     @classmethod
     def load(
-        cls, uri: str = VOICE, *, device: str | torch.device = "cpu", vocoder: Vocoder | str | None = None
+        cls,
+        uri: str = VOICE,
+        *,
+        device: str | torch.device = "cpu",
+        vocoder: Vocoder | str | None = None,
+        precision: Precision = "auto",
     ) -> Release:
         """Open the release at ``uri``, by default the voice that comes along; it needs at least a dVAE.
 
         ``vocoder`` is a vocoder or a name for `make_vocoder`; by default the release's own, or Griffin-Lim if it has
-        none.
+        none. ``precision`` is that of the GPT's weights when it draws on a CPU (`decoding.products`).
         """
-        release = cls(uri, device=device, vocoder=vocoder)
+        release = cls(uri, device=device, vocoder=vocoder, precision=precision)
         release._dvae  # noqa: B018 - an unreadable release fails here, not at first use
         return release
 
@@ -115,6 +134,11 @@ class Release:
                 f"{self.uri}: the diffusion network is conditioned on latents of gpt {str(known)[:12]}, {found}; "
                 "train the diffusion again or put the other gpt back"
             )
+
+    @cached_property
+    def decoder(self) -> DecodeNetwork | None:
+        """The GPT's network for drawing tokens, packed once; None where the GPT is not trained yet."""
+        return for_sampling(self._gpt.model, self.precision) if self._gpt else None
 
     @property
     def dvae(self) -> DVAE:
@@ -290,14 +314,14 @@ class Release:
 
         Raises FileNotFoundError where the release has no GPT, and ValueError for a text without words.
         """
-        if self.gpt is None:
+        if self.decoder is None:
             raise FileNotFoundError(f"{self.uri}: no gpt/config.json here; train one with `triforce train gpt`")
         if self.reads:
             return self.draw_all([text], voice=voice, seeds=[seed], sampling=sampling)[0]
         prompt = [Segment("text", self._pieces(text))]
         if voice is not None:
             prompt.insert(0, Segment("voice", self.encode(voice)))
-        return sample_segment(self.gpt, prompt, "speech", self.sampling_of(sampling), seed=seed)
+        return sample_segment(self.decoder, prompt, "speech", self.sampling_of(sampling), seed=seed)
 
     def draw_all(
         self,
@@ -308,19 +332,30 @@ class Release:
         sampling: SamplingConfig | None = None,
         half: bool = False,
         graph: bool = False,
+        num_rows: int | None = None,
     ) -> list[list[Candidate]]:
         """Draw candidates as `draw` does, for many texts; side by side where the GPT reads word by word.
 
-        ``half`` and ``graph`` as in `read_aloud`. Texts draw the same, but for rounding, whatever is beside them.
+        ``half``, ``graph`` and ``num_rows`` as in `read_aloud`; on a CPU the release's precision counts instead of
+        ``half``. Texts draw the same, but for rounding, whatever is beside them.
         """
         seeds = seeds or [0] * len(texts)
         if not self.reads:
             drawn = zip(texts, seeds, strict=True)
             return [self.draw(text, voice=voice, seed=seed, sampling=sampling) for text, seed in drawn]
-        words = [require_phonemes(self.tokenizer).split(self._pieces(text)) for text in texts]
-        prefix = [] if voice is None else [Segment("voice", self.encode(voice))]
-        chosen = self.sampling_of(sampling)
-        return read_aloud(self.gpt, words, chosen, seeds=seeds, prefix=prefix, half=half, graph=graph)
+        words = [self.words(text) for text in texts]
+        return read_aloud(
+            self.gpt,
+            words,
+            self.sampling_of(sampling),
+            seeds=seeds,
+            prefix=self.voice_prompt(voice),
+            half=half and not isinstance(self.decoder, PackedNetwork),
+            graph=graph,
+            num_rows=num_rows,
+            forward=self.decoder,
+            cache_dtype=self._packed_cache_dtype,
+        )
 
     def sampling_of(self, given: SamplingConfig | None) -> SamplingConfig:
         """Return the sampling of the GPT's card, with the fields that are set in ``given`` instead of its own."""
@@ -335,6 +370,46 @@ class Release:
         """Whether the GPT reads word by word: it was trained on readings."""
         layouts = self._gpt.card.get("layouts", []) if self._gpt else []
         return any(layout.endswith(">reading") for layout in layouts) and keeps_words(self.tokenizer)
+
+    def words(self, text: str) -> list[np.ndarray]:
+        """Return the pieces ``(L,)`` of each word of a text, for a GPT that reads word by word.
+
+        Raises ValueError for a text without words.
+        """
+        return require_phonemes(self.tokenizer).split(self._pieces(text))
+
+    def pool(self, num_rows: int, *, joins: int | None = None) -> ReadingPool:
+        """Return a `ReadingPool` of ``num_rows``, for a GPT that reads word by word."""
+        if self.gpt is None or not self.reads:
+            raise ValueError(f"{self.uri}: this GPT does not read word by word; draw its texts one by one")
+        return ReadingPool(
+            self.gpt,
+            num_rows=num_rows,
+            joins=joins,
+            forward=self.decoder,
+            cache_dtype=self._packed_cache_dtype,
+        )
+
+    @property
+    def _packed_cache_dtype(self) -> torch.dtype | None:
+        """Type of the keys and values of a packed network; None leaves it to the pool."""
+        network = self.decoder
+        return network.cache_dtype if isinstance(network, PackedNetwork) else None
+
+    def voice_prompt(self, voice: np.ndarray | None) -> list[Segment]:
+        """Return what stands before a text that is said in the voice of samples ``(N,)``; nothing for None."""
+        return [] if voice is None else [Segment("voice", self.encode(voice))]
+
+    @property
+    def streams(self) -> bool:
+        """Whether sound can be made while codes are drawn: not with a diffusion network, or by Griffin-Lim."""
+        return self.diffusion is None and isinstance(self.vocoder, NeuralVocoder) and self.dvae.config.num_dims == 1
+
+    def stream(self, *, seed: int = 0, speed: float = 1.0, haste: bool = False) -> CodeStream:
+        """Return what turns the codes of one utterance into sound as they come (`CodeStream`); see `streams`."""
+        if not self.streams or not isinstance(self.vocoder, NeuralVocoder):
+            raise ValueError(f"{self.uri}: diffusion and Griffin-Lim look at all of an utterance; use `render`")
+        return CodeStream(self.dvae, self.vocoder.model, seed=seed, speed=speed, haste=haste)
 
     def _pieces(self, text: str) -> np.ndarray:
         pieces = self.tokenizer.encode(clean_text(text))

@@ -32,9 +32,12 @@ PRIVATE_PARTS = {
     "::test_an_http_connection_connects_by_its_create_connection",
     "_foreach_lerp_": "tests/train/trainer/test_trainer_insides.py"
     "::test_foreach_lerp_moves_each_tensor_by_a_share_of_the_way",
+    "_linear_pointwise": "tests/models/test_decoding.py::test_a_matrix_packed_by_onednn_gives_its_product",
     "_make_sslcontext": "tests/ingest/fetch/test_network_insides.py"
     "::test_the_context_of_a_handler_verifies_certificates",
+    "_reorder_linear_weight": "tests/models/test_decoding.py::test_a_matrix_packed_by_onednn_gives_its_product",
     "_urllib": "tests/ingest/fetch/test_network_insides.py::test_the_opener_connects_by_our_function",
+    "_weight_int8pack_mm": "tests/models/test_decoding.py::test_int8_weights_are_multiplied_and_scaled_by_channel",
 }
 """Private attributes of libraries that we use, each with the test that fails when its meaning changes."""
 

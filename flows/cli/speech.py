@@ -11,6 +11,7 @@ import typer
 
 from triforce.flows.cli.options import Panel, ReleaseUri, SpokenRelease, example, say_which
 from triforce.flows.cli.settings import merged
+from triforce.models.decoding.precision import Precision
 from triforce.models.voice.bundled import VOICE
 
 app = typer.Typer()
@@ -23,6 +24,10 @@ Vocoder = Annotated[
     typer.Option(help="griffin-lim, vocos, or a folder of Vocos weights; by default the release's own, if it has one."),
 ]
 Device = Annotated[str, typer.Option(help="Where the networks compute: cpu, cuda, or cuda:1 and so on.")]
+PrecisionOption = Annotated[
+    Precision,
+    typer.Option(help="Of the GPT's weights on a CPU; auto takes what is fastest there."),
+]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="NAME=VALUE", help="Any other setting, as in sampling.temperature=0.7 seed=1."),
@@ -42,6 +47,7 @@ def speak(
     candidates: Annotated[int, typer.Option(min=1, help="Utterances to draw; Whisper picks the best of several.")] = 1,
     vocoder: Vocoder = None,
     device: Device = "cpu",
+    precision: PrecisionOption = "auto",
     settings: Settings = None,
 ) -> None:
     """Say a text in the voice of a release."""
@@ -58,7 +64,7 @@ def speak(
     fields: dict[str, Any] = {"speed": speed, "sampling": {"num_candidates": candidates}}
     config = SpeakConfig.model_validate(merged(fields, settings))
     say_which(release)
-    model = Release.load(release, device=device, vocoder=vocoder)
+    model = Release.load(release, device=device, vocoder=vocoder, precision=precision)
     speaker = Speaker(model, config, voices=[read_waveform(path, model.sample_rate_hz) for path in voice or []])
     started = time.monotonic()
     utterances = list(speaker.read(text, seed=seed))
@@ -85,6 +91,7 @@ def read(
     seed: Annotated[int, typer.Option(min=0, help="Seed; another number gives another utterance.")] = 0,
     vocoder: Vocoder = None,
     device: Device = "cpu",
+    precision: PrecisionOption = "auto",
     settings: Settings = None,
 ) -> None:
     """Read a whole book aloud, with chapters; again, it continues where it was stopped."""
@@ -95,7 +102,7 @@ def read(
     config = ReadConfig.model_validate(merged({"seed": seed}, settings))
     target = out or Path(book.with_suffix(".m4b").name)
     say_which(release)
-    model = Release.load(release, device=device, vocoder=vocoder)
+    model = Release.load(release, device=device, vocoder=vocoder, precision=precision)
     voices = [read_waveform(path, model.sample_rate_hz) for path in voice or []]
     summary = read_book(book, target, model, voices=voices, config=config)
     minutes = f"{summary.duration_s / 60:.1f} min"
@@ -117,13 +124,14 @@ def serve(
     replicas: Annotated[int, typer.Option(min=1, help="Copies of the networks that work side by side.")] = 1,
     vocoder: Vocoder = None,
     device: Device = "cpu",
+    precision: PrecisionOption = "auto",
     settings: Settings = None,
 ) -> None:
     """An OpenAI-compatible speech endpoint and a small page; the key is what TRIFORCE_API_KEY holds."""
     from triforce.flows.speech.serve import ServeConfig, serve_forever
 
     fields: dict[str, Any] = {"release": release, "host": host, "port": port, "replicas": replicas, "vocoder": vocoder}
-    fields["device"] = device
+    fields |= {"device": device, "precision": precision}
     fields["voices"] = None if voices is None else str(voices)
     say_which(release)
     serve_forever(ServeConfig.model_validate(merged(fields, settings)))

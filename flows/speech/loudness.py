@@ -10,6 +10,8 @@ GATE_DB = 20.0
 FADE_S = 0.008
 """Length of the ramp at both ends of a piece: long enough to avoid clicks, too short to cut a consonant. Assumed."""
 PEAK = 0.95
+KNEE = 0.8
+"""Size of samples from which a stream's are bent, as its peak is not known beforehand. Assumed."""
 
 
 def speech_level_db(waveform: np.ndarray, sample_rate_hz: int) -> float:
@@ -30,6 +32,13 @@ def level(waveform: np.ndarray, sample_rate_hz: int, target_db: float) -> np.nda
         return waveform
     gain = min(10 ** ((target_db - now) / 20), PEAK / max(float(np.abs(waveform).max()), 1e-9))
     return (waveform * gain).astype(np.float32)
+
+
+def limited(waveform: np.ndarray) -> np.ndarray:
+    """Bend what is over `KNEE` so that nothing is over full scale; sample by sample, so that parts fit together."""
+    size = np.abs(waveform)
+    bent = KNEE + (1 - KNEE) * np.tanh((size - KNEE) / (1 - KNEE))
+    return np.where(size > KNEE, np.copysign(bent, waveform), waveform).astype(np.float32)
 
 
 def faded(waveform: np.ndarray, sample_rate_hz: int) -> np.ndarray:

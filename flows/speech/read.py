@@ -53,7 +53,12 @@ class ReadConfig(BaseModel):
     max_chars: int = Field(
         MAX_CHARS, ge=40, le=1000, description="Characters above which a sentence is spoken in parts."
     )
-    group: int = Field(8, ge=1, le=64, description="Pieces that are spoken, transcribed and stored together.")
+    group: int = Field(
+        32,
+        ge=1,
+        le=256,
+        description="Pieces that are spoken, transcribed and stored together; 16 of them are drawn side by side.",
+    )
     pauses_s: dict[Pause, float] = Field(
         default_factory=lambda: dict(PAUSES_S),
         description="Silence after a piece, by what ends with it. Seconds.",

@@ -1,26 +1,31 @@
-"""``triforce serve``: OpenAI's speech endpoint over a release, on Ray Serve, and a page to type and listen.
+"""``triforce serve``: OpenAI's speech endpoint over a release, and a page to type and listen.
 
-A sentence is sent as soon as it is spoken. The server listens to this machine alone unless a key is set.
+One replica is a process with uvicorn; several are Ray Serve's. In each an engine's thread draws and renders what all
+its clients ask for, and the handlers wait for samples, encode them and send them on. The server listens to this machine
+alone unless a key is set.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import os
+import queue
 import secrets
 import socket
 import threading
 import time
-from collections.abc import Iterator
-from functools import lru_cache
-from itertools import chain
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import uvicorn
 from fastapi import FastAPI, Request
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
@@ -28,8 +33,8 @@ from starlette.responses import HTMLResponse, Response, StreamingResponse
 
 from triforce.flows.speech.access import KEY_VARIABLE, hash_key, is_key, require_key
 from triforce.flows.speech.characters import named
-from triforce.flows.speech.loudness import faded, silence
-from triforce.flows.speech.speaker import PAUSE_S, SpeakConfig, Speaker
+from triforce.flows.speech.engine import SpeechEngine
+from triforce.flows.speech.speaker import ROWS, SpeakConfig, Speaker
 from triforce.flows.speech.speech_api import (
     ALIASES,
     DEFAULT_VOICE,
@@ -37,14 +42,17 @@ from triforce.flows.speech.speech_api import (
     RequestError,
     SpeechRequest,
     answer_error,
-    events,
+    done_event,
     model_entry,
     parse_request,
+    part_event,
     require_model,
     warning_header,
 )
 from triforce.flows.speech.voices import read_voices
-from triforce.ingest.media.encode import FORMATS, encode_stream
+from triforce.ingest import storage
+from triforce.ingest.media.encode import FORMATS, StreamEncoder
+from triforce.models.decoding.precision import Precision
 from triforce.models.voice.bundled import VOICE
 
 logger = logging.getLogger(__name__)
@@ -53,6 +61,8 @@ BYTES_PER_CHARACTER = 12
 """Bytes of a character in JSON at most: two escapes, as in ``\\ud83d\\ude00``."""
 OTHER_BYTES = 64 * 1024
 """Bytes of a body at most beside its input."""
+STOP_S = 3
+"""Seconds that answers under way have when the server is stopped. Assumed."""
 LOOPBACK_ORIGINS = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
 PAGE = Path(__file__).with_name("page.html")
 
@@ -68,11 +78,15 @@ class ServeConfig(BaseModel):
     replicas: int = Field(1, ge=1, le=256, description="Copies of the networks.")
     vocoder: str | None = Field(None, description="See `make_vocoder`; None: the release's own.")
     device: str = Field("cpu", description="Where the networks compute: cpu or cuda.")
+    precision: Precision = Field("auto", description="Of the GPT's weights on a CPU; auto: what is fastest there.")
     voices: str | None = Field(None, description="Folder of recordings; a file's name without its ending is a voice.")
     max_chars: int = Field(
         4096, ge=1, le=100_000, description="Characters of an input at most; OpenAI's limit by default."
     )
-    max_waiting: int = Field(16, ge=0, le=10_000, description="Requests that a replica works on or keeps waiting.")
+    max_waiting: int = Field(
+        16, ge=0, le=10_000, description="Requests that a replica works on or keeps waiting; others get status 429."
+    )
+    rows: int = Field(ROWS, ge=1, le=256, description="Sentences that a replica draws side by side.")
     speak: SpeakConfig = SpeakConfig()
 
 
@@ -85,12 +99,13 @@ class SpeechServer:
 
         reuse_freed_memory()
         self.config, self._key_hash = config, key_hash
-        self.release = Release.load(config.release, device=config.device, vocoder=config.vocoder)
+        self.release = Release.load(
+            config.release, device=config.device, vocoder=config.vocoder, precision=config.precision
+        )
         self.voices = {DEFAULT_VOICE: None} | read_voices(config.voices, self.release.sample_rate_hz)
         self.speaker = lru_cache(maxsize=64)(self._speaker)
-        self.speaker(DEFAULT_VOICE, 1.0)  # a release that cannot speak fails here
-        self._waiting = 0
-        self._turn = threading.Lock()
+        self._working: set[object] = set()
+        self.engine = self._warm_engine()
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Ray Serve asks for the routes here, in the replica, where they can be bound to the networks."""
@@ -114,6 +129,22 @@ class SpeechServer:
         app.get("/v1/audio/voices")(self.audio_voices)
         app.post("/v1/audio/speech")(self.speech)
         return app
+
+    def _warm_engine(self) -> SpeechEngine:
+        """Start the engine, and speak once, so that all is loaded that a first request needs.
+
+        A release that cannot speak fails here.
+        """
+        pooled = self.release.reads and not self.config.speak.listens
+        engine = SpeechEngine(self.release, num_rows=self.config.rows, pooled=pooled)
+        engine.start()
+        heard: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        engine.submit(self.speaker(DEFAULT_VOICE, 1.0), DEFAULT_VOICE, ["One."], 0, heard.put)
+        while (part := heard.get()) is not None:
+            if isinstance(part, Exception):
+                engine.stop()
+                raise part
+        return engine
 
     def _speaker(self, voice: str, speed: float) -> Speaker:
         config = self.config.speak.model_copy(update={"speed": speed})
@@ -156,24 +187,51 @@ class SpeechServer:
         self._authorize(request)
         wanted = parse_request(await self._body(request))
         wanted, warnings = await run_in_threadpool(self._checked, wanted)
-        if self._waiting >= self.config.max_waiting:
-            raise RequestError(429, f"{self._waiting} requests are at work or waiting; try again later", "busy")
-        self._waiting += 1
-        sound = self._encoded(wanted)
+        if len(self._working) >= self.config.max_waiting:
+            raise RequestError(
+                429,
+                f"{len(self._working)} texts are being spoken or wait, as many as this server takes at once "
+                "(max_waiting): try again in a second",
+                "busy",
+            )
+        place = object()
+        self._working.add(place)
+        sound = self._encoded(wanted, place)
         try:
             # What goes wrong with the text goes wrong before the first bytes, while the status can still say so.
-            first = await run_in_threadpool(next, sound, b"")
-        except ValueError as error:
-            raise RequestError(400, str(error), "unreadable_input", "input") from error
+            first = await self._first(sound, request)
+        except BaseException as error:
+            await sound.aclose()
+            self._working.discard(place)
+            if isinstance(error, ValueError):
+                raise RequestError(400, str(error), "unreadable_input", "input") from error
+            raise
         headers = warning_header(warnings)
+        media_type = FORMATS[wanted.response_format].media_type
+        body = _chained(first, sound)
         if wanted.stream_format == "sse":
-            return StreamingResponse(self._events(chain([first], sound), wanted), 200, headers, "text/event-stream")
-        return StreamingResponse(chain([first], sound), 200, headers, FORMATS[wanted.response_format].media_type)
+            body, media_type = self._events(body, wanted), "text/event-stream"
+        return StreamingResponse(body, 200, headers, media_type, BackgroundTask(_closed, body, sound))
 
-    def _events(self, sound: Iterator[bytes], wanted: SpeechRequest) -> Iterator[bytes]:
+    async def _first(self, sound: AsyncGenerator[bytes], request: Request) -> bytes:
+        """Wait for the first bytes, as long as the client does."""
+        ready, gone = asyncio.ensure_future(_next(sound)), asyncio.ensure_future(_disconnected(request))
+        try:
+            await asyncio.wait([ready, gone], return_when=asyncio.FIRST_COMPLETED)
+            if ready.done():
+                return ready.result()
+            raise RequestError(499, "the client has gone", "client_gone")
+        finally:
+            gone.cancel()
+            if ready.cancel():
+                await asyncio.wait([ready])
+
+    async def _events(self, sound: AsyncIterator[bytes], wanted: SpeechRequest) -> AsyncGenerator[bytes]:
         """The sound as events; of what OpenAI counts in tokens, the pieces of the text are known."""
+        async for data in sound:
+            yield part_event(data)
         pieces = len(self.release.tokenizer.encode(wanted.input))
-        yield from events(sound, {"input_tokens": pieces, "output_tokens": 0})
+        yield done_event({"input_tokens": pieces, "output_tokens": 0})
 
     def _authorize(self, request: Request) -> None:
         """Refuse a wrong key; where no key is set any is welcome, as many clients cannot send none."""
@@ -216,67 +274,131 @@ class SpeechServer:
                 raise RequestError(413, f"a body over {most} bytes", "too_long")
         return body
 
-    def _encoded(self, wanted: SpeechRequest) -> Iterator[bytes]:
+    async def _encoded(self, wanted: SpeechRequest, place: object) -> AsyncGenerator[bytes]:
+        """Yield the bytes of the sound as it is made; a client that goes frees what its text had."""
+        encoder = StreamEncoder(self.release.sample_rate_hz, wanted.response_format)
+        made: asyncio.Queue[np.ndarray | Exception | None] = asyncio.Queue()
+        job = None
         try:
-            rate = self.release.sample_rate_hz
-            yield from encode_stream(self._pieces(wanted, rate), rate, wanted.response_format)
+            speaker = self.speaker(wanted.voice, wanted.speed)
+            sentences = await run_in_threadpool(speaker.sentences, wanted.input)
+            send = partial(asyncio.get_running_loop().call_soon_threadsafe, made.put_nowait)
+            job = self.engine.submit(speaker, wanted.voice, sentences, wanted.seed, send)
+            while (part := await made.get()) is not None:
+                if isinstance(part, Exception):
+                    raise part
+                self.engine.took(job, len(part))
+                if data := encoder.push(part):
+                    yield data
+            yield encoder.close()
         finally:
-            self._waiting -= 1
-
-    def _pieces(self, wanted: SpeechRequest, sample_rate_hz: int) -> Iterator[np.ndarray]:
-        """Yield the sound sentence by sentence; requests take turns, so that a long text delays no other for long."""
-        utterances = self.speaker(wanted.voice, wanted.speed).read(wanted.input, seed=wanted.seed)
-        while True:
-            with self._turn:
-                utterance = next(utterances, None)
-            if utterance is None:
-                return
-            yield faded(utterance.waveform, sample_rate_hz)
-            yield silence(PAUSE_S, sample_rate_hz)
+            self._working.discard(place)
+            if job is not None:
+                self.engine.cancel(job)
+            encoder.close()
 
 
-def start(config: ServeConfig, key: str | None = None) -> str:
-    """Start serving until `ray.serve.shutdown`; return the address.
+async def _next(sound: AsyncGenerator[bytes]) -> bytes:
+    return await anext(sound, b"")
+
+
+async def _disconnected(request: Request) -> None:
+    """Return when the client has gone; its body was read."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _chained(first: bytes, rest: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
+    yield first
+    async for data in rest:
+        yield data
+
+
+async def _closed(*generators: AsyncGenerator[bytes]) -> None:
+    """Close generators, the outer one first: what was not sent is not made."""
+    for generator in generators:
+        await generator.aclose()
+
+
+class Running(NamedTuple):
+    """A server that answers."""
+
+    address: str
+    stop: Callable[[], None]
+
+
+def start(config: ServeConfig, key: str | None = None) -> Running:
+    """Start serving: in this process, or with several replicas by Ray Serve.
 
     Raises ValueError where others could reach it without a key.
     """
+    from triforce.models.release_files import load_card, require_dvae
+
+    require_key(config.host, key)
+    config = with_absolute_paths(config)
+    require_dvae(config.release)
+    if load_card(config.release, "gpt") is None:
+        raise FileNotFoundError(f"{config.release}: no gpt/config.json here; train one with `triforce train gpt`")
+    key_hash = hash_key(key) if key else None
+    return _start_here(config, key_hash) if config.replicas == 1 else _start_replicas(config, key_hash)
+
+
+def with_absolute_paths(config: ServeConfig) -> ServeConfig:
+    """Return the config as a process in another folder needs it; `VOICE` is a name, not a path."""
+    release = config.release
+    if release != VOICE and storage.is_local(release):
+        release = os.path.abspath(release)
+    return config.model_copy(update={"release": release, "voices": config.voices and os.path.abspath(config.voices)})
+
+
+def _start_here(config: ServeConfig, key_hash: str | None) -> Running:
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    listening = socket.create_server((config.host, config.port), family=family)
+    server = SpeechServer(config, key_hash)
+    settings = uvicorn.Config(
+        server.__serve_build_asgi_app__(), log_level="warning", lifespan="off", timeout_graceful_shutdown=STOP_S
+    )
+    app = uvicorn.Server(settings)
+    thread = threading.Thread(target=app.run, args=([listening],), name="http")
+    thread.start()
+
+    def stop() -> None:
+        app.should_exit = True
+        thread.join()
+        server.engine.stop()
+
+    host = f"[{config.host}]" if family == socket.AF_INET6 else config.host
+    return Running(f"http://{host}:{listening.getsockname()[1]}", stop)
+
+
+def _start_replicas(config: ServeConfig, key_hash: str | None) -> Running:
     try:
         from ray import serve
     except ImportError as error:
-        raise ImportError("serving needs Ray Serve: pip install 'triforce[serve]'") from error
-    from triforce.ingest import storage
-    from triforce.models.release_files import load_card, require_dvae
+        raise ImportError("several replicas need Ray Serve: pip install 'triforce[serve]'") from error
     from triforce.tokenize.ray_session import connect
 
-    require_key(config.host, key)
-    release = os.path.abspath(config.release) if storage.is_local(config.release) else config.release
-    require_dvae(release)
-    if load_card(release, "gpt") is None:
-        raise FileNotFoundError(f"{release}: no gpt/config.json here; train one with `triforce train gpt`")
-    voices = config.voices and os.path.abspath(config.voices)
-    config = config.model_copy(update={"release": release, "voices": voices, "port": config.port or _free_port()})
+    port = config.port or _free_port()
     connect()
-    serve.start(http_options={"host": config.host, "port": config.port})
+    serve.start(http_options={"host": config.host, "port": port})
     deployment = serve.deployment(
         name="speech", num_replicas=config.replicas, max_ongoing_requests=config.max_waiting + 16
     )(serve.ingress()(SpeechServer))
-    serve.run(deployment.bind(config, hash_key(key) if key else None), name="triforce")
-    return f"http://{config.host}:{config.port}"
+    serve.run(deployment.bind(config, key_hash), name="triforce")
+    return Running(f"http://{config.host}:{port}", serve.shutdown)
 
 
 def serve_forever(config: ServeConfig) -> None:
     """Serve until interrupted; the key comes from the environment, where no list of processes shows it."""
-    address = start(config, os.environ.get(KEY_VARIABLE))
+    address, stop = start(config, os.environ.get(KEY_VARIABLE))
     guarded = "with the key" if os.environ.get(KEY_VARIABLE) else "without a key, to this machine alone"
     print(json.dumps({"address": address, "speech": f"{address}/v1/audio/speech"}), flush=True)
     logger.warning("open %s in a browser; served %s; Ctrl-C ends it", address, guarded)
-    from ray import serve
-
     try:
         while True:
             time.sleep(3600)
     finally:
-        serve.shutdown()
+        stop()
 
 
 def _free_port() -> int:

@@ -18,6 +18,7 @@ from triforce.flows.speech.sentences import split_spoken
 from triforce.models.flow_samplers import SamplerConfig
 from triforce.models.gpt_sampling import Candidate, SamplingConfig
 from triforce.models.release import Release
+from triforce.models.vocabulary import Segment
 from triforce.train.evaluate.judge import Judge, JudgeConfig
 from triforce.train.evaluate.metrics import character_errors
 
@@ -25,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 PAUSE_S = 0.3
 """Pause between sentences."""
+ROWS = 16
+"""Candidates that are drawn side by side. Assumed: more gain little on a CPU, and each takes memory."""
 VOICE_S = 5.0
 """Length of the voice prompt, as in training."""
 
@@ -111,18 +114,31 @@ class Speaker:
         """The Whisper model that transcribes utterances."""
         return Judge(self.config.judge)
 
+    @cached_property
+    def prompt(self) -> list[Segment]:
+        """What stands before a text that is said in the voice."""
+        return self.release.voice_prompt(self.voice)
+
     def speak(self, text: str, *, seed: int = 0) -> Utterance:
         """Speak one text."""
         return self.speak_all([text], [seed])[0]
 
     def read(self, text: str, *, seed: int = 0) -> Iterator[Utterance]:
-        """Speak a text of any length, yielding each sentence as it is ready; `join` makes one sound of them.
+        """Speak a text of any length, `ROWS` sentences side by side; `join` makes one sound of them.
 
         Raises UnknownCharacterError, before any sentence, where nothing of the text can be said.
         """
         self.prepare(text)
-        for number, sentence in enumerate(split_spoken(text, self.language)):
-            yield self.speak(sentence, seed=seed + number)
+        sentences = split_spoken(text, self.language)
+        for first in range(0, len(sentences), ROWS):
+            part = sentences[first : first + ROWS]
+            yield from self.speak_all(part, range(seed + first, seed + first + len(part)))
+
+    def sentences(self, text: str) -> list[str]:
+        """Return the sentences of a text as the network reads them, without those of which it can say nothing."""
+        found = [spoken(part, self.release.characters, self.language) for part in split_spoken(text, self.language)]
+        self._report("".join(sorted(set().union(*(one.skipped for one in found)))))
+        return [one.text for one in found if any(c.isalnum() for c in one.text)]
 
     def prepare(self, text: str) -> Readable:
         """Return a text as the network reads it: figures and signs in words, in characters that it knows.
@@ -170,9 +186,11 @@ class Speaker:
     def _read(self, todo: list[int], texts: list[str], seeds: Sequence[int], attempt: int) -> list[Utterance]:
         """Return the best of each text's candidates in this attempt."""
         utterances: list[list[Utterance]] = []
+        own = {i: attempt_seed(seeds[i], attempt) for i in todo}
+        said = [i for i in todo if texts[i]]
+        drawn = dict(zip(said, self.draw_all([texts[i] for i in said], [own[i] for i in said]), strict=True))
         for i in todo:
-            seed = attempt_seed(seeds[i], attempt)
-            candidates = self.draw(texts[i], seed) if texts[i] else []
+            seed, candidates = own[i], drawn.get(i, [])
             if not self.config.listens:
                 candidates = candidates[:1]
             rendered = [self.render(texts[i], candidate, seed, attempt) for candidate in candidates]
@@ -186,13 +204,20 @@ class Speaker:
             for group in utterances
         ]
 
+    def draw_all(self, texts: Sequence[str], seeds: Sequence[int]) -> list[list[Candidate]]:
+        """Draw candidate codes for each text from the GPT, `ROWS` of them side by side where it reads word by word."""
+        if not self.release.reads or not texts:
+            return [self.draw(text, seed) for text, seed in zip(texts, seeds, strict=True)]
+        sampling = self.config.sampling  # a reading ends behind its last word, and not before
+        return self.release.draw_all(texts, voice=self.voice, seeds=seeds, sampling=sampling, num_rows=ROWS)
+
     def draw(self, text: str, seed: int) -> list[Candidate]:
         """Draw candidate codes for a text from the GPT."""
+        if self.release.reads:
+            return self.draw_all([text], [seed])[0]
         rate = self.release.info()["codes_per_second"]
         most = math.ceil(rate * (1.0 + len(text) / self.config.min_chars_per_s))
         sampling = self.config.sampling
-        if self.release.reads:  # ends behind its last word, and not before
-            return self.release.draw(text, voice=self.voice, seed=seed, sampling=sampling)
         sampling = sampling.model_copy(update={"max_codes": min(sampling.max_codes, most)})
         return self.release.draw(text, voice=self.voice, seed=seed, sampling=sampling)
 

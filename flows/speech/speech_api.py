@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -84,11 +84,14 @@ def model_entry(name: str) -> dict[str, Any]:
     return {"id": name, "name": name, "object": "model", "created": 0, "owned_by": MODEL}
 
 
-def events(sound: Iterable[bytes], usage: dict[str, int]) -> Iterator[bytes]:
-    """Yield server-sent events with the bytes of ``sound``, as ``stream_format: sse`` asks for."""
-    for part in sound:
-        yield _event({"type": "speech.audio.delta", "audio": base64.b64encode(part).decode("ascii")})
-    yield _event({"type": "speech.audio.done", "usage": usage | {"total_tokens": sum(usage.values())}})
+def part_event(sound: bytes) -> bytes:
+    """Return a server-sent event with bytes of the sound, as ``stream_format: sse`` asks for."""
+    return _event({"type": "speech.audio.delta", "audio": base64.b64encode(sound).decode("ascii")})
+
+
+def done_event(usage: dict[str, int]) -> bytes:
+    """Return the event behind the last one with sound."""
+    return _event({"type": "speech.audio.done", "usage": usage | {"total_tokens": sum(usage.values())}})
 
 
 def _event(fields: dict[str, Any]) -> bytes:

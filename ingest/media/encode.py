@@ -90,26 +90,66 @@ def write_published(path: Path, pieces: Iterable[np.ndarray], *, title: str, end
     return num_samples / SAMPLE_RATE_HZ
 
 
-def encode_stream(pieces: Iterable[np.ndarray], sample_rate_hz: int, name: str) -> Iterator[bytes]:
-    """Yield bytes of the format ``name`` for the pieces of one sound, ``(N,) float32``.
+class StreamEncoder:
+    """Encodes one sound in the format ``name`` as its pieces come, ``(N,) float32``.
 
     A streamed WAV says that its length is unknown, as its header is sent before the end is known. Raises ValueError for
     a name that is not in `FORMATS`.
     """
-    if name not in FORMATS:
-        raise ValueError(f"format {name!r}: use one of {', '.join(FORMATS)}")
-    if FORMATS[name].container is None:
-        if name == "wav":
-            yield wav_header(sample_rate_hz)
+
+    def __init__(self, sample_rate_hz: int, name: str) -> None:
+        if name not in FORMATS:
+            raise ValueError(f"format {name!r}: use one of {', '.join(FORMATS)}")
+        about, self._sink = FORMATS[name], _Sink()
+        self._rate_hz, self._position = sample_rate_hz, 0
+        self._container: Any = None
+        if about.container is None:
+            self._sink.write(wav_header(sample_rate_hz) if name == "wav" else b"")
+            return
+        # FFmpeg may not go back to fill in a length: nothing that was sent can be changed.
+        self._container = av.open(self._sink, "w", format=about.container, buffer_size=4096)
+        self._container.flags |= int(av.container.Flags.flush_packets.value) | int(av.container.Flags.bitexact.value)
+        rate_hz = about.rate_hz or sample_rate_hz
+        self._stream: Any = self._container.add_stream(about.codec or name, rate=rate_hz, layout="mono")
+        if about.bit_rate:
+            self._stream.bit_rate = about.bit_rate
+
+    def push(self, piece: np.ndarray) -> bytes:
+        """Return the bytes that are ready once a piece is known; there may be none yet."""
+        if self._container is None:
+            return self._sink.take() + to_int16(piece).astype("<i2").tobytes()
+        for frame in int16_frames([piece], self._rate_hz, self._position):
+            self._container.mux(self._stream.encode(frame))
+        self._position += len(piece)
+        return self._sink.take()
+
+    def close(self) -> bytes:
+        """Return the bytes that are left when all pieces are known."""
+        if self._container is not None:
+            if self._position:
+                self._container.mux(self._stream.encode(None))
+            self._container.close()
+            self._container = None
+        return self._sink.take()
+
+
+def encode_stream(pieces: Iterable[np.ndarray], sample_rate_hz: int, name: str) -> Iterator[bytes]:
+    """Yield bytes of the format ``name`` for the pieces of one sound, as `StreamEncoder` makes them."""
+    encoder = StreamEncoder(sample_rate_hz, name)
+    try:
         for piece in pieces:
-            yield to_int16(piece).astype("<i2").tobytes()
-        return
-    yield from _by_ffmpeg(pieces, sample_rate_hz, name)
+            if data := encoder.push(piece):
+                yield data
+    finally:
+        rest = encoder.close()
+    if rest:
+        yield rest
 
 
-def int16_frames(pieces: Iterable[np.ndarray], sample_rate_hz: int) -> Iterator[av.AudioFrame]:
-    """Yield 16-bit mono frames of ``(N,) float32`` pieces, each beginning where the one before ends."""
-    position = 0
+def int16_frames(pieces: Iterable[np.ndarray], sample_rate_hz: int, position: int = 0) -> Iterator[av.AudioFrame]:
+    """Yield 16-bit mono frames of ``(N,) float32`` pieces, each beginning where the one before ends; the first one at
+    sample ``position``.
+    """
     for piece in pieces:
         samples = to_int16(piece)
         for start in range(0, len(samples), CHUNK_SAMPLES):
@@ -125,25 +165,6 @@ def wav_header(sample_rate_hz: int) -> bytes:
     """Return the 44 bytes in front of 16-bit mono samples of unknown number."""
     form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, sample_rate_hz, 2 * sample_rate_hz, 2, 16)
     return struct.pack("<4sI4s", b"RIFF", UNKNOWN_LENGTH, b"WAVE") + form + struct.pack("<4sI", b"data", UNKNOWN_LENGTH)
-
-
-def _by_ffmpeg(pieces: Iterable[np.ndarray], sample_rate_hz: int, name: str) -> Iterator[bytes]:
-    about, sink = FORMATS[name], _Sink()
-    # FFmpeg may not go back to fill in a length: nothing that was sent can be changed.
-    with av.open(sink, "w", format=about.container, buffer_size=4096) as container:
-        container.flags |= int(av.container.Flags.flush_packets.value) | int(av.container.Flags.bitexact.value)
-        stream: Any = container.add_stream(about.codec or name, rate=about.rate_hz or sample_rate_hz, layout="mono")
-        if about.bit_rate:
-            stream.bit_rate = about.bit_rate
-        for frame in int16_frames(pieces, sample_rate_hz):
-            for packet in stream.encode(frame):
-                container.mux(packet)
-            if data := sink.take():
-                yield data
-        for packet in stream.encode(None):
-            container.mux(packet)
-    if data := sink.take():
-        yield data
 
 
 def _blocks(pieces: Iterable[np.ndarray]) -> Iterator[np.ndarray]:

@@ -45,6 +45,11 @@ class VocosConfig(BaseModel):
         "noise where there is no voice; the published network has to find phases by itself.",
     )
 
+    @property
+    def reach(self) -> int:
+        """Frames to either side that a frame's spectrum depends on; a pitch network sees no more."""
+        return 3 * (1 + self.num_blocks)  # convolutions of width 7
+
 
 class ConvNeXtBlock(nn.Module):
     """Depthwise convolution of width 7, norm, two pointwise layers, scale (Liu et al. 2022, arXiv 2201.03545)."""
@@ -119,21 +124,26 @@ class _PitchNetwork(nn.Module):
             return Pitch(log_bins + FIRST_LOG_BINS, voiced)
 
 
-def source_phases(pitch: Pitch, n_fft: int, hop_length: int, generator: torch.Generator | None = None) -> torch.Tensor:
+def source_turns(pitch: Pitch, n_fft: int, hop_length: int, first: torch.Tensor | float = 0.0) -> torch.Tensor:
+    """Return the turns ``(B, T)`` float64 that the fundamental has made at each frame, modulo 1.
+
+    ``first`` ``(B, 1)`` are those at the first frame. No gradient goes through them.
+    """
+    fundamental = pitch.log_bins.detach().exp()
+    turns = 0.5 * (fundamental[:, 1:] + fundamental[:, :-1]).double() * (hop_length / n_fft)
+    return (F.pad(turns.cumsum(1), (1, 0)) + first) % 1  # harmonics are whole multiples, so whole turns drop out
+
+
+def source_phases(pitch: Pitch, turns: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
     """Return the phases ``(B, T, n_fft // 2 + 1)`` that the STFT of a source has: of the harmonic next to each bin
-    where there is a voice, random elsewhere. No gradient goes through them.
+    where there is a voice, elsewhere those of ``noise`` ``(B, T, n_fft // 2 + 1)`` from 0 to 1.
 
     Harmonic-plus-noise sources for networks: Wang et al. 2019, arXiv 1904.12088; in an STFT: Li et al. 2023, arXiv
     2309.09493.
     """
-    fundamental = pitch.log_bins.detach().exp()
-    turns = 0.5 * (fundamental[:, 1:] + fundamental[:, :-1]).double() * (hop_length / n_fft)
-    turns = F.pad(turns.cumsum(1) % 1, (1, 0)).float()  # harmonics are whole multiples, so whole turns drop out
-    bins = torch.arange(n_fft // 2 + 1, device=turns.device, dtype=torch.float32)
-    harmonic = (bins / fundamental[..., None]).round().clamp_min(1) * turns[
-        ..., None
-    ] + 0.5 * bins  # frames are centred
-    noise = torch.rand(harmonic.shape, device=turns.device, generator=generator)
+    fundamental = pitch.log_bins.detach().exp()[..., None]
+    bins = torch.arange(noise.shape[-1], device=turns.device, dtype=torch.float32)
+    harmonic = (bins / fundamental).round().clamp_min(1) * turns.float()[..., None] + 0.5 * bins  # frames are centred
     return 2 * math.pi * (torch.where(pitch.voiced[..., None] > 0, harmonic, noise) % 1)
 
 
@@ -164,7 +174,9 @@ class Vocos(nn.Module):
         """As `forward`, with the pitch that the network predicts already predicted."""
         spectrum = self.head(self.backbone(mel))
         if pitch is not None:
-            phases = source_phases(pitch, self.config.n_fft, self.config.hop_length, generator)
+            noise = torch.rand(spectrum.shape, device=spectrum.device, generator=generator)
+            turns = source_turns(pitch, self.config.n_fft, self.config.hop_length)
+            phases = source_phases(pitch, turns, noise)
             spectrum = spectrum * torch.complex(phases.cos(), phases.sin())
         return inverse_stft(spectrum, self.window, self.config.hop_length)
 

@@ -46,11 +46,17 @@ class KVCache:
         reached = None if self.reached is None else self.reached.expand(num_copies, 1)
         return KVCache(store, self.length, reached)
 
+    def require(self, num_tokens: int) -> None:
+        """Raise ValueError where this cache does not hold so many tokens."""
+        if num_tokens > self.store.shape[4]:
+            raise ValueError(
+                f"{num_tokens} tokens: this cache holds {self.store.shape[4]}; make it with a larger capacity"
+            )
+
     def extend(self, layer: int, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Append ``(B, H, T, head_dim)`` and return all keys and values so far; the caller advances ``length``."""
         end = self.length + k.shape[2]
-        if end > self.store.shape[4]:
-            raise ValueError(f"{end} tokens: this cache holds {self.store.shape[4]}; make it with a larger capacity")
+        self.require(end)
         self.store[layer, 0, :, :, self.length : end] = k
         self.store[layer, 1, :, :, self.length : end] = v
         return self.store[layer, 0, :, :, :end], self.store[layer, 1, :, :, :end]

@@ -1,9 +1,9 @@
 """Training and sampling speed of the transformer against Hugging Face's of the same weights, in one run.
 
-``python tests/benchmarks/bench_gpt.py``: tokens a second of both, side by side and in turns, and the median of their
-ratios. The other side is `Qwen3ForCausalLM` (the same blocks) with SDPA, its own loss, and `generate` with a static or
-a dynamic cache, whichever is faster; same batch, dtype, optimizer, threads. ``--dtype bfloat16``: both train under
-autocast and sample with weights in bfloat16.
+``python tests/benchmarks/bench_gpt.py``. Training: tokens a second of both, side by side and in turns, and the median
+of their ratios. The other side is `Qwen3ForCausalLM` (the same blocks) with SDPA and its own loss; same batch, dtype,
+optimizer, threads. ``--dtype bfloat16``: both train under autocast. Sampling, alone by ``--only sample``: a table of
+ours in each precision, transformers, CTranslate2 and the bound (`sampling_speed.py`).
 """
 
 from __future__ import annotations
@@ -21,10 +21,12 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from benchmarks.sampling_speed import compare as compare_sampling
+from benchmarks.sampling_speed import profile
 from models.qwen import as_qwen3
 
+from triforce.models.decoding.network import PackedNetwork
 from triforce.models.gpt import GPT, GPTConfig
-from triforce.models.gpt_sampling import SamplingConfig, sample_segment
 from triforce.models.vocabulary import Segment
 from triforce.train.data.tokens.rows import PackedBatch, stack
 from triforce.train.tasks.gpt_loss import media_vocabulary, token_losses
@@ -132,49 +134,6 @@ def compare(name: str, tokens: int, ours: Callable, theirs: Callable, rounds: in
     return mine, other, ratio
 
 
-def sampling(model: GPT, other: nn.Module, batch_size: int, num_codes: int, cache: str) -> tuple[Callable, Callable]:
-    """The same number of codes behind the same prompt, ours masked to speech, both by temperature and top-p."""
-    generator = np.random.default_rng(1)
-    text = Segment("text", generator.integers(0, NUM_TEXT, 40))
-    vocabulary = model.config.vocabulary
-    prompt = [*vocabulary.segment_ids(text), vocabulary.begin("speech")]
-    ids = torch.tensor(prompt).expand(batch_size, -1).contiguous()
-    config = SamplingConfig(num_candidates=batch_size, temperature=0.9, top_p=0.95, stop_loops=0)
-
-    def ours() -> None:
-        drawn = sample_segment(model, [text], "speech", config, seed=0)
-        assert all(len(candidate.codes) == num_codes for candidate in drawn)  # no end: the grid is of one size
-
-    def theirs() -> None:
-        settings = {"do_sample": True, "temperature": 0.9, "top_p": 0.95, "top_k": 0}
-        with torch.inference_mode():
-            out = other.generate(
-                ids,
-                attention_mask=torch.ones_like(ids),
-                max_new_tokens=num_codes,
-                min_new_tokens=num_codes,
-                cache_implementation=cache,
-                **settings,
-            )
-        assert out.shape[1] == len(prompt) + num_codes
-
-    return ours, theirs
-
-
-@torch.inference_mode()
-def matrices_alone(model: GPT, batch_size: int, rounds: int) -> float:
-    """Tokens a second of nothing but the network's matrix products: what no sampler of these weights can exceed."""
-    linears = [module for module in model.modules() if isinstance(module, nn.Linear)]
-    inputs = [torch.ones(batch_size, linear.in_features, dtype=linear.weight.dtype) for linear in linears]
-    found = []
-    for _ in range(20 * rounds):
-        started = time.perf_counter()
-        for linear, x in zip(linears, inputs, strict=True):
-            linear(x)
-        found.append(batch_size / (time.perf_counter() - started))
-    return statistics.median(found)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--layers", type=int, default=8)
@@ -182,20 +141,30 @@ def main() -> None:
     parser.add_argument("--heads", type=int, default=6)
     parser.add_argument("--context", type=int, default=1024)
     parser.add_argument("--rows", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--codes", type=int, default=200)
     parser.add_argument("--only", choices=["train", "sample"])
-    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="training's")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 16], help="rows that are sampled side by side")
+    parser.add_argument("--profile", action="store_true", help="also where the time of a step goes")
+    parser.add_argument(
+        "--clock",
+        choices=["wall", "cpu"],
+        default="wall",
+        help="cpu: seconds of the process, for one thread on a core that other work shares",
+    )
     arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    if arguments.clock == "cpu" and arguments.threads > 1:
+        parser.error(f"--clock cpu with --threads {arguments.threads}: it counts the seconds of both; use wall")
     dtype = getattr(torch, arguments.dtype)
     model = make_gpt(arguments)
-    other = as_qwen3(model)
     size = f"{arguments.layers} x {arguments.width} x {arguments.heads}"
-    print(
-        f"{size}, {model.num_parameters() / 1e6:.1f} M parameters, {arguments.dtype}, {torch.get_num_threads()} threads"
-    )
+    print(f"{size}, {model.num_parameters() / 1e6:.1f} M parameters, {torch.get_num_threads()} threads")
     tokens = arguments.rows * arguments.context
     if arguments.only != "sample":
+        other = as_qwen3(model)
         whole = documents(model, arguments.context, arguments.rows, 1)
         packed = documents(model, arguments.context, arguments.rows, 5)
         for name, batch, theirs in (("one document a row", whole, their_step), ("packed", packed, their_packed_step)):
@@ -203,14 +172,11 @@ def main() -> None:
             compare(f"training, {name}", tokens, ours, others, arguments.rounds)
     if arguments.only == "train":
         return
-    model.eval().to(dtype), other.eval().to(dtype)
-    for batch_size in (1, 16):
-        for cache in ("dynamic", "static"):
-            ours, theirs = sampling(model, other, batch_size, arguments.codes, cache)
-            name = f"sampling, batch {batch_size}, {cache} cache"
-            _, other_speed, _ = compare(name, batch_size * arguments.codes, ours, theirs, max(3, arguments.rounds // 2))
-            alone = matrices_alone(model, batch_size, arguments.rounds)
-            print(f"{'':34s} matrix products alone {alone:8.0f} tokens/s, {alone / other_speed:.2f} of transformers'")
+    clock = time.process_time if arguments.clock == "cpu" else time.perf_counter
+    model.eval().requires_grad_(False)
+    compare_sampling(model, arguments.codes, arguments.rounds, clock, tuple(arguments.batch))
+    for batch_size in arguments.batch if arguments.profile else ():
+        print("\n" + profile(PackedNetwork(model, "auto"), batch_size, arguments.codes))
 
 
 if __name__ == "__main__":

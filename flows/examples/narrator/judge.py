@@ -15,7 +15,7 @@ import subprocess
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import soundfile
@@ -27,6 +27,7 @@ from triforce.flows.speech.speaker import SpeakConfig, Speaker
 from triforce.ingest import storage
 from triforce.ingest.clips.dnsmos import overall_quality
 from triforce.models.audio.vocoder import GriffinLim
+from triforce.models.decoding.precision import Precision
 from triforce.models.gpt_sampling import SamplingConfig
 from triforce.models.release import Release
 from triforce.models.voice.bundled import VOICE
@@ -155,10 +156,12 @@ def main() -> None:
     parser.add_argument("--best", action="store_true", help=f"also the best of {BEST_OF} candidates")
     parser.add_argument("--temperature", type=float, default=0.7)
     parser.add_argument("--guidance", type=float, default=1.5)
+    parser.add_argument("--precision", choices=get_args(Precision), default="auto", help="of the GPT's weights")
     options = parser.parse_args()
     sampling = SamplingConfig(temperature=options.temperature, guidance=options.guidance)
     print(HEADER)
-    judge(Release.load(options.release), unseen_texts()[: options.limit], sampling, options.out, best=options.best)
+    release = Release.load(options.release, precision=options.precision)
+    judge(release, unseen_texts()[: options.limit], sampling, options.out, best=options.best)
 
 
 if __name__ == "__main__":

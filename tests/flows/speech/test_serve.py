@@ -1,4 +1,4 @@
-"""The speech endpoint over a real Ray Serve, as OpenAI's clients, a browser and an intruder see it."""
+"""The speech endpoint as a command, as OpenAI's clients, a browser and an intruder see it; replicas by Ray Serve."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import av
@@ -19,7 +21,7 @@ import pytest
 import soundfile
 import tiny_run
 
-from triforce.flows.speech.serve import ServeConfig, start
+from triforce.flows.speech.serve import ServeConfig, start, with_absolute_paths
 from triforce.ingest.media.encode import encode_stream
 
 KEY = "k-1234"
@@ -46,22 +48,28 @@ def test_every_format_carries_the_sound_and_flows(name):
 
 
 def test_nobody_is_let_in_without_a_key_from_elsewhere(tmp_path):
-    pytest.importorskip("ray.serve", reason="pip install 'triforce[serve]'")
     with pytest.raises(ValueError, match="set TRIFORCE_API_KEY"):
         start(ServeConfig(release=str(tmp_path), host="0.0.0.0"))
     with pytest.raises(FileNotFoundError, match="train one with"):
         start(ServeConfig(release=tiny_run.write_release(tmp_path / "r", stages=("dvae",))))
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    pytest.importorskip("ray.serve", reason="pip install 'triforce[serve]'")
-    folder = tmp_path_factory.mktemp("serve")
+def test_paths_are_those_of_the_folder_and_the_voice_that_comes_along_is_a_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert with_absolute_paths(ServeConfig()).release == "voice"
+    found = with_absolute_paths(ServeConfig(release="./voice", voices="people"))
+    assert (found.release, found.voices) == (str(tmp_path / "voice"), str(tmp_path / "people"))
+    assert with_absolute_paths(ServeConfig(release="s3://bucket/release")).release == "s3://bucket/release"
+
+
+@contextmanager
+def serving(folder: Path, *options: str) -> Iterator[str]:
+    """Run the command over tiny networks; yields the address."""
     release = tiny_run.write_release(folder / "release")
     command = [COMMAND, "serve", "--release", release, "--port", "0", "--set", "speak.sampling.max_codes=16"]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
-            [*command, "--set", "max_chars=200"],
+            [*command, "--set", "max_chars=200", *options],
             stdout=subprocess.PIPE,
             stderr=log,
             env=os.environ | {"TRIFORCE_API_KEY": KEY, "OMP_NUM_THREADS": "1"},
@@ -74,6 +82,23 @@ def server(tmp_path_factory):
         process.send_signal(signal.SIGINT)
         process.wait(120)
     assert process.returncode == 130
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with serving(tmp_path_factory.mktemp("serve")) as address:
+        yield address
+
+
+@pytest.mark.slow
+def test_several_replicas_answer_by_ray_serve(tmp_path):
+    pytest.importorskip("ray.serve", reason="pip install 'triforce[serve]'")
+    with (
+        serving(tmp_path, "--replicas", "2") as address,
+        httpx.Client(base_url=address, headers={"Authorization": f"Bearer {KEY}"}, timeout=120) as client,
+    ):
+        assert len({ask(client, response_format="pcm").content for _ in range(3)}) == 1
+        assert httpx.post(f"{address}/v1/audio/speech", json={"input": "Hi."}, timeout=60).status_code == 401
 
 
 @pytest.fixture(scope="module")

@@ -5,10 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import av
 import httpx
@@ -16,28 +12,13 @@ import openai
 import pytest
 import soundfile
 import tiny_run
-import uvicorn
+from loopback import running
 
 from triforce.flows.speech.serve import ServeConfig, SpeechServer
 from triforce.flows.speech.speaker import SpeakConfig
 from triforce.models.gpt_sampling import SamplingConfig
 
 MAX_CHARS = 20_000
-
-
-@contextmanager
-def running(server: SpeechServer) -> Iterator[str]:
-    """Serve a replica on loopback without Ray Serve; yields its address."""
-    app = uvicorn.Server(uvicorn.Config(server.__serve_build_asgi_app__(), port=0, log_level="error"))
-    thread = threading.Thread(target=app.run)
-    thread.start()
-    try:
-        while not app.started:
-            time.sleep(0.02)
-        yield f"http://127.0.0.1:{app.servers[0].sockets[0].getsockname()[1]}"
-    finally:
-        app.should_exit = True
-        thread.join(30)
 
 
 @pytest.fixture(scope="module")

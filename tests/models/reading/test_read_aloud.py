@@ -5,14 +5,15 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from tiny_reader import NUM_CODES, READER, TEXTS, VOCABULARY, make_gpt, words_of
 
 from triforce.models.blocks import packed_attention
 from triforce.models.blocks.kv_cache import KVCache
 from triforce.models.blocks.packed_attention import Bounds
 from triforce.models.blocks.positions import text_pointers
-from triforce.models.gpt import GPT, GPTConfig
+from triforce.models.gpt import GPT
 from triforce.models.gpt_sampling import SamplingConfig
-from triforce.models.reading import sampling
+from triforce.models.reading.decide import draw_codes
 from triforce.models.reading.interleave import (
     begins_unit,
     codes_before,
@@ -21,33 +22,10 @@ from triforce.models.reading.interleave import (
     reading_weights,
     time_words,
 )
-from triforce.models.reading.phonemes import BOUNDARY, SYMBOLS, PhonemeTokenizer
-from triforce.models.reading.sampling import draw_codes, read_aloud
-from triforce.models.vocabulary import Modality, Segment, Vocabulary
-
-NUM_CODES = 40
-READER = PhonemeTokenizer()
-TEXTS = ("Hello, dear world.", "In 1984 we met Xyzzy.", "A")
-VOCABULARY = Vocabulary(
-    modalities=(
-        Modality(name="text", num_codes=READER.size),
-        Modality(name="speech", num_codes=NUM_CODES),
-        Modality(name="reading", num_codes=NUM_CODES, shares="speech", interleaves="text"),
-    )
-)
-
-
-def make_gpt(**settings) -> GPT:
-    torch.manual_seed(0)
-    shape = {"vocabulary": VOCABULARY, "num_layers": 2, "width": 64, "num_heads": 4, "max_positions": 512}
-    model = GPT(GPTConfig(**(shape | settings))).eval().requires_grad_(False)
-    for parameter in model.parameters():  # far from the start, where every position would look alike
-        torch.nn.init.normal_(parameter, std=0.2) if parameter.ndim > 1 else torch.nn.init.uniform_(parameter, 0.5, 1.5)
-    return model
-
-
-def words_of(text: str) -> list[np.ndarray]:
-    return READER.split(READER.encode(text))
+from triforce.models.reading.phonemes import BOUNDARY, SYMBOLS
+from triforce.models.reading.pool import ReadingPool
+from triforce.models.reading.sampling import read_aloud
+from triforce.models.vocabulary import Segment
 
 
 def test_pieces_stand_before_the_codes_that_say_them():
@@ -130,7 +108,7 @@ def test_pointers_by_hand():
 def test_a_pointer_turns_every_other_pair():
     model = make_gpt(pointer=True)
     ids = torch.tensor([[VOCABULARY.begin("text"), 2 + 2, 2 + 3, VOCABULARY.begin("reading"), 120]])
-    cos, _ = model._angles(ids, torch.arange(5)[None], None, None)
+    cos, _ = model.angles(ids, torch.arange(5)[None], None, None)
     places = torch.stack([torch.arange(5), torch.tensor([0, 1, 2, 0, 0])], 1).repeat(1, 4)
     torch.testing.assert_close(cos, torch.stack([model.cos[places[:, i], i] for i in range(8)], 1))
 
@@ -286,22 +264,23 @@ def test_codes_are_drawn_by_their_probability():
     logits = torch.tensor([0.5, 0.3, 0.15, 0.05]).log().expand(20_000, 4)
     noise = torch.from_numpy(np.random.default_rng(0).random(20_000, np.float32))
 
-    def shares(**settings) -> list[float]:
-        drawn = draw_codes(logits, SamplingConfig(**settings), noise)
+    def shares(temperature=1.0, top_k=4, top_p=1.0) -> list[float]:
+        settings = (torch.tensor([value]).expand(20_000) for value in (temperature, top_k, top_p))
+        drawn = draw_codes(logits, *settings, noise)
         return [round(share, 2) for share in (drawn.bincount(minlength=4) / len(drawn)).tolist()]
 
-    assert shares(temperature=1, top_p=1) == pytest.approx([0.5, 0.3, 0.15, 0.05], abs=0.011)
-    assert shares(temperature=1, top_p=0.9) == pytest.approx([0.53, 0.32, 0.16, 0], abs=0.011)
-    assert shares(temperature=1, top_p=1, top_k=2) == pytest.approx([0.625, 0.375, 0, 0], abs=0.011)
-    assert shares(temperature=0) == [1, 0, 0, 0]
+    assert shares() == pytest.approx([0.5, 0.3, 0.15, 0.05], abs=0.011)
+    assert shares(top_p=0.9) == pytest.approx([0.53, 0.32, 0.16, 0], abs=0.011)
+    assert shares(top_k=2) == pytest.approx([0.625, 0.375, 0, 0], abs=0.011)
+    assert shares(temperature=0.0) == [1, 0, 0, 0]
 
 
 def test_steps_end_when_all_rows_have(monkeypatch):
     """Not at the most codes that could be drawn."""
     steps = []
     model = make_gpt(pointer=True)
-    plain = sampling._Batch._step
-    monkeypatch.setattr(sampling._Batch, "_step", lambda self, rest: (steps.append(1), plain(self, rest))[1])
+    plain = ReadingPool.step
+    monkeypatch.setattr(ReadingPool, "step", lambda self: (steps.append(1), plain(self))[1])
     config = SamplingConfig(max_codes_per_word=3, max_codes=400)
     read_aloud(model, [words_of(TEXTS[2])], config)
     assert len(steps) <= 32

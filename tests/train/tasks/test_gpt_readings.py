@@ -147,7 +147,7 @@ def test_a_release_reads_word_by_word(folder):
     assert trainer.state.history[-1]["train/loss"] < trainer.state.history[0]["train/loss"]
     inputs = {"dvae": require_dvae(config.release).hash}
     write_release(trainer, trainer.task, config, {"run_name": "gpt-test", "inputs": inputs})
-    release = Release.load(str(folder / "release"))
+    release = Release.load(str(folder / "release"), precision="float32")  # else rounding decides between near codes
     assert release.reads
     texts = ["One, two; Xyzzy é 3!", "In 1984 it was $5."]
     sampling = SamplingConfig(num_candidates=2, max_codes_per_word=6, guidance=1.5)

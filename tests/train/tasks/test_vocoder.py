@@ -13,7 +13,15 @@ from corpora import add_recording, sweep
 from triforce.ingest.corpus.store import Corpus
 from triforce.models.audio.mel import MelConfig, log_mel
 from triforce.models.audio.vocoder import GriffinLim, make_vocoder
-from triforce.models.audio.vocos import NeuralVocoder, Pitch, Vocos, VocosConfig, inverse_stft, source_phases
+from triforce.models.audio.vocos import (
+    NeuralVocoder,
+    Pitch,
+    Vocos,
+    VocosConfig,
+    inverse_stft,
+    source_phases,
+    source_turns,
+)
 from triforce.models.release import Release
 from triforce.models.release_files import load_stage
 from triforce.train.config import train_config
@@ -190,13 +198,14 @@ def test_the_pitch_is_measured_and_a_source_of_it_keeps_in_step_with_the_sound()
     assert not measure(torch.zeros(1, 24_000))[1].any()
 
     spectrum = torch.stft(waveform, 1024, 256, window=torch.hann_window(1024), return_complex=True)[0].T
-    offset = spectrum.angle() - source_phases(Pitch(log_bins, voiced), 1024, 256)[0]
+    turns = source_turns(Pitch(log_bins, voiced), 1024, 256)
+    noise = torch.rand(1, *spectrum.shape, generator=torch.Generator().manual_seed(1))
+    offset = spectrum.angle() - source_phases(Pitch(log_bins, voiced), turns, noise)[0]
     drift = torch.polar(spectrum.abs(), offset)[inner]
     drift = (drift[1:] * drift[:-1].conj())[:, 3:40]
     loud = drift.abs() > 0.1 * drift.abs().amax(1, keepdim=True)
     assert drift.angle().abs()[loud].median() < 0.1
-    noise = source_phases(Pitch(log_bins, -voiced), 1024, 256, torch.Generator().manual_seed(1))
-    assert noise.std() > 1.5
+    assert source_phases(Pitch(log_bins, -voiced), turns, noise).std() > 1.5
 
 
 def test_a_network_with_harmonics_learns_the_pitch_and_repeats_with_its_seed(folder, tmp_path):

@@ -1,0 +1,8 @@
+"""The name of a decoder's precision, apart from what computes in it, so that commands need not wait for torch."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Precision = Literal["auto", "float32", "bfloat16", "int8"]
+"""What the weights of a GPT that draws on a CPU are kept in; ``auto`` as `products.resolve` says."""

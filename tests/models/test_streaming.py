@@ -1,0 +1,119 @@
+"""Sound that is made while codes come is the sound of the whole: no seam, for any size of the parts."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from triforce.models.audio.streaming import CodeStream
+from triforce.models.audio.vocos import NeuralVocoder, Vocos, VocosConfig
+from triforce.models.dvae import DVAE, DVAEConfig
+from triforce.models.release import Release
+from triforce.models.voice.bundled import has_voice
+
+LEAST_DB = -50
+"""Error over signal, both root mean square, under which parts count as the whole. Measured on the voice that comes
+along: -62. Rounding of the pitch adds up in the turns, so that the phases of far harmonics drift by some 0.001 rad."""
+
+
+def error_db(found: np.ndarray, whole: np.ndarray) -> float:
+    assert len(found) == len(whole)
+    return float(20 * np.log10(np.sqrt(((found - whole) ** 2).mean() / (whole**2).mean()) + 1e-12))
+
+
+def streamed(stream: CodeStream, codes: np.ndarray, sizes: list[int]) -> np.ndarray:
+    return np.concatenate(parts_of(stream, codes, sizes))
+
+
+def parts_of(stream: CodeStream, codes: np.ndarray, sizes: list[int]) -> list[np.ndarray]:
+    parts, start = [], 0
+    for size in sizes:
+        parts.append(stream.push(codes[start : start + size]))
+        start += size
+    return [*parts, stream.push(codes[start:], last=True)]
+
+
+@pytest.mark.skipif(not has_voice(), reason="the voice that comes along has no weights here")
+def test_the_voice_that_comes_along_has_no_seams():
+    release = Release.load()
+    codes = release.draw("The ferry leaves at noon, and nobody waits for it.", seed=3)[0].codes
+    assert len(codes) > 50
+    whole, _ = release.render(codes, seed=7)
+    for sizes in ([30, 7, 7, 14], [1] * len(codes), [], [len(codes)], [40, 1]):
+        parts = parts_of(CodeStream(release.dvae, release.vocoder.model, seed=7), codes, sizes)
+        found = np.concatenate(parts)
+        assert error_db(found, whole) < LEAST_DB
+        seams = np.cumsum([len(part) for part in parts])[:-1]
+        steps, same = np.diff(found), np.diff(whole)
+        assert all(abs(steps[seam - 1] - same[seam - 1]) < 2e-3 for seam in seams if 0 < seam < len(whole))
+    hasty = CodeStream(release.dvae, release.vocoder.model, seed=7, haste=True)
+    assert hasty.codes_for(7200) <= CodeStream(release.dvae, release.vocoder.model).codes_for(7200) - 6
+    found = streamed(hasty, codes, [hasty.codes_for(7200), 12])
+    near, far = (release.log_mel(sound) for sound in (found, whole))
+    assert (near - far).abs().mean() < 0.02
+    fast = streamed(CodeStream(release.dvae, release.vocoder.model, seed=7, speed=1.5), codes, [7] * 7)
+    at_once = CodeStream(release.dvae, release.vocoder.model, seed=7, speed=1.5).push(codes, last=True)
+    assert error_db(fast, at_once) < LEAST_DB
+    assert len(fast) == pytest.approx(len(whole) / 1.5, abs=512)
+
+
+@pytest.mark.parametrize("folded", [False, True])
+def test_a_decoded_part_is_that_of_the_whole_and_needs_all_that_it_is_given(folded):
+    """Every code within the reach counts: changing the outermost one changes the part, changing the next does not."""
+    torch.manual_seed(0)
+    settings = {"hidden": 16, "stem": 16, "num_blocks": 3, "num_outer_blocks": 2, "folded": folded}
+    config = DVAEConfig(**settings, fsq_levels=(8, 8))
+    dvae = DVAE(config).eval()
+    for parameter in dvae.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    codes = torch.randint(0, 64, (1, 80), generator=torch.Generator().manual_seed(0))
+    (reach,), part = config.decoder_reach, slice(4 * 40, 4 * 41)
+    whole = dvae.decode(codes)[..., part]
+    changes = []
+    for distance in range(reach + 4):
+        ends = []
+        for place in (40 - distance, 40 + distance):
+            other = codes.clone()
+            other[0, place] = (other[0, place] + 27) % 64
+            ends.append(float((dvae.decode(other)[..., part] - whole).abs().max()))
+        changes.append(max(ends))
+    assert max(changes[reach + 1 :]) == 0 < min(changes[: reach if folded else reach - 1])
+
+
+@pytest.mark.parametrize("harmonics", [False, True])
+def test_parts_of_any_network_fit_together(harmonics):
+    torch.manual_seed(0)
+    settings = {"hidden": 16, "stem": 16, "num_blocks": 3, "num_outer_blocks": 2}
+    dvae = DVAE(DVAEConfig(**settings, fsq_levels=(8, 8))).eval()
+    vocos = Vocos(VocosConfig(hidden=16, inner=32, num_blocks=2, harmonics=harmonics)).eval()
+    for network in (dvae, vocos.backbone, vocos.head):
+        for parameter in network.parameters():
+            torch.nn.init.normal_(parameter, std=0.3)
+    codes = np.random.default_rng(0).integers(0, 64, 90)
+    with torch.inference_mode():
+        mel = dvae.decode(torch.from_numpy(codes)[None])[0]
+        whole = NeuralVocoder(vocos)(mel, seed=2).numpy()
+    found = streamed(CodeStream(dvae, vocos, seed=2), codes, [40, 3, 1, 9])
+    assert error_db(found, whole) < LEAST_DB
+    for name, less in (("code_reach", 9), ("overlap", 1)):  # the test sees what it should
+        short = CodeStream(dvae, vocos, seed=2)
+        setattr(short, name, getattr(short, name) - less)
+        assert error_db(streamed(short, codes, [40, 3, 1, 9]), whole) > LEAST_DB
+
+
+def test_so_many_codes_settle_so_many_samples():
+    dvae = DVAE(DVAEConfig(hidden=16, num_blocks=2, folded=True, fsq_levels=(8, 8))).eval()
+    vocos = Vocos(VocosConfig(hidden=16, inner=32, num_blocks=1)).eval()
+    codes = np.zeros(200, np.int64)
+    for speed in (0.5, 1.0, 1.7):
+        stream, at = CodeStream(dvae, vocos, speed=speed), 0
+        for wanted in (7200, 2400, 14_400):
+            needed = stream.codes_for(wanted)
+            assert len(stream.push(codes[at : needed - 2])) < wanted
+            assert len(stream.push(codes[needed - 2 : needed])) <= wanted + 2048
+            at = needed
+    with pytest.raises(ValueError, match="speed 9"):
+        CodeStream(dvae, vocos, speed=9)
+    with pytest.raises(ValueError, match="one axis"):
+        CodeStream(DVAE(DVAEConfig(channels=3, compression=(4, 4), hidden=16, stem=16)), vocos)
