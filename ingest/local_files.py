@@ -178,7 +178,9 @@ def _image_clips(path: Path, recording: Recording, config: ImportConfig, texts: 
     pixels = decode_png(path)
     if config.side is not None:
         pixels = fitted(pixels, config.side, config.fit)
-    for number, text in zip(numbers_on_one_side(recording.recording_id), texts or [None], strict=False):
+    numbers = numbers_on_one_side(recording.recording_id)
+    given: list[str | None] = [*texts] or [None]
+    for number, text in zip(numbers, given, strict=False):
         yield image_clip(recording, number, pixels, **_about(recording, text))
 
 

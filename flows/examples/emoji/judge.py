@@ -37,7 +37,13 @@ LEAST_FOR_FRECHET = 40
 SPLITS = ("seen", "combination", "concept")
 
 
-def judge_folder(folder: Path, corpus_uri: str, cache: Path, config: RetrievalConfig | None = None) -> dict[str, Any]:
+def judge_folder(
+    folder: Path,
+    corpus_uri: str,
+    cache: Path,
+    config: RetrievalConfig | None = None,
+    num_resamples: int = NUM_RESAMPLES,
+) -> dict[str, Any]:
     """Judge what lies in ``folder``; write ``judged.json``, ``page.html`` and ``sheet.png`` there; return the figures.
 
     The judge is trained on all pictures of the corpus unless its weights are in ``cache``.
@@ -49,7 +55,7 @@ def judge_folder(folder: Path, corpus_uri: str, cache: Path, config: RetrievalCo
     give_verdicts(made, by_id, judge)
     figures = {
         "arms": {arm: _arm_figures(arm, made, by_id) for arm in made.ordered_arms()},
-        "frechet": _frechet(made, by_id, judge),
+        "frechet": _frechet(made, by_id, judge, num_resamples),
         "captions": _caption_figures(made, by_id),
         "problems": made.problems,
     }
@@ -102,7 +108,7 @@ def _nearness(pixels: np.ndarray, original: np.ndarray) -> Similarity:
     return similarity(to_planes(original), to_planes(pixels))
 
 
-def _frechet(made: Made, pictures: dict[str, Picture], judge: Judge) -> dict[str, Any]:
+def _frechet(made: Made, pictures: dict[str, Picture], judge: Judge, num_resamples: int) -> dict[str, Any]:
     """Return the Fréchet distances of arms to the originals of the same clips, of those seen and those held out.
 
     ``diffusion-bicubic`` is the paired difference, below zero where the diffusion network is nearer.
@@ -115,9 +121,10 @@ def _frechet(made: Made, pictures: dict[str, Picture], judge: Judge) -> dict[str
         rows: dict[str, Any] = {}
         for arm in made.ordered_arms():
             if arm != "original":
-                rows |= _one_frechet(arm, arm, None, features, pictures, splits)
+                rows |= _one_frechet(arm, arm, None, features, pictures, splits, num_resamples)
         if "diffusion" in features and "bicubic" in features:
-            rows |= _one_frechet("diffusion-bicubic", "diffusion", "bicubic", features, pictures, splits)
+            names = ("diffusion-bicubic", "diffusion", "bicubic")
+            rows |= _one_frechet(*names, features, pictures, splits, num_resamples)
         if rows:
             found[part] = rows
     return found
@@ -130,6 +137,7 @@ def _one_frechet(
     features: dict[str, dict[str, np.ndarray]],
     pictures: dict[str, Picture],
     splits: Sequence[str],
+    num_resamples: int,
 ) -> dict[str, Any]:
     """Return a row of `_frechet`, or none where there are too few pictures."""
     common = set(features[arm]) & set(features[minus or arm])
@@ -137,7 +145,7 @@ def _one_frechet(
     if len(chosen) < LEAST_FOR_FRECHET:
         return {}
     of = {name: np.stack([features[name][clip_id] for clip_id in chosen]) for name in {"original", arm, minus or arm}}
-    draws = resample_clips(len(chosen), NUM_RESAMPLES, 0)
+    draws = resample_clips(len(chosen), num_resamples, 0)
     interval = frechet_interval(of["original"], of[arm], draws, minus=None if minus is None else of[minus])
     return {label: {"num": len(chosen), "distance": list(interval)}}
 

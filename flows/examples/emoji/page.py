@@ -43,7 +43,8 @@ def write_pages(folder: Path, made: Made, pictures: dict[str, Picture], figures:
 
 def _page(made: Made, pictures: dict[str, Picture], figures: dict[str, Any]) -> str:
     parts = [
-        '<!doctype html><html lang="en"><meta charset="utf-8"><title>Emoji drawn from their names</title>',
+        '<!doctype html><html lang="en"><meta charset="utf-8">',
+        '<meta name="viewport" content="width=device-width"><title>Emoji drawn from their names</title>',
         f"<style>{STYLE}</style><h1>Emoji drawn from their names</h1>",
         f"<p>A frame is green where the judge finds the picture's name among {NUM_NAMES}, and red where it does not. "
         "The judge was trained on the real pictures alone; the originals are what it can reach.</p>",
@@ -74,7 +75,7 @@ def _figures_table(figures: dict[str, Any]) -> str:
     for arm, rows in figures["arms"].items():
         cells = "".join(f"<td>{_share(rows[s]['retrieved']) if s in rows else '-'}</td>" for s in splits)
         body.append(f"<tr><td>{html.escape(arm)}</td>{cells}</tr>")
-    lines = [f"<h2>Names found among {NUM_NAMES}</h2><table><tr><th></th>{head}</tr>{''.join(body)}</table>"]
+    lines = [f"<h2>Names found among {NUM_NAMES}</h2>", _table(f"<tr><th></th>{head}</tr>{''.join(body)}")]
     for part, arms in figures["frechet"].items():
         for arm, row in arms.items():
             value, low, high = row["distance"]
@@ -102,7 +103,7 @@ def _pictures_table(rows: list[str], made: Made, pictures: dict[str, Picture]) -
     for clip_id in rows:
         cells = "".join(f"<td>{_image(made, arm, clip_id)}</td>" for arm in arms)
         body.append(f"<tr><td>{html.escape(pictures[clip_id].emoji.name)}</td>{cells}</tr>")
-    return f'<div class="scroll"><table><tr><th></th>{head}</tr>{"".join(body)}</table></div>'
+    return _table(f"<tr><th></th>{head}</tr>{''.join(body)}")
 
 
 def _image(made: Made, arm: str, clip_id: str) -> str:
@@ -125,7 +126,12 @@ def _captions_table(made: Made, pictures: dict[str, Picture], split: str) -> str
     if not rows:
         return ""
     head = "<tr><th></th><th>name</th><th>caption</th><th></th></tr>"
-    return f"<h3>{html.escape(SPLITS[split].capitalize())}</h3><table>{head}{''.join(rows)}</table>"
+    return f"<h3>{html.escape(SPLITS[split].capitalize())}</h3>{_table(head + ''.join(rows))}"
+
+
+def _table(rows: str) -> str:
+    """Return a table that scrolls by itself on a narrow screen."""
+    return f'<div class="scroll"><table>{rows}</table></div>'
 
 
 def contact_sheet(made: Made, pictures: dict[str, Picture]) -> np.ndarray | None:

@@ -11,7 +11,7 @@ from chromium import browser
 from PIL import Image, ImageDraw
 
 from triforce.flows.examples.emoji.data import Picture, read_pictures, split_emoji, write_drawn
-from triforce.flows.examples.emoji.judge import judge_folder, summary, tables
+from triforce.flows.examples.emoji.judge import judge_folder, summary, tables, trained_judge
 from triforce.flows.examples.emoji.matching import Names, caption_right
 from triforce.flows.examples.emoji.names import TONES, Emoji
 from triforce.flows.examples.emoji.retrieval import RetrievalConfig, epoch_batches
@@ -19,7 +19,7 @@ from triforce.ingest.corpus.store import Corpus
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 160, 60), "blue": (40, 70, 220), "black": (20, 20, 20)}
 SHAPES = ("circle", "square", "bar", "pillar", "ring", "frame", "cross", "wedge", "corner", "dots")
-CONFIG = RetrievalConfig(num_epochs=60, widths=(16, 24, 32, 48), width=32, buckets=2048)
+CONFIG = RetrievalConfig(num_epochs=40, widths=(16, 16, 24, 32), width=32, buckets=2048)
 
 
 def drawn_shape(shape: str, colour: tuple[int, int, int]) -> np.ndarray:
@@ -105,7 +105,7 @@ def judged(corpus: str, cache: Path, tmp_path_factory: pytest.TempPathFactory) -
         {"clip_id": "unknown", "text": "x"},
     ]
     (folder / "captions.jsonl").write_text("\n".join([*map(json.dumps, lines), "{"]))
-    return folder, judge_folder(folder, corpus, cache, CONFIG), pictures
+    return folder, judge_folder(folder, corpus, cache, CONFIG, num_resamples=20), pictures
 
 
 def test_figures_say_what_is_known_of_the_arms(judged: tuple[Path, dict, list[Picture]]) -> None:
@@ -131,12 +131,13 @@ def test_figures_say_what_is_known_of_the_arms(judged: tuple[Path, dict, list[Pi
     assert Image.open(folder / "sheet.png").size[0] > 1000
 
 
-def test_the_judge_is_trained_once(judged: tuple[Path, dict, list[Picture]], cache: Path, corpus: str) -> None:
-    folder, figures, _ = judged
+def test_the_judge_is_trained_once(judged: tuple[Path, dict, list[Picture]], cache: Path) -> None:
+    pictures = judged[2]
     weights = list(cache.glob("judge-*.safetensors"))
     assert len(weights) == 1
-    stamp = weights[0].stat().st_mtime_ns
-    assert judge_folder(folder, corpus, cache, CONFIG) == figures
+    stamp, pixels = weights[0].stat().st_mtime_ns, [picture.pixels for picture in pictures[:5]]
+    places = [trained_judge(pictures, cache, CONFIG).pictures(pixels) for _ in range(2)]
+    assert np.array_equal(*places)
     assert weights[0].stat().st_mtime_ns == stamp
 
 
@@ -172,7 +173,8 @@ def test_fifty_names_with_the_other_tones_and_no_other_form(corpus: str) -> None
     [
         ("Thumbs up: dark skin tone", True, True),
         ("thumbs up: dark skin tone; hand, good", True, True),
-        ("dark thumbs up", False, True),
+        ("thumbs up in a dark tone", False, True),
+        ("dark thumbs up", False, False),  # nearer to the shorter name
         ("thumbs up: medium skin tone", False, False),
         ("thumbs up", False, False),
         ("dark skin tone", False, False),  # two names share as much

@@ -145,6 +145,7 @@ def test_modes_and_turned_photographs(tmp_path: Path) -> None:
     assert decode_png(tmp_path / "p.gif")[0].tolist() == [[255, 255, 255], [0, 0, 255]]
 
 
+@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP"])
 def test_damaged_files_are_pictures_or_refused(kind: str) -> None:
     generator = np.random.default_rng(0)
