@@ -192,14 +192,14 @@ class _Untold:
 
     def __init__(self, drawer: _Drawer, prompt: list[Segment], head: Callable[[torch.Tensor], torch.Tensor]) -> None:
         self.network, self.head, self.legal = drawer.network, head, drawer.legal
-        self.guidance = drawer.config.guidance
-        vocabulary, copies = self.network.config.vocabulary, drawer.config.num_candidates
+        self.guidance, copies = drawer.config.guidance, drawer.config.num_candidates
+        vocabulary = self.network.gpt.config.vocabulary
         ids = np.concatenate([*map(vocabulary.segment_ids, prompt), [vocabulary.begin(drawer.modality)]]).astype(int)
         like = torch.empty(0, dtype=self.network.cache_dtype, device=drawer.device)
         cache = KVCache.empty(self.network.config, 1, len(ids) + drawer.num_steps, like)
         hidden = self.network(torch.as_tensor(ids, device=drawer.device)[None], cache=cache)
         self.cache = cache.fan_out(copies)
-        self.logits = head(hidden[:, -1]).expand(copies, -1)
+        self.logits = head(hidden[:, -1]).repeat(copies, 1)
 
     def pushed(self, told: torch.Tensor) -> torch.Tensor:
         """Return logits ``(C, V)``, pushed away from what is said without the text."""

@@ -82,7 +82,7 @@ def draw_picture(
     if not said:
         raise ValueError(f"text {text!r}: nothing to draw; give at least one word")
     prompt = [Segment("text", release.tokenizer.encode(said))]
-    candidates = sample_segment(release.decoder or gpt, prompt, IMAGE, _sampling(release, sampling), seed=seed)
+    candidates = sample_segment(release.decoder, prompt, IMAGE, _sampling(release, sampling), seed=seed)
     if len(candidates) > 1 and "image>text" in layouts_of(release):
         candidates = _ranked_by_text(gpt, prompt[0], candidates)
     chosen = candidates[:num_restored]
@@ -102,7 +102,7 @@ def describe_picture(
     gpt = require_pictures(release, "image>text")
     image = Segment(IMAGE, torch.as_tensor(codes).flatten().cpu().numpy())
     config = (sampling or SamplingConfig(temperature=0.3)).model_copy(update={"max_codes": MOST_TEXT})
-    candidates = sample_segment(release.decoder or gpt, [image], "text", config, seed=seed)
+    candidates = sample_segment(release.decoder, [image], "text", config, seed=seed)
     texts = [Segment("text", codes) for codes in {tuple(one.codes.tolist()): one.codes for one in candidates}.values()]
     if len(texts) > 1:
         weight = IMAGE_WEIGHT if "text>image" in layouts_of(release) else 0.0
