@@ -123,7 +123,7 @@ def test_the_split_is_what_every_stage_keeps_from_training(tmp_path: Path) -> No
     }
     for each in emoji:
         seen = splits[each.characters] == "seen" and each.keywords
-        assert texts == ([each.name, f"{each.name}; zoo"] if seen else [each.name])
+        assert texts[each.name] == ([each.name, f"{each.name}; zoo"] if seen else [each.name])
     found = read_pictures(corpus.uri)
     assert {picture.emoji.characters: picture.split for picture in found} == splits
     pixels = {each.characters: picture for each, picture in drawn}
