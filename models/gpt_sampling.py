@@ -202,9 +202,10 @@ class _Untold:
         self.logits = head(hidden[:, -1]).repeat(copies, 1)
 
     def pushed(self, told: torch.Tensor) -> torch.Tensor:
-        """Return logits ``(C, V)``, pushed away from what is said without the text."""
+        """Return logits ``(C, V)``, pushed away from what is said without the text; what may not be drawn stays so."""
         untold = self.logits.log_softmax(-1)
-        return untold + self.guidance * (told.log_softmax(-1) - untold)
+        pushed = untold + self.guidance * (told.log_softmax(-1) - untold)
+        return pushed.masked_fill(told == -torch.inf, -torch.inf)  # 0 times infinity is no number
 
     def step(self, choice: torch.Tensor) -> None:
         """Go on by the indices ``(C,)`` that were drawn."""

@@ -149,6 +149,17 @@ def test_a_packed_network_draws_what_the_gpt_draws(candidates):
     assert [c.codes.tolist() for c in again[0]] == [c.codes.tolist() for c in again[1]]
 
 
+def test_without_guidance_by_the_text_it_is_as_if_there_were_none():
+    """Guidance of 0, also at the steps where the end is not allowed: there the pushed score is 0 times infinity."""
+    model, found = make_gpt(), {}
+    for prompt, guidance in (([Segment("text", np.array([3, 4]))], 0.0), ([], 1.0)):
+        config = SamplingConfig(max_codes=30, min_codes=12, temperature=1.0, guidance=guidance)
+        found[guidance] = sample_segment(model, prompt, "speech", config, seed=3)[0]
+    np.testing.assert_array_equal(found[0.0].codes, found[1.0].codes)
+    assert len(found[0.0].codes) >= 12
+    assert np.isfinite(found[0.0].log_probability)
+
+
 def test_a_release_draws_in_the_precision_that_is_asked_for(voice, monkeypatch):
     sampling = SamplingConfig(temperature=0, max_codes=12)
     packed, kept = voice.draw(TEXTS[0], sampling=sampling)[0], voice.decoder

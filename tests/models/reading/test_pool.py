@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pytest
 import torch
@@ -85,6 +87,27 @@ def test_a_long_text_delays_no_other_for_long():
     assert [order.index(reading) for reading in late] <= [3, 4]
     assert [reading for reading in order if reading.group == "long"][-1] is order[-1]
     assert set(order) == {*long, *late}
+
+
+def test_a_free_row_goes_to_the_group_that_has_the_fewest():
+    """And not to each group in turn: one that came later draws level before the first gets another."""
+    model = make_gpt(pointer=True)
+    pool = ReadingPool(model, num_rows=4)
+    for name in ("long", "late"):
+        for seed in range(8):
+            pool.add(words_of(TEXTS[seed % 2]), CONFIGS[0], seed=seed, group=name)
+        pool.step()
+    held = [Counter(seat.reading.group for seat in pool.seats)]
+    while pool.waiting.get("late"):
+        pool.step()
+        if (now := Counter(seat.reading.group for seat in pool.seats)) != held[-1]:
+            held.append(now)
+    shares = [(now["long"], now["late"]) for now in held]
+    assert shares[0] == (4, 0)
+    assert (2, 2) in shares
+    first = shares.index((2, 2))
+    assert [late for _, late in shares[: first + 1]] == sorted(late for _, late in shares[: first + 1])
+    assert all(long <= 2 for long, _ in shares[first:])
 
 
 def test_what_does_not_fit_is_refused_and_shapes_are_few():

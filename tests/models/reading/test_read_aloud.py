@@ -13,6 +13,7 @@ from triforce.models.blocks.packed_attention import Bounds
 from triforce.models.blocks.positions import text_pointers
 from triforce.models.gpt import GPT
 from triforce.models.gpt_sampling import SamplingConfig
+from triforce.models.reading import decide
 from triforce.models.reading.decide import draw_codes
 from triforce.models.reading.interleave import (
     begins_unit,
@@ -273,6 +274,26 @@ def test_codes_are_drawn_by_their_probability():
     assert shares(top_p=0.9) == pytest.approx([0.53, 0.32, 0.16, 0], abs=0.011)
     assert shares(top_k=2) == pytest.approx([0.625, 0.375, 0, 0], abs=0.011)
     assert shares(temperature=0.0) == [1, 0, 0, 0]
+
+
+def test_of_many_codes_the_likeliest_are_enough_where_they_hold_all_that_may_be_drawn(monkeypatch):
+    """The same draws as from all in order; flat rows, and rows beside them, need all."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(600, 1024, generator=generator) * torch.tensor([6.0, 3.0, 0.1]).repeat_interleave(200)[:, None]
+    settings = {"temperature": (0.7, 0.0, 1.3), "top_k": (1024, 1024, 1024, 5), "top_p": (0.95, 0.5, 1.0, 0.8, 0.9)}
+    given = [torch.tensor(values).repeat(600)[:600] for values in settings.values()]
+    noise = torch.rand(600, generator=generator)
+    drawn = [draw_codes(logits[i : i + 1], *(x[i : i + 1] for x in given), noise[i : i + 1]) for i in range(600)]
+    together = draw_codes(logits, *given, noise)
+    monkeypatch.setattr(decide, "LIKELIEST", 1024)
+    in_order = draw_codes(logits, *given, noise)
+    assert torch.equal(together, in_order)
+    assert torch.equal(torch.cat(drawn), in_order)
+    place = (logits > logits.gather(1, in_order[:, None])).sum(-1)
+    assert int(place.max()) > 64  # some lay beyond those that were put in order
+    monkeypatch.setattr(decide, "LIKELIEST", 64)
+    monkeypatch.setattr(decide, "ROUNDING", -1.0)  # the test sees what it should
+    assert not torch.equal(draw_codes(logits, *given, noise), in_order)
 
 
 def test_steps_end_when_all_rows_have(monkeypatch):
