@@ -32,11 +32,16 @@ LEVELS = (4, 4, 4)
 
 
 def write_release(
-    folder: Path, *, seed: int = 0, stages: tuple[str, ...] = ("dvae", "gpt", "diffusion"), reads: bool = False
+    folder: Path,
+    *,
+    seed: int = 0,
+    stages: tuple[str, ...] = ("dvae", "gpt", "diffusion"),
+    reads: bool = False,
+    voices: bool = False,
 ) -> str:
     """Networks that load, encode and speak, if not to the point; with training curves as the trainer writes them.
 
-    With ``reads`` the GPT reads phonemes word by word.
+    With ``reads`` the GPT reads phonemes word by word; with ``voices`` it knows voice prompts.
     """
     torch.manual_seed(seed)
     dvae = DVAE(DVAEConfig(hidden=16, stem=16, num_blocks=1, num_outer_blocks=0, fsq_levels=LEVELS))
@@ -53,6 +58,8 @@ def write_release(
         )
         if reads:
             modalities += (Modality(name="reading", num_codes=64, shares="speech", interleaves="text"),)
+        if voices:
+            modalities += (Modality(name="voice", num_codes=64, shares="speech"),)
         vocabulary = Vocabulary(modalities=modalities)
         config = GPTConfig(vocabulary=vocabulary, num_layers=1, width=16, num_heads=2, pointer=reads)
         card = {"dvae_hash": dvae_hash, "steps": 20} | ({"layouts": ["text>reading"]} if reads else {})

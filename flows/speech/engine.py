@@ -31,6 +31,8 @@ JOINS = 4
 BUFFER_S = 30.0
 """Sound that waits for a slow listener before its text goes on. Assumed."""
 
+ENDED = "the engine's thread has ended; start the server again, its log says why"
+
 Send = Callable[[np.ndarray | Exception | None], None]
 """Takes samples ``(N,)`` float32, None behind the last ones, or what went wrong; called in the engine's thread."""
 
@@ -69,7 +71,7 @@ class SpeechEngine:
         self.gains: dict[str, float] = {}
         self._inbox: deque[Job] = deque()
         self._changed = threading.Condition()
-        self._stopping = False
+        self._stopping = self._ended = False
         self._thread = threading.Thread(target=self._run, name="speech-engine", daemon=True)
 
     def start(self) -> None:
@@ -77,22 +79,31 @@ class SpeechEngine:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread; jobs that are not done stay so."""
+        """End the thread; jobs that are not done get an error."""
         with self._changed:
             self._stopping = True
             self._changed.notify()
         if self._thread.is_alive():
             self._thread.join()
 
+    @property
+    def runs(self) -> bool:
+        """Whether the thread is at work, or waits for some."""
+        return self._thread.is_alive()
+
     def submit(self, speaker: Speaker, voice: str, sentences: list[str], seed: int, send: Send) -> Job:
         """Hand a text in, as the sentences of `Speaker.sentences`; ``send`` gets its sound.
 
-        ``voice`` is the speaker's name, by which its loudness is remembered.
+        ``voice`` is the speaker's name, by which its loudness is remembered. Where the thread has ended, ``send`` gets
+        an error at once.
         """
         job = Job(speaker, voice, deque(sentences), seed, send)
         with self._changed:
-            self._inbox.append(job)
-            self._changed.notify()
+            if not self._ended:
+                self._inbox.append(job)
+                self._changed.notify()
+                return job
+        self._fail(job, RuntimeError(ENDED))
         return job
 
     def cancel(self, job: Job) -> None:
@@ -108,16 +119,27 @@ class SpeechEngine:
             self._changed.notify()
 
     def _run(self) -> None:
-        while self._wait():
-            try:
-                self._turn()
-            except Exception as error:  # the state of all rows may be lost: the texts at work end, and not the server
-                logger.exception("the engine failed; the texts at work end, and it goes on with others")
-                if self.pool is not None:
-                    self.pool = self.release.pool(self.num_rows, joins=JOINS)
-                for job in list(self.jobs):
-                    job.readings.clear()
-                    self._fail(job, error)
+        try:
+            while self._wait():
+                try:
+                    self._turn()
+                except Exception as error:  # the state of all rows may be lost: the texts at work end, not the server
+                    logger.exception("the engine failed; the texts at work end, and it goes on with others")
+                    self._give_up(error)
+                    if self.pool is not None:
+                        self.pool = self.release.pool(self.num_rows, joins=JOINS)
+        finally:
+            with self._changed:
+                self._ended = True
+                self.jobs += self._inbox
+                self._inbox.clear()
+            self._give_up(RuntimeError(ENDED))
+
+    def _give_up(self, error: Exception) -> None:
+        """End all texts at work."""
+        for job in list(self.jobs):
+            job.readings.clear()
+            self._fail(job, error)
 
     def _turn(self) -> None:
         """Do for all jobs what can be done at once: a step of the pool, or a sentence of each."""

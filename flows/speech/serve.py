@@ -32,8 +32,9 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import HTMLResponse, Response, StreamingResponse
 
 from triforce.flows.speech.access import KEY_VARIABLE, hash_key, is_key, require_key
-from triforce.flows.speech.characters import named
-from triforce.flows.speech.engine import SpeechEngine
+from triforce.flows.speech.characters import named, spoken
+from triforce.flows.speech.engine import ENDED, SpeechEngine
+from triforce.flows.speech.sentences import split_spoken
 from triforce.flows.speech.speaker import ROWS, SpeakConfig, Speaker
 from triforce.flows.speech.speech_api import (
     ALIASES,
@@ -61,6 +62,9 @@ BYTES_PER_CHARACTER = 12
 """Bytes of a character in JSON at most: two escapes, as in ``\\ud83d\\ude00``."""
 OTHER_BYTES = 64 * 1024
 """Bytes of a body at most beside its input."""
+WARM_VOICES = 16
+"""Voices that speak once before the server answers: to measure how loud a voice is takes as long as three sentences,
+while everybody waits. Those beyond are measured when they are first asked for. Assumed."""
 STOP_S = 3
 """Seconds that answers under way have when the server is stopped. Assumed."""
 LOOPBACK_ORIGINS = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
@@ -84,7 +88,7 @@ class ServeConfig(BaseModel):
         4096, ge=1, le=100_000, description="Characters of an input at most; OpenAI's limit by default."
     )
     max_waiting: int = Field(
-        16, ge=0, le=10_000, description="Requests that a replica works on or keeps waiting; others get status 429."
+        16, ge=1, le=10_000, description="Requests that a replica works on or keeps waiting; others get status 429."
     )
     rows: int = Field(ROWS, ge=1, le=256, description="Sentences that a replica draws side by side.")
     speak: SpeakConfig = SpeakConfig()
@@ -131,20 +135,30 @@ class SpeechServer:
         return app
 
     def _warm_engine(self) -> SpeechEngine:
-        """Start the engine, and speak once, so that all is loaded that a first request needs.
+        """Start the engine, and let the voices speak once, so that all is there that a first request needs.
 
-        A release that cannot speak fails here.
+        A release that cannot speak fails here, and so does a voice that it cannot speak in.
         """
         pooled = self.release.reads and not self.config.speak.listens
         engine = SpeechEngine(self.release, num_rows=self.config.rows, pooled=pooled)
         engine.start()
+        try:
+            for voice in list(self.voices)[: WARM_VOICES if pooled else 1]:
+                self._speak_once(engine, voice)
+        except BaseException:
+            engine.stop()
+            raise
+        return engine
+
+    def _speak_once(self, engine: SpeechEngine, voice: str) -> None:
+        speaker = self.speaker(voice, 1.0)
+        for part in split_spoken("One.", speaker.language):  # loads what reads texts
+            spoken(part, self.release.characters, speaker.language)
         heard: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        engine.submit(self.speaker(DEFAULT_VOICE, 1.0), DEFAULT_VOICE, ["One."], 0, heard.put)
+        engine.submit(speaker, voice, ["One."], 0, heard.put)
         while (part := heard.get()) is not None:
             if isinstance(part, Exception):
-                engine.stop()
                 raise part
-        return engine
 
     def _speaker(self, voice: str, speed: float) -> Speaker:
         config = self.config.speak.model_copy(update={"speed": speed})
@@ -161,6 +175,8 @@ class SpeechServer:
         return HTMLResponse(text, headers={"Content-Security-Policy": policy, "X-Content-Type-Options": "nosniff"})
 
     async def health(self) -> dict[str, str]:
+        if not self.engine.runs:
+            raise RequestError(503, ENDED, "engine_ended")
         return {"status": "ok"}
 
     async def models(self, request: Request) -> dict[str, Any]:
@@ -345,10 +361,12 @@ def start(config: ServeConfig, key: str | None = None) -> Running:
 
 def with_absolute_paths(config: ServeConfig) -> ServeConfig:
     """Return the config as a process in another folder needs it; `VOICE` is a name, not a path."""
-    release = config.release
-    if release != VOICE and storage.is_local(release):
-        release = os.path.abspath(release)
-    return config.model_copy(update={"release": release, "voices": config.voices and os.path.abspath(config.voices)})
+    release = config.release if config.release == VOICE else storage.absolute(config.release)
+    vocoder = config.vocoder
+    if vocoder and os.path.isdir(vocoder):  # else it is a name
+        vocoder = os.path.abspath(vocoder)
+    voices = config.voices and os.path.abspath(config.voices)
+    return config.model_copy(update={"release": release, "vocoder": vocoder, "voices": voices})
 
 
 def _start_here(config: ServeConfig, key_hash: str | None) -> Running:
@@ -367,8 +385,7 @@ def _start_here(config: ServeConfig, key_hash: str | None) -> Running:
         thread.join()
         server.engine.stop()
 
-    host = f"[{config.host}]" if family == socket.AF_INET6 else config.host
-    return Running(f"http://{host}:{listening.getsockname()[1]}", stop)
+    return Running(_address(config.host, listening.getsockname()[1]), stop)
 
 
 def _start_replicas(config: ServeConfig, key_hash: str | None) -> Running:
@@ -385,7 +402,7 @@ def _start_replicas(config: ServeConfig, key_hash: str | None) -> Running:
         name="speech", num_replicas=config.replicas, max_ongoing_requests=config.max_waiting + 16
     )(serve.ingress()(SpeechServer))
     serve.run(deployment.bind(config, key_hash), name="triforce")
-    return Running(f"http://{config.host}:{port}", serve.shutdown)
+    return Running(_address(config.host, port), serve.shutdown)
 
 
 def serve_forever(config: ServeConfig) -> None:
@@ -399,6 +416,10 @@ def serve_forever(config: ServeConfig) -> None:
             time.sleep(3600)
     finally:
         stop()
+
+
+def _address(host: str, port: int) -> str:
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _free_port() -> int:

@@ -1,7 +1,7 @@
 """The sound of one sentence while its codes are being drawn: even in loudness, and without clicks at its ends.
 
 The loudness of a sentence is known only when it ends, so a stream has one gain for all: that of a voice, measured on
-`SAMPLES` when the server starts. Peaks are bent, not cut (`loudness.limited`).
+`SAMPLES` before it is first heard. Peaks are bent, not cut (`loudness.limited`).
 """
 
 from __future__ import annotations

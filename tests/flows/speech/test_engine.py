@@ -12,10 +12,11 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+import soundfile
 import tiny_run
 from loopback import running
 
-from triforce.flows.speech.engine import Job
+from triforce.flows.speech.engine import Job, SpeechEngine
 from triforce.flows.speech.loudness import KNEE, limited
 from triforce.flows.speech.serve import ServeConfig, SpeechServer
 from triforce.flows.speech.speaker import SpeakConfig
@@ -30,9 +31,13 @@ MAX_WAITING = 6
 @pytest.fixture(scope="module")
 def replica(tmp_path_factory) -> Iterator[SpeechServer]:
     folder = tmp_path_factory.mktemp("engine") / "release"
-    release = tiny_run.write_release(folder, stages=("dvae", "gpt", "vocoder"), reads=True)
+    release = tiny_run.write_release(folder, stages=("dvae", "gpt", "vocoder"), reads=True, voices=True)
     speak = SpeakConfig(sampling=SamplingConfig(max_codes_per_word=20, guidance=1.5))
-    server = SpeechServer(ServeConfig(release=release, rows=4, max_waiting=MAX_WAITING, speak=speak), None)
+    voices = folder.parent / "voices"
+    voices.mkdir()
+    soundfile.write(voices / "ann.wav", tiny_run.hum(2.0), 24_000)
+    config = ServeConfig(release=release, rows=4, max_waiting=MAX_WAITING, speak=speak, voices=str(voices))
+    server = SpeechServer(config, None)
     assert server.engine.pool is not None
     assert server.release.streams
     yield server
@@ -43,6 +48,12 @@ def replica(tmp_path_factory) -> Iterator[SpeechServer]:
 def address(replica):
     with running(replica) as address:
         yield f"{address}/v1/audio/speech"
+
+
+def test_no_client_waits_for_a_voice_to_be_measured(replica, address, monkeypatch):
+    assert set(replica.engine.gains) == {"default", "ann"}
+    monkeypatch.setattr("triforce.flows.speech.engine.measure_gain", lambda speaker: pytest.fail("measured late"))
+    assert not np.array_equal(samples(ask(address, "No.", voice="ann")), samples(ask(address, "No.")))
 
 
 def ask(address: str, text: str, **fields) -> httpx.Response:
@@ -196,6 +207,47 @@ def test_an_error_of_one_ends_no_other(replica, address, monkeypatch):
     assert ask(address, TEXTS[0]).status_code == 500
     assert len(samples(ask(address, TEXTS[0]))) > 4800
     assert eventually(lambda: idle(replica))
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_where_the_thread_ends_all_are_told(replica, address, monkeypatch):
+    """Those at work, those who come later, and who asks for its health: nobody waits for a thread that is no more."""
+    engine = SpeechEngine(replica.release, num_rows=2, pooled=True)
+    parts: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    def fails(*_: object, **__: object) -> None:
+        raise MemoryError("no memory")
+
+    monkeypatch.setattr(replica.release, "pool", fails)
+    monkeypatch.setattr(engine.pool, "step", fails)
+    speaker = replica.speaker("default", 1.0)
+    for _ in range(2):
+        engine.submit(speaker, "default", ["No."], 0, parts.put)
+    engine.start()
+    assert {type(parts.get(timeout=60)) for _ in range(2)} == {MemoryError}
+    assert eventually(lambda: not engine.runs)
+    engine.submit(speaker, "default", ["No."], 0, parts.put)
+    assert "start the server again" in str(parts.get(timeout=60))
+
+    health = address.replace("/v1/audio/speech", "/health")
+    assert httpx.get(health, timeout=60).status_code == 200
+    monkeypatch.setattr(replica, "engine", engine)
+    answer = httpx.get(health, timeout=60)
+    assert (answer.status_code, "start the server again" in answer.json()["error"]["message"]) == (503, True)
+    assert ask(address, "No.").status_code == 500
+
+
+def test_a_stop_tells_those_who_wait(replica):
+    engine = SpeechEngine(replica.release, num_rows=2, pooled=True)
+    parts: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    speaker = replica.speaker("default", 1.0)
+    engine.start()
+    engine.submit(speaker, "default", speaker.sentences(LONG * 8), 0, parts.put)
+    assert isinstance(parts.get(timeout=60), np.ndarray)
+    engine.stop()
+    while isinstance(last := parts.get(timeout=5), np.ndarray):
+        pass
+    assert isinstance(last, RuntimeError)
 
 
 def test_a_listener_who_is_slow_does_not_fill_the_memory(replica, monkeypatch):

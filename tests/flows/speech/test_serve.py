@@ -60,6 +60,12 @@ def test_paths_are_those_of_the_folder_and_the_voice_that_comes_along_is_a_name(
     found = with_absolute_paths(ServeConfig(release="./voice", voices="people"))
     assert (found.release, found.voices) == (str(tmp_path / "voice"), str(tmp_path / "people"))
     assert with_absolute_paths(ServeConfig(release="s3://bucket/release")).release == "s3://bucket/release"
+    assert with_absolute_paths(ServeConfig(release=f"file://{tmp_path}/r")).release == f"{tmp_path}/r"
+    (tmp_path / "weights").mkdir()
+    named = [with_absolute_paths(ServeConfig(vocoder=name)).vocoder for name in ("weights", "griffin-lim", None)]
+    assert named == [str(tmp_path / "weights"), "griffin-lim", None]
+    with pytest.raises(ValueError, match="max_waiting"):
+        ServeConfig(max_waiting=0)
 
 
 @contextmanager
