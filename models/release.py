@@ -141,6 +141,12 @@ class Release:
         return for_sampling(self._gpt.model, self.precision) if self._gpt else None
 
     @property
+    def drawn_in(self) -> str:
+        """What the GPT's weights are when it draws, as in ``int8``: another rounding draws other codes."""
+        network = self.decoder
+        return network.precision if isinstance(network, PackedNetwork) else f"{self.device.type} float32"
+
+    @property
     def dvae(self) -> DVAE:
         """The discrete VAE."""
         return self._dvae.model
@@ -179,7 +185,10 @@ class Release:
     def vocoder(self) -> Vocoder:
         """The vocoder that was asked for, else the release's own, else Griffin-Lim."""
         if isinstance(self._vocoder, str):
-            return make_vocoder(self._vocoder, self.mel_config)
+            made = make_vocoder(self._vocoder, self.mel_config)
+            if isinstance(made, NeuralVocoder):
+                made.model.to(self.device)
+            return made
         if self._vocoder is not None:
             return self._vocoder
         own = load_stage(self.uri, "vocoder", self.device)

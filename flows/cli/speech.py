@@ -145,13 +145,16 @@ def draw(
     candidates: Annotated[int, typer.Option(min=1, help="Pictures to draw; the network keeps the best.")] = 8,
     grid: Annotated[bool, typer.Option("--grid", help="All candidates side by side, the best first.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Seed; another number gives other pictures.")] = 0,
+    device: Device = "cpu",
+    precision: PrecisionOption = "auto",
     settings: Settings = None,
 ) -> None:
     """Draw a text by a release that was trained on pictures with texts."""
     from triforce.flows.pictures.draw import DrawConfig, draw_to_file
 
     fields: dict[str, Any] = {"sampling": {"num_candidates": candidates}, "grid": grid, "seed": seed}
-    drawing = draw_to_file(release, text, out, DrawConfig.model_validate(merged(fields, settings)))
+    config = DrawConfig.model_validate(merged(fields, settings))
+    drawing = draw_to_file(release, text, out, config, device=device, precision=precision)
     height, width = drawing.pictures[0].shape[1:]
     count = len(drawing.candidates)
     typer.echo(f"{out}: {width} x {height}, best of {count}, drawn in {drawing.wall_s:.1f} s")

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from triforce.ingest import storage
 from triforce.ingest.media.pixels import encode_png, from_planes
+from triforce.models.decoding.precision import Precision
 from triforce.models.flow_samplers import SamplerConfig
 from triforce.models.gpt_sampling import SamplingConfig
 from triforce.models.pictures.draw import RESTORED_AS, Drawing, draw_picture
@@ -33,16 +34,25 @@ class DrawConfig(BaseModel):
     grid: bool = Field(False, description="All candidates side by side, the best first, in place of the best alone.")
 
 
-def draw_to_file(release_uri: str, text: str, out: Path, config: DrawConfig | None = None) -> Drawing:
+def draw_to_file(
+    release_uri: str,
+    text: str,
+    out: Path,
+    config: DrawConfig | None = None,
+    *,
+    device: str = "cpu",
+    precision: Precision = "auto",
+) -> Drawing:
     """Draw ``text`` by a release into the PNG file ``out``, and return all of it.
 
-    Raises ValueError for another kind of file, for a text without words, and where the release draws no pictures.
+    ``device`` and ``precision`` as in `Release.load`. Raises ValueError for another kind of file, for a text without
+    words, and where the release draws no pictures.
     """
     config = config or DrawConfig()
     if out.suffix.lower() != ".png":
         raise ValueError(f"--out {out}: pictures are written as .png")
     drawing = draw_picture(
-        Release.load(release_uri),
+        Release.load(release_uri, device=device, precision=precision),
         text,
         seed=config.seed,
         sampling=config.sampling,

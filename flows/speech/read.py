@@ -151,7 +151,7 @@ def _key(release: Release, speaker: Speaker, pieces: Sequence[Piece], config: Re
     voice = None if speaker.voice is None else hashlib.sha256(speaker.voice.tobytes()).hexdigest()
     shown = {"narrator"}  # beside the sound
     settings = config.model_dump(mode="json", exclude=shown)
-    about = [hashes, voice, speaker.language, [asdict(piece) for piece in pieces], settings]
+    about = [hashes, release.drawn_in, voice, speaker.language, [asdict(piece) for piece in pieces], settings]
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
 

@@ -59,7 +59,7 @@ def decode_image(dvae: DVAE, gpt: GPT, codes: Any) -> torch.Tensor:
     """Decode the codes ``(K,)`` of an image that ``gpt`` drew to planes ``(3, H, W)``."""
     grid = gpt.config.vocabulary.modality(IMAGE).grid
     assert grid is not None, "images have a grid in the vocabulary"
-    return dvae.decode(torch.as_tensor(codes).view(1, *grid))[0]
+    return dvae.decode(torch.as_tensor(codes, device=gpt.embedding.weight.device).view(1, *grid))[0]
 
 
 def draw_picture(

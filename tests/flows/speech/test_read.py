@@ -100,6 +100,19 @@ def test_chapters_and_loudness_as_a_player_sees_them(release, book, tmp_path):
     assert np.abs(waveform[int(second * 24_000) :][:12_000]).max() > 0.01
 
 
+def test_a_book_is_of_one_precision(release, tmp_path):
+    """What was drawn in another is drawn again: the pieces carry another key."""
+    (tmp_path / "tale.md").write_text("# Tale\n\nA ferry left.\n")
+    keys, times = [], []
+    for precision in ("float32", "int8", "int8"):
+        drawn = Release.load(release.uri, precision=precision)
+        read_book(tmp_path / "tale.md", tmp_path / "a.m4b", drawn, config=ReadConfig(speak=QUICK))
+        keys.append((tmp_path / "a.m4b.work" / "key.txt").read_text())
+        times.append((tmp_path / "a.m4b.work" / "piece-000000.flac").stat().st_mtime_ns)
+    assert keys[0] != keys[1] == keys[2]
+    assert times[0] != times[1] == times[2]
+
+
 def test_text_is_in_words_before_any_network(release, monkeypatch, caplog):
     assert not hasattr(release.tokenizer, "words")  # byte-level BPE, which would read any character
     speaker = Speaker(release, QUICK)
