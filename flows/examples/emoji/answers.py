@@ -83,7 +83,7 @@ def _answer_part(release_uri: str, pictures: Sequence[Picture], out: Path, confi
             for arm, pixels in made.items():
                 storage.write_bytes(out / arm / f"{picture.clip_id}.png", encode_png(pixels))
             storage.write_bytes(kept, caption.encode())
-        captions.append({"clip_id": picture.clip_id, "text": kept.read_text()})
+        captions.append({"clip_id": picture.clip_id, "text": kept.read_text("utf-8")})
     return captions
 
 
