@@ -6,6 +6,7 @@ clips wait in a temporary file.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import pickle
 import tempfile
@@ -125,6 +126,9 @@ def _outcome(
 
 
 def _note(recording: Recording, corpus: Corpus, outcome: dict[str, str]) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        if "removed_at" in corpus.read_recording(recording.source, recording.recording_id).metadata:
+            return  # taken down meanwhile, and stays so
     kept = {key: value for key, value in recording.metadata.items() if key not in (USE, UNUSED)}
     corpus.write_recording(replace(recording, metadata=kept | outcome))
     logger.info("transcript of recording %s: %s", recording.recording_id, "; ".join(outcome.values()))
