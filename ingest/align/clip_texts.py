@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 from triforce.ingest.align.config import AlignConfig
 from triforce.ingest.align.place import Heard, Placed, Unit, heard_units, place
@@ -23,6 +23,39 @@ MIN_COVERED = 0.2
 Assumed."""
 
 
+SURE = 0.9
+"""Probability from which on a recognised word is sure: of 1 000 such words of two recordings 5 were others than the
+exact transcript's, half of all such words. Measured."""
+MAX_LIKENESS = 0.5
+"""How alike two words are at most of which one contradicts the other: other spellings are more alike. Assumed."""
+MIN_CONTRADICTED = 5
+"""Sure words under which a transcript's contradictions are chance. Assumed."""
+EVEN = 0.75
+"""Share of contradicted words among the sure ones, by that among all, from which on it is the transcript that is wrong:
+0.86 and more where words of it were replaced, 0.6 and less where it was exact and the recogniser erred. Measured."""
+
+
+@dataclass(frozen=True)
+class Contradictions:
+    """Recognised words for which the transcript has quite another one."""
+
+    num_words: int = 0
+    num_contradicted: int = 0
+    num_sure: int = 0
+    num_sure_contradicted: int = 0
+
+    def __add__(self, other: Contradictions) -> Contradictions:
+        return Contradictions(*(sum(pair) for pair in zip(astuple(self), astuple(other), strict=True)))
+
+    @property
+    def sure_share(self) -> float:
+        """Share of the sure words that are contradicted, if they are no rarer there than elsewhere, else 0."""
+        if self.num_sure_contradicted < MIN_CONTRADICTED:
+            return 0.0
+        share = self.num_sure_contradicted / self.num_sure
+        return share if share >= EVEN * self.num_contradicted / self.num_words else 0.0
+
+
 @dataclass(frozen=True)
 class Published:
     """What a clip's transcript says."""
@@ -35,6 +68,7 @@ class Published:
     """Share of the letters, of both texts, that agree, 0 to 1."""
     is_anchored: bool
     """Whether the first and the last word were recognised."""
+    contradictions: Contradictions = Contradictions()
 
     def is_preferred(self, config: AlignConfig) -> bool:
         """Return whether the clip takes this text."""
@@ -62,10 +96,13 @@ class RecordingAgreement:
     """Share of what was recognised that is in clips which the transcript covers, by letters."""
     median: float
     """Median agreement of these clips, by letters: low where the words are another edition's."""
+    contradicted: float
+    """Share of their surely recognised words that the transcript has others for."""
 
     def is_enough(self, config: AlignConfig) -> bool:
         """Return whether clips may take words of this transcript."""
-        return self.covered >= MIN_COVERED and self.median >= config.min_recording_agreement
+        is_like = self.covered >= MIN_COVERED and self.median >= config.min_recording_agreement
+        return is_like and self.contradicted <= config.max_contradicted
 
 
 def recording_agreement(found: Sequence[Published], clips: Sequence[Heard]) -> RecordingAgreement:
@@ -80,7 +117,8 @@ def recording_agreement(found: Sequence[Published], clips: Sequence[Heard]) -> R
         if half <= 0:
             median = agreement
             break
-    return RecordingAgreement(sum(size for _, size in inside) / max(1, sum(letters)), median)
+    against = sum((each.contradictions for each in found if each.agreement >= COVERED), Contradictions())
+    return RecordingAgreement(sum(size for _, size in inside) / max(1, sum(letters)), median, against.sure_share)
 
 
 def _published(clip: Heard, said: Sequence[Placed], heard: Sequence[Unit]) -> Published:
@@ -93,7 +131,20 @@ def _published(clip: Heard, said: Sequence[Placed], heard: Sequence[Unit]) -> Pu
         )
         for each in said
     )
-    return Published(joined(each.token for each in said), words, _agreement(said, heard), _is_anchored(said, heard))
+    text, against = joined(each.token for each in said), _contradictions(said)
+    return Published(text, words, _agreement(said, heard), _is_anchored(said, heard), against)
+
+
+def _contradictions(said: Sequence[Placed]) -> Contradictions:
+    """Count the contradicted words; a number in figures contradicts nothing."""
+    alike: dict[int, tuple[Unit, float]] = {}
+    for each in said:
+        best = 1.0 if _is_number(each) else max(each.likeness)
+        for unit in each.heard:
+            alike[id(unit)] = (unit, max(best, alike.get(id(unit), (unit, 0.0))[1]))
+    known = [(unit.probability, best < MAX_LIKENESS) for unit, best in alike.values() if unit.probability is not None]
+    sure = [is_other for probability, is_other in known if probability >= SURE]
+    return Contradictions(len(known), sum(is_other for _, is_other in known), len(sure), sum(sure))
 
 
 def _is_anchored(said: Sequence[Placed], heard: Sequence[Unit]) -> bool:

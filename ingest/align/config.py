@@ -25,3 +25,10 @@ class AlignConfig(BaseModel):
         le=1,
         description="Least median agreement of the clips that a transcript covers: under it, it is another edition.",
     )
+    max_contradicted: float = Field(
+        0.03,
+        ge=0,
+        le=1,
+        description="Largest share of surely recognised words for which a transcript has quite others, and as often as "
+        "for doubtful ones: over it, it is carelessly written.",
+    )

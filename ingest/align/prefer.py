@@ -6,6 +6,7 @@ clips wait in a temporary file.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import pickle
 import tempfile
@@ -80,7 +81,7 @@ def prefer_published(
         agreement = recording_agreement(found, heard)
         is_same = agreement.is_enough(config)
         preferred = [is_same and each.is_preferred(config) for each in found]
-        _note(recording, corpus, _outcome(recording, preferred, agreement, is_same, languages))
+        _note(recording, corpus, _outcome(recording, preferred, agreement, config, languages))
         spool.seek(0)
         for each, takes in zip(found, preferred, strict=True):
             yield _with_published(pickle.load(spool), each, takes)  # our own file, which has no name
@@ -107,10 +108,10 @@ def _outcome(
     recording: Recording,
     preferred: list[bool],
     agreement: RecordingAgreement,
-    is_same: bool,
+    config: AlignConfig,
     languages: list[str | None],
 ) -> dict[str, str]:
-    if is_same:
+    if agreement.is_enough(config):
         what = f"published words for {sum(preferred)} of {len(preferred)} clips"
         return {USE: f"{what}; it covers {agreement.covered:.0%}, with an agreement of {agreement.median:.0%}"}
     stated = whisper_code(recording.metadata.get("transcript_language"))
@@ -119,10 +120,15 @@ def _outcome(
         return {UNUSED: f"it is in {stated}, and the speech in {spoken}"}
     if agreement.covered < MIN_COVERED:
         return {UNUSED: f"it covers {agreement.covered:.0%} of the speech: another text, translation or recording"}
-    return {UNUSED: f"an agreement of {agreement.median:.0%}: another edition, or carelessly written"}
+    if agreement.median < config.min_recording_agreement:
+        return {UNUSED: f"an agreement of {agreement.median:.0%}: another edition, or carelessly written"}
+    return {UNUSED: f"it has other words for {agreement.contradicted:.0%} of those that were surely recognised"}
 
 
 def _note(recording: Recording, corpus: Corpus, outcome: dict[str, str]) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        if "removed_at" in corpus.read_recording(recording.source, recording.recording_id).metadata:
+            return  # taken down meanwhile, and stays so
     kept = {key: value for key, value in recording.metadata.items() if key not in (USE, UNUSED)}
     corpus.write_recording(replace(recording, metadata=kept | outcome))
     logger.info("transcript of recording %s: %s", recording.recording_id, "; ".join(outcome.values()))

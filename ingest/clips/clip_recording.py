@@ -107,13 +107,31 @@ def clip_recording(
             num_clips = corpus.write_clips(recording, run.judged(clips))
     except Rejected as error:
         return _reject(recording, corpus, error, started)
+    if not storage.exists(storage.join(corpus.uri, recording.media_path)):
+        return _taken_down(recording, corpus, started)
     if not num_clips:
         return _reject(recording, corpus, Rejected(RejectReason.NO_SPEECH, "nobody speaks in it"), started)
     return dataclasses.replace(run.summary(), wall_s=time.monotonic() - started)
 
 
+def _taken_down(recording: Recording, corpus: Corpus, started: float) -> ClipSummary:
+    """Remove the clips of a recording that was removed while it was cut."""
+    storage.remove(corpus.clips_uri(recording.source, recording.recording_id))
+    detail = "removed while it was cut"
+    logger.warning("recording %s of %s: %s", recording.recording_id, recording.source, detail)
+    return ClipSummary(
+        recording.recording_id,
+        Status.REJECTED,
+        RejectReason.FORBIDDEN.value,
+        detail,
+        wall_s=time.monotonic() - started,
+    )
+
+
 def _reject(recording: Recording, corpus: Corpus, error: Rejected, started: float) -> ClipSummary:
     """Put the recording on record as rejected; an empty clip file marks it as done, unless a later run may differ."""
+    if not storage.exists(storage.join(corpus.uri, recording.media_path or "")):
+        return _taken_down(recording, corpus, started)
     logger.warning("recording %s of %s: %s: %s", recording.recording_id, recording.source, error.reason, error.detail)
     if error.reason.transient:
         tries = int(recording.metadata.get(CLIP_TRIES, "0")) + 1

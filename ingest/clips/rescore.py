@@ -72,7 +72,7 @@ def rescore(
             replace_columns(uri, columns)
             results.append(_summary(name, recording_id, columns))
             on_recording(results[-1])
-        if voices and voices.across_recordings and any(result.source == name for result in results):
+        if voices and voices.across_recordings:  # also where nothing was left to score: it may have been killed here
             link_speakers(corpus, name, voices)
     return results
 

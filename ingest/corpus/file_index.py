@@ -15,7 +15,7 @@ import logging
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -69,10 +69,11 @@ class FileIndex:
             self._remove(superseded, max((part.written_s for part in kept), default=0.0))
             yield from _in_order(kept)
 
-    def purge(self) -> None:
-        """Forget, at once and for good, what is remembered of files that are not there any more."""
+    def purge(self, also: Collection[str] = ()) -> None:
+        """Forget, at once and for good, what is remembered of files that are not there any more, and of those ``also``
+        named, without ending, which are about to go."""
         with contextlib.ExitStack() as stack:
-            stamps = self._stamps()
+            stamps = {name: stamp for name, stamp in self._stamps().items() if name not in also}
             parts = self._open_parts(stack, stamps)
             outdated = [part for part in parts if len(part.live) < part.num_rows]
             if any(part.live for part in outdated):

@@ -49,7 +49,7 @@ def remove(
     removed and nothing else, but for hashes of a dataset's utterances: it keeps a later sync or import from bringing
     the same again, also from another address. With ``forget`` no such row is left. Packs that hold a recording are
     written again without it. A killed removal is finished by running it again: the row, by which recordings are found,
-    is removed last.
+    is removed last, when nothing that is remembered of the recording is left.
     """
     chosen = list(recordings)
     stale = mark_stale(tokens, {item.recording_id for item in chosen}, dry_run=dry_run) if tokens else []
@@ -72,15 +72,16 @@ def _remove_all(corpus: Corpus, source: str, recordings: list[Recording], *, for
             for name in files.get(recording_id, []):
                 storage.remove(storage.join(corpus.uri, "recordings", f"source={source}", name))
             ledger.discard_partial(corpus, recording_id)
+        remove_marks(corpus, source, ids)
+        _forget_pending(corpus, source, ids)
+        for index in (recording_index(corpus, source), clip_index(corpus, source), score_index(corpus, source)):
+            index.purge(also=ids)
+        storage.remove(storage.join(corpus.uri, "state", "browse"), recursive=True)  # the same, as a page reads it
+        storage.remove(storage.join(corpus.uri, "state", f"source={source}", "transcripts"), recursive=True)
         _remove_rows(corpus, source, recordings, forget=forget)
-    remove_marks(corpus, source, ids)
-    _forget_pending(corpus, source, ids)
-    for index in (recording_index(corpus, source), clip_index(corpus, source), score_index(corpus, source)):
-        index.purge()
-    storage.remove(storage.join(corpus.uri, "state", "browse"), recursive=True)  # the same, as a page reads it
-    storage.remove(storage.join(corpus.uri, "state", f"source={source}", "transcripts"), recursive=True)
-    if forget:
-        ledger.forget_pages(corpus, source)  # an unchanged feed would count as read, and never yield them
+        recording_index(corpus, source).purge()  # of who looked meanwhile
+        if forget:
+            ledger.forget_pages(corpus, source)  # an unchanged feed would count as read, and never yield them
 
 
 def _remove_rows(corpus: Corpus, source: str, recordings: list[Recording], *, forget: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -17,7 +18,7 @@ from triforce.ingest import ledger, storage
 from triforce.ingest.corpus.arrow_schema import CLIP_SCHEMA
 from triforce.ingest.corpus.packs import overlay
 from triforce.ingest.corpus.packs.change import remove_files
-from triforce.ingest.corpus.packs.check import broken_packs
+from triforce.ingest.corpus.packs.check import broken_packs, remove_broken, rotten_files
 from triforce.ingest.corpus.packs.pack_list import FOLDER
 from triforce.ingest.corpus.records import DATASET, MEDIA_COLUMNS, Clip, Recording, Status, make_clip_id
 from triforce.ingest.corpus.stats import files_by_recording
@@ -25,6 +26,8 @@ from triforce.ingest.corpus.store import Corpus
 from triforce.ingest.errors import Rejected
 from triforce.ingest.locks import maintenance
 from triforce.ingest.media.pixels import PIXEL_MODALITIES, clip_pixels
+
+logger = logging.getLogger(__name__)
 
 
 class FaultKind(StrEnum):
@@ -52,23 +55,26 @@ class Fault:
 def verify(
     corpus: Corpus, *, deep: bool = True, repair: bool = False, on_progress: Callable[[str], None] | None = None
 ) -> list[Fault]:
-    """Return the faults of a corpus. ``deep`` hashes every media file and decodes every clip.
+    """Return the faults of a corpus. ``deep`` hashes every media file and everything in packs, and decodes every clip.
 
     With ``repair`` what is broken or left over is removed, so that the next sync and the next cut make it again, and
-    lost claims, by which duplicates are found, are written again. ``on_progress`` is called with each recording's path.
+    lost claims, by which duplicates are found, are written again. Of a broken pack what is whole stays.
+    ``on_progress`` is called with each recording's path.
     """
     faults: list[Fault] = []
     for source in corpus.sources():
         found = list(_verify_packs(corpus, source))
-        for fault in found if repair else []:
-            storage.remove(storage.join(corpus.uri, fault.path))
         faults += found
-        if found and not repair:
+        if found and not (repair and _remove_broken(corpus, found)):
             continue  # what else there is cannot be told without them
-        found = list(_verify_source(corpus, source, deep, repair, on_progress))
+        found = list(_verify_packed(corpus, source)) if deep else []
+        rotten = {fault.path for fault in found}
+        found += (
+            fault for fault in _verify_source(corpus, source, deep, repair, on_progress) if fault.path not in rotten
+        )
         faults += found
-        for fault in found if repair else []:
-            _repair(corpus, source, fault)
+        if repair and found:
+            _repair(corpus, source, found)
     if repair:
         storage.remove_stale_temporaries(corpus.uri)
     return faults
@@ -79,6 +85,27 @@ def _verify_packs(corpus: Corpus, source: str) -> Iterator[Fault]:
         folder = f"{kind}/source={source}"
         for name, problem in broken_packs(storage.join(corpus.uri, folder)):
             yield Fault(FaultKind.UNREADABLE_PACK, f"{folder}/{FOLDER}/{name}", problem)
+
+
+def _remove_broken(corpus: Corpus, faults: list[Fault]) -> bool:
+    """Remove broken packs, and keep what is whole in them; return whether all are gone."""
+    with maintenance(corpus.uri):
+        for fault in faults:
+            folder, _, name = fault.path.rsplit("/", 2)
+            try:
+                remove_broken(storage.join(corpus.uri, folder), name)
+            except OSError as error:  # of a disk or a store, and no word on what the pack holds
+                logger.warning("%s stays: %s", fault.path, error)
+                return False
+    return True
+
+
+def _verify_packed(corpus: Corpus, source: str) -> Iterator[Fault]:
+    kinds = (("recordings", FaultKind.UNREADABLE_ROW), ("clips", FaultKind.UNREADABLE_CLIPS))
+    for folder, kind in kinds:
+        folder = f"{folder}/source={source}"
+        for name, pack in rotten_files(storage.join(corpus.uri, folder)):
+            yield Fault(kind, f"{folder}/{name}", f"another checksum than {pack} says")
 
 
 def _verify_source(corpus: Corpus, source: str, deep: bool, repair: bool, on_progress) -> Iterator[Fault]:
@@ -219,17 +246,26 @@ def _restore_claims(corpus: Corpus, recording: Recording) -> None:
         ledger.write_claims(corpus, recording, missing)
 
 
-def _repair(corpus: Corpus, source: str, fault: Fault) -> None:
-    """Remove what is wrong; with a broken media file also its row and its clips."""
+def _repair(corpus: Corpus, source: str, faults: list[Fault]) -> None:
+    """Remove what is wrong, all of a folder at once, as each pack is written again."""
+    wrong: dict[str, set[str]] = {}
+    for fault in faults:
+        for folder, _, name in (uri.rpartition("/") for uri in _wrong_files(corpus, source, fault)):
+            wrong.setdefault(folder, set()).add(name)
+    with maintenance(corpus.uri):
+        for folder, names in wrong.items():
+            remove_files(folder, names)
+    ledger.forget_pages(corpus, source)  # or the next discovery would skip what is gone as known
+
+
+def _wrong_files(corpus: Corpus, source: str, fault: Fault) -> list[str]:
+    """What has to go for a fault; with a broken media file also its row and its clips."""
     wrong = [storage.join(corpus.uri, fault.path)] if fault.path else []
     recording_id = fault.path.rsplit("/", 1)[-1].split(".")[0]
     if fault.kind in (FaultKind.MISSING_MEDIA, FaultKind.WRONG_BYTES):
         wrong += [corpus.clips_uri(source, recording_id), corpus.recording_uri(source, recording_id)]
     if fault.kind in (FaultKind.BAD_CLIP, FaultKind.UNREADABLE_CLIPS):
-        with contextlib.suppress(FileNotFoundError):  # another fault took its row away
+        with contextlib.suppress(OSError, pa.ArrowException):  # its row is a fault of its own
             if corpus.read_recording(source, recording_id).source_kind == DATASET:  # `import` goes by rows
                 wrong.append(corpus.recording_uri(source, recording_id))
-    with maintenance(corpus.uri):
-        for folder, _, name in (uri.rpartition("/") for uri in wrong):
-            remove_files(folder, {name})
-    ledger.forget_pages(corpus, source)  # or the next discovery would skip what is gone as known
+    return wrong

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow.parquet as pq
 
-from triforce.ingest import storage
 from triforce.ingest.clips.speakers import SpeakerConfig
+from triforce.ingest.corpus.packs import overlay
 from triforce.ingest.corpus.records import DATASET, Recording
 from triforce.ingest.corpus.rewrite import replace_columns
 from triforce.ingest.corpus.store import Corpus
@@ -140,7 +140,6 @@ def _voices_of(corpus: Corpus, recording: Recording) -> list[Voice]:
 
 
 def _read(uri: str, columns: list[str]) -> dict[str, list]:
-    fs, path = storage.resolve(uri)
-    with fs.open(path, "rb") as file, pq.ParquetFile(file) as parquet:
+    with overlay.open_file(uri) as file, pq.ParquetFile(file) as parquet:
         known = [name for name in columns if name in parquet.schema_arrow.names]
         return parquet.read(columns=known).to_pydict()

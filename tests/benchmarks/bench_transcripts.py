@@ -201,8 +201,8 @@ def row(name: str, known: Known, transcript: str, config: AlignConfig) -> str:
     takes = [agreement.is_enough(config) and each.is_preferred(config) for each in found]
     texts = [each.text if take else clip.text or "" for clip, each, take in zip(known.clips, found, takes, strict=True)]
     return (
-        f"{name:38} {agreement.covered:7.0%} {agreement.median:9.1%} {sum(takes) / len(takes):9.1%} "
-        f"{wer(known, texts):8.2%} {marks(known, texts):8.1%} {seconds:8.2f}"
+        f"{name:38} {agreement.covered:7.0%} {agreement.median:9.1%} {agreement.contradicted:7.1%} "
+        f"{sum(takes) / len(takes):9.1%} {wer(known, texts):8.2%} {marks(known, texts):8.1%} {seconds:8.2f}"
     )
 
 
@@ -277,9 +277,10 @@ def main() -> None:
         texts = [clip.text or "" for clip in known.clips]
         sys.stdout.write(f"{name}: {len(known.clips)} clips, {whole} of whole sentences\n")
         sys.stdout.write(
-            f"{'':38} {'covers':>7} {'agreement':>9} {'published':>9} {'WER':>8} {'written':>8} {'seconds':>8}\n"
+            f"{'':38} {'covers':>7} {'agreement':>9} {'against':>7} {'published':>9} "
+            f"{'WER':>8} {'written':>8} {'seconds':>8}\n"
         )
-        sys.stdout.write(f"{'recogniser':38} {'':17} {0:9.1%} {wer(known, texts):8.2%} {marks(known, texts):8.1%}\n")
+        sys.stdout.write(f"{'recogniser':38} {'':25} {0:9.1%} {wer(known, texts):8.2%} {marks(known, texts):8.1%}\n")
         for wrong, transcript in variants(known, settings.seed).items():
             sys.stdout.write(row(wrong, known, transcript, config) + "\n")
             if settings.by_agreement:

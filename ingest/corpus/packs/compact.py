@@ -8,7 +8,6 @@ in a pack, or both, with the same bytes; the next call goes on.
 from __future__ import annotations
 
 import io
-import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,10 +16,10 @@ from triforce.ingest import storage
 from triforce.ingest.clips.score_index import score_index
 from triforce.ingest.corpus.clip_index import clip_index
 from triforce.ingest.corpus.file_index import FileIndex
-from triforce.ingest.corpus.packs.change import packed_content, publish
+from triforce.ingest.corpus.packs.change import packed_content, publish, take_out
 from triforce.ingest.corpus.packs.overlay import ENDING, list_files
-from triforce.ingest.corpus.packs.pack_file import BLOCK_BYTES, MAX_FILE_BYTES, Content, Section, pack_name, place_of
-from triforce.ingest.corpus.packs.pack_list import Packs, forget_removed, packs_of, stamp_of
+from triforce.ingest.corpus.packs.pack_file import MAX_FILE_BYTES, Content, Section, next_order, pack_name
+from triforce.ingest.corpus.packs.pack_list import forget_removed, packs_of, stamp_of
 from triforce.ingest.corpus.records import DATASET, Status
 from triforce.ingest.corpus.stats import list_recordings, recording_index
 from triforce.ingest.corpus.store import Corpus
@@ -81,11 +80,11 @@ def unpack(corpus: Corpus, *, source: str | None = None) -> list[Compacted]:
             folder = storage.join(corpus.uri, kind, f"source={name}")
             packs, files = packs_of(folder), []
             with maintenance(corpus.uri):
-                files = [(file, packs.contents[pack][file]) for file, pack in packs.look().holders.items()]
+                files = list(packs.look().sections().items())
                 single = set(storage.list_files(folder, ENDING))
                 for file, section in files:
                     if file not in single:
-                        _copy_out(packs, file, packs.holders[file], section)
+                        take_out(packs, file, packs.holders[file], section)
                 for pack in packs.names:
                     storage.remove(packs.uri(pack))
                 if files:
@@ -94,16 +93,6 @@ def unpack(corpus: Corpus, *, source: str | None = None) -> list[Compacted]:
             num_bytes = sum(section.size for _, section in files)
             done.append(Compacted(f"{kind}/source={name}", len(files), num_bytes, 0))
     return done
-
-
-def _copy_out(packs: Packs, file: str, pack: str, section: Section) -> None:
-    content = packed_content(packs, pack, file, section)
-    with (
-        storage.atomic_file(storage.join(packs.folder, file)) as path,
-        path.open("wb") as target,
-        content.open() as opened,
-    ):
-        shutil.copyfileobj(opened, target, BLOCK_BYTES)
 
 
 class _Compaction:
@@ -131,9 +120,9 @@ class _Compaction:
             with maintenance(self._corpus.uri):  # for a pack at a time: a takedown need not wait for all of them
                 packed = self._pack({name: sizes[name] for name in batch}, stamps)
             num_files, num_bytes = num_files + len(packed), num_bytes + sum(sizes[name] for name in packed)
-        for index in INDEXES[self._kind]:
-            index(self._corpus, self._source).carry_over(self._stamps)
-        with maintenance(self._corpus.uri):
+        with maintenance(self._corpus.uri):  # a takedown must not be forgetting meanwhile what is carried over
+            for index in INDEXES[self._kind]:
+                index(self._corpus, self._source).carry_over(self._stamps)
             self._join_small()
         return Compacted(f"{self._kind}/source={self._source}", num_files, num_bytes, len(self._packs.look().names))
 
@@ -188,8 +177,7 @@ class _Compaction:
         return Content(name, size, lambda: io.BytesIO(fs.cat_file(path)))
 
     def _publish(self, files: list[Content]) -> dict[str, Section]:
-        last = max((place[0] for name in self._packs.look().names if (place := place_of(name))), default=0)
-        name = pack_name(last + 1, 0, uuid.uuid4().hex[:12])
+        name = pack_name(next_order(self._packs.look().names), 0, uuid.uuid4().hex[:12])
         sections = publish(self._packs, name, files)
         self._on_pack(self._packs.uri(name))
         return sections

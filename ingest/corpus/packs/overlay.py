@@ -36,8 +36,7 @@ REMOTE_LOOK_S = 1.0
 def list_stamps(folder: str, suffix: str = ENDING) -> dict[str, str]:
     """Return the names of a folder's files, by themselves and packed, each with a stamp that changes with the file."""
     single, packs = _consistent(folder, storage.list_stamps, suffix)
-    packed = {name: packs.contents[pack][name] for name, pack in packs.holders.items()}
-    found = {name: stamp_of(section) for name, section in packed.items()} | single
+    found = {name: stamp_of(section) for name, section in packs.sections().items()} | single
     return {name: found[name] for name in sorted(found)}
 
 
@@ -145,7 +144,8 @@ class _PackedFiles(AbstractFileSystem):
     def _found(self, path: str) -> tuple[Packs, str, Section] | None:
         folder, _, name = (path if self._is_local else self._fs.unstrip_protocol(path)).rpartition("/")
         packs = packs_of(folder)
-        found = packs.find(name) or packs.look().find(name)
+        packs.look(older_than_s=REMOTE_LOOK_S if name in packs.holders else 0.0)
+        found = packs.find(name)
         return found and (packs, *found)
 
     def info(self, path: str, **_: Any) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import re
 import shutil
+import time
 import zipfile
 import zlib
 from collections.abc import Iterable
@@ -43,8 +44,16 @@ class Content(NamedTuple):
 
 def pack_name(order: int, generation: int, token: str) -> str:
     """Return the name of a pack. Of two packs with a file of the same name the one of the higher ``order`` counts; of
-    two packs of the same order the one of the higher ``generation`` replaces the other altogether."""
+    two packs of the same order the one of the higher ``generation`` replaces the other altogether. So no two packs of
+    other files may have the same order, see `next_order`."""
     return f"{order:017d}-{generation:04d}-{token}.zip"
+
+
+def next_order(names: Iterable[str]) -> int:
+    """Return an order behind that of all these packs: the time in microseconds, which is not that of a pack which
+    another process writes although it lost its lock."""
+    last = max((place[0] for name in names if (place := place_of(name))), default=0)
+    return max(last + 1, time.time_ns() // 1000)
 
 
 def place_of(name: str) -> tuple[int, int] | None:
@@ -113,14 +122,22 @@ class SectionFile(io.RawIOBase):
         super().close()
 
 
+class RottenFile(zipfile.BadZipFile):
+    """A file has another checksum than its pack says."""
+
+    def __init__(self, pack: str, name: str) -> None:
+        super().__init__(f"{pack}: {name} has another checksum than its pack says: run `triforce corpus verify`")
+        self.pack, self.name = pack, name
+
+
 class CheckedCopy(io.RawIOBase):
     """A file that is read from its beginning to its end, and must then have the checksum that its pack says.
 
-    Raises `zipfile.BadZipFile` where it has another: a pack that rotted is not written again as if it were whole.
+    Raises `RottenFile` where it has another: a pack that rotted is not written again as if it were whole.
     """
 
-    def __init__(self, file: io.RawIOBase, section: Section, name: str) -> None:
-        self._file, self._section, self._name = file, section, name
+    def __init__(self, file: io.RawIOBase, section: Section, pack: str, name: str) -> None:
+        self._file, self._section, self._pack, self._name = file, section, pack, name
         self._crc = self._size = 0
 
     def readable(self) -> bool:
@@ -130,7 +147,7 @@ class CheckedCopy(io.RawIOBase):
         data = self._file.read(-1 if size is None else size) or b""
         self._crc, self._size = zlib.crc32(data, self._crc), self._size + len(data)
         if not data and (self._size, self._crc) != (self._section.size, self._section.crc):
-            raise zipfile.BadZipFile(f"{self._name}: another checksum than its pack says; run `corpus verify --repair`")
+            raise RottenFile(self._pack, self._name)
         return data
 
     def close(self) -> None:

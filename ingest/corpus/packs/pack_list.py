@@ -90,6 +90,11 @@ class Packs:
                 contents[name] = {file: Section(*place) for file, *place in zip(*columns, strict=True)}
         return contents
 
+    def sections(self) -> dict[str, Section]:
+        """Return where the content of each file lies that counts, as of one look."""
+        with self._lock:
+            return {file: self.contents[pack][file] for file, pack in self.holders.items()}
+
     def find(self, file: str) -> tuple[str, Section] | None:
         """Return the pack whose content of a file counts, and where it lies; None where the file is in no pack."""
         pack = self.holders.get(file)

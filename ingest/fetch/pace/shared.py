@@ -60,7 +60,15 @@ class SharedPace:
     def _take_turn(self) -> float:
         rate = self._settings.requests_per_s
         taken = sorted(int(name) for name in storage.list_files(self._turns) if name.isdigit())
-        number = max(math.ceil(time.time() * rate), taken[-1] + 1 if taken else 0)
+        now = time.time() * rate
+        number = max(math.ceil(now), taken[-1] + 1 if taken else 0)
+        waiting = sum(one >= now for one in taken)
+        if (ahead := number - now - waiting - 1) > rate * self._settings.lease_s:
+            raise Rejected(
+                RejectReason.NETWORK,
+                f"{self._turns}: turns are taken {ahead / rate:.0f} s ahead, lease_s is {self._settings.lease_s:g}: a "
+                "machine's clock is, or was, wrong; set it, then remove this folder",
+            )
         while not storage.create(storage.join(self._turns, str(number)), OWNER):
             number += 1
         for passed in taken:

@@ -126,7 +126,7 @@ def test_another_text_does_not_agree():
     clips = heard("the old man sat on the bench", "and he waited for the train")
     found = deal_out(clips, tokenize(["Call me Ishmael. Some years ago, never mind how long precisely, I sailed."]))
     assert not recording_agreement(found, clips).is_enough(CONFIG)
-    assert recording_agreement(deal_out(clips, []), clips) == RecordingAgreement(0.0, 0.0)
+    assert recording_agreement(deal_out(clips, []), clips) == RecordingAgreement(0.0, 0.0, 0.0)
     assert deal_out([Heard((), 0.0)], tokenize(["One."]))[0].agreement == 0.0
 
 
@@ -147,3 +147,39 @@ def test_scripts_without_spaces():
     (found,) = deal_out([Heard(words, 0.0)], tokenize(["今天，天气很好。"]))
     assert found.text == "今天，天气很好。"
     assert [word.word for word in found.words][-1] == "好。"
+
+
+def read_aloud(wrong: set[int], unsure: set[int]) -> tuple[list[Heard], str]:
+    """A recording of 400 words in clips of 20: of these places ``wrong`` are others in the transcript, and ``unsure``
+    are heard with half the probability."""
+    said = [f"{NOUNS[at % 8][:-1]}{at}" for at in range(400)]
+    said = ["".join(chr(ord("a") + int(sign)) if sign.isdigit() else sign for sign in word) for word in said]
+    clips = heard(*(" ".join(said[at : at + 20]) for at in range(0, 400, 20)))
+    clips = [
+        Heard(
+            tuple(
+                word._replace(probability=0.5 if 20 * number + at in unsure else 0.99)
+                for at, word in enumerate(clip.words)
+            ),
+            clip.start_s,
+        )
+        for number, clip in enumerate(clips)
+    ]
+    return clips, " ".join("xyzzy" if at in wrong else word for at, word in enumerate(said)) + "."
+
+
+@pytest.mark.parametrize(
+    ("wrong", "unsure", "is_enough"),
+    [
+        (set(range(5, 400, 20)), set(), False),
+        (set(range(5, 400, 20)), set(range(5, 400, 10)), True),  # the recogniser's errors, and it knows them
+        (set(range(5, 400, 100)), set(), True),
+        (set(), set(), True),
+    ],
+)
+def test_a_transcript_that_contradicts_what_was_surely_heard_is_not_used(wrong, unsure, is_enough):
+    clips, transcript = read_aloud(wrong, unsure)
+    agreement = recording_agreement(deal_out(clips, tokenize([transcript])), clips)
+    assert agreement.covered == 1.0
+    assert agreement.median > CONFIG.min_recording_agreement
+    assert agreement.is_enough(CONFIG) is is_enough

@@ -16,8 +16,17 @@ from triforce.ingest.align.prefer import UNUSED, USE
 from triforce.ingest.clips.clip_recording import ClipConfig, clip_recording
 from triforce.ingest.clips.filters import FilterConfig
 from triforce.ingest.clips.refilter import refilter
-from triforce.ingest.corpus.records import PUBLISHED, RECOGNISER, SAMPLE_RATE_HZ, Clip, Recording
+from triforce.ingest.corpus.records import (
+    PUBLISHED,
+    RECOGNISER,
+    SAMPLE_RATE_HZ,
+    Clip,
+    Recording,
+    RejectReason,
+    Status,
+)
 from triforce.ingest.corpus.store import Corpus
+from triforce.ingest.corpus.takedown import remove
 
 SAID = (
     "Mister Cholmondeley left the harbour before the sun had risen over the hills.",
@@ -110,6 +119,16 @@ def test_a_transcript_that_is_none_of_this_speech_is_not_used(
     assert clip_recording(recording, corpus, ClipConfig(), transcriber).num_clips == 3
     assert {clip.text_source for clip in clips_of(corpus)} == {RECOGNISER}
     assert reason in corpus.read_recording("talks", "one").metadata[UNUSED]
+
+
+def test_a_recording_that_is_taken_down_while_it_is_cut_stays_so(corpus, flac, transcriber):
+    recording = record(corpus, flac, "\n".join(SAID))
+    summary = clip_recording(
+        recording, corpus, ClipConfig(), transcriber, lambda _: remove(corpus, [recording]) and None
+    )
+    assert (summary.status, summary.reason) == (Status.REJECTED, RejectReason.FORBIDDEN)
+    assert corpus.read_recording("talks", "one").detail == "removed"
+    assert corpus.clip_files() == []
 
 
 def test_again_gives_the_same_bytes_and_it_can_be_turned_off(corpus, flac, transcriber):

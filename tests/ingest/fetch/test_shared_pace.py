@@ -156,3 +156,12 @@ def test_a_path_is_relative_to_the_file(tmp_path):
         "sources: [{name: a, kind: podcast, feeds: ['https://example.org/feed']}]\n"
     )
     assert load_sources(str(file)).settings.shared_pace == str(tmp_path / "pace")
+
+
+def test_a_clock_that_is_far_ahead_is_named_and_waited_for_by_nobody(settings, tmp_path):
+    host = host_of("http://ahead.example/", shared(settings, str(tmp_path), requests_per_s=4.0, lease_s=5.0))
+    host.wait_for_turn()
+    [turns] = tmp_path.glob("*/turns")
+    (turns / str(int((time.time() + 3600) * 4))).write_bytes(b"")
+    with pytest.raises(Rejected, match=r"turns: turns are taken 3[56]\d\d s ahead.*clock"):
+        host.wait_for_turn()

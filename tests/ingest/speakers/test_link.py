@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from triforce.ingest.clips.rescore import rescore
 from triforce.ingest.clips.speakers import SpeakerConfig
+from triforce.ingest.corpus.packs.compact import compact
 from triforce.ingest.corpus.records import DATASET, SAMPLE_RATE_HZ, Clip, Media, Recording
 from triforce.ingest.corpus.store import Corpus
 from triforce.ingest.media.encode import encode_flac
@@ -70,6 +73,25 @@ def test_a_voice_has_one_name_and_an_author_is_one_voice(corpus):
     assert link_speakers(corpus, "talks", SpeakerConfig()) == 3
     assert speakers(corpus) == expected
     assert stamps == [Path(file).stat().st_mtime_ns for file in corpus.clip_files()]
+
+
+def test_voices_in_packs_are_named_too(corpus):
+    add(corpus, "r1", "AA1", "aab")
+    add(corpus, "r2", "AA1", "aab")
+    for path in Path(corpus.uri).rglob("*.parquet"):
+        os.utime(path, (1e9, 1e9))
+    compact(corpus)
+    assert not list(Path(corpus.uri).glob("clips/*/*.parquet"))
+    assert link_speakers(corpus, "talks", SpeakerConfig()) == 2
+    assert speakers(corpus) == {"r1": ["Ann", "Ann", "r1#1"], "r2": ["Ann", "Ann", "r1#1"]}
+
+
+def test_a_rescore_that_was_killed_before_it_compared_the_recordings_goes_on_there(corpus):
+    pytest.importorskip("resemblyzer", reason="pip install 'triforce[speakers]'")
+    add(corpus, "r1", "AA1", "aab")
+    add(corpus, "r2", "AA1", "aab")
+    assert rescore(corpus, voices=SpeakerConfig()) == []
+    assert speakers(corpus)["r2"] == ["Ann", "Ann", "r1#1"]
 
 
 def test_a_reader_whom_a_library_names_keeps_that_name(corpus):
