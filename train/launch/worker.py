@@ -20,6 +20,7 @@ from triforce.models.release_files import stage_files
 from triforce.train.config import TrainConfig
 from triforce.train.data.order import Place
 from triforce.train.launch import checkpoints
+from triforce.train.launch.room import require_room
 from triforce.train.tasks.base import Task
 from triforce.train.tasks.registry import make_task
 from triforce.train.trainer.curves import Curves, as_lines
@@ -71,6 +72,7 @@ def work(run: Run, worker: Worker, reporting: AbstractContextManager[Report], re
     if device.type == "cpu":
         reuse_freed_memory()
     task = make_task(config, Place(worker.rank, worker.num_workers), device)
+    require_room(task, config, worker.device, worker.local_workers)
     trainer = Trainer(task, config, rank=worker.rank, num_workers=worker.num_workers, device=str(device))
     _resume(trainer, run, restored)
     with reporting as report, Curves(run.uri, trainer.state.step) as curves, task.read_ahead():
