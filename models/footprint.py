@@ -27,7 +27,7 @@ class Footprint(NamedTuple):
     """Bytes of weights, gradients, optimizer state and averages of one worker."""
     activation_bytes: int
     """Bytes kept for the backward pass of one part of a batch, in float32; scores of the vocabulary are not kept
-    (`train.tasks.chunked_loss`)."""
+    (`models.blocks.chunked_loss`)."""
     flops_per_token: int
     """Floating-point operations for each token, forward and backward, with attention over half of the context on
     average (Kaplan et al. 2020, table 1)."""

@@ -14,8 +14,8 @@ import time
 import torch
 from torch.nn import functional as F
 
+from triforce.models.blocks.chunked_loss import CHUNK_LOGITS, summed_cross_entropy
 from triforce.models.memory import reuse_freed_memory
-from triforce.train.tasks.chunked_loss import CHUNK_LOGITS, summed_cross_entropy
 
 
 def measure(tokens: int, vocabulary: int, width: int, scores: int, repeats: int, dtype: torch.dtype) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
+from triforce.models.blocks.chunked_loss import chunk_logits, summed_cross_entropy
 from triforce.models.gpt import GPT
 from triforce.models.vocabulary import Modality, Vocabulary
 from triforce.train.data.tokens.rows import PackedBatch
-from triforce.train.tasks.chunked_loss import chunk_logits, summed_cross_entropy
 
 
 def media_vocabulary(

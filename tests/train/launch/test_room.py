@@ -39,17 +39,21 @@ def make_config(folder: Path, corpus: Corpus, stage: str = "dvae", **settings):
 
 @pytest.mark.parametrize("stage", MODELS)
 def test_what_is_advised_fits(tmp_path, corpus, stage):
-    config = make_config(tmp_path, corpus, stage)
+    config = make_config(tmp_path, corpus, stage, batch_size=1024)
     task = make_task(config, Place(0, 1), CPU)
-    all_of_it = state_bytes(task.model, CPU) + 64 * task.activation_bytes(half=False)
-    require_room(task, config, CPU, 1, all_of_it)
+    state, a_sample = state_bytes(task.model, CPU), task.activation_bytes(half=False)
+    require_room(task, config, CPU, 1, state + 1024 * a_sample)
+    some = 4 * (2 * state + 100 * a_sample)
     with pytest.raises(MemoryShortError, match="check_memory=false") as refused:
-        require_room(task, config, CPU, 4, all_of_it)  # shared by four
-    assert re.match(r"batch_size 64, 64 at a time, needs about [\d.]+ [MG]iB of memory a worker", str(refused.value))
+        require_room(task, config, CPU, 4, some)  # shared by four
+    assert re.match(
+        r"batch_size 1024, 1024 at a time, needs about [\d.]+ [MG]iB of memory a worker", str(refused.value)
+    )
     accumulation = int(re.search(r"accumulation=(\d+)", str(refused.value)).group(1))
     assert accumulation > 4
-    require_room(task, make_config(tmp_path, corpus, stage, accumulation=accumulation), CPU, 4, all_of_it)
-    require_room(task, make_config(tmp_path, corpus, stage, check_memory=False), CPU, 4, all_of_it)
+    fields = {"stage": stage, "batch_size": 1024}
+    require_room(task, make_config(tmp_path, corpus, **fields, accumulation=accumulation), CPU, 4, some)
+    require_room(task, make_config(tmp_path, corpus, **fields, check_memory=False), CPU, 4, some)
     with pytest.raises(MemoryShortError, match="give a smaller size or shorter crops"):
         require_room(task, config, CPU, 1, 1 << 16)
 

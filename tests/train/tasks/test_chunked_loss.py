@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from triforce.models.blocks.chunked_loss import CHUNK_LOGITS, summed_cross_entropy
 from triforce.models.gpt import GPT, GPTConfig
 from triforce.train.data.tokens.rows import PackedBatch
-from triforce.train.tasks.chunked_loss import CHUNK_LOGITS, summed_cross_entropy
 from triforce.train.tasks.gpt_loss import packed_loss, speech_vocabulary, token_losses
 
 
