@@ -12,6 +12,11 @@ ACTIVATIONS_PER_BLOCK = 14
 """Tensors of ``width`` that a block keeps for its backward pass, besides 3 of the MLP's width: inputs and outputs of
 norms, q, k, v twice, attention. Counted in `models.gpt`."""
 
+HALF_SHARE = 0.8
+"""What is kept for the backward pass over what it is in float32 where matrix products alone are in half precision. GPT
+`medium` on an H100 with 16 rows of 2048 tokens took 31.7 GB (train/README.md), and by the count here keeps 35.4
+GB in float32."""
+
 
 class Footprint(NamedTuple):
     """Size, memory and work of a GPT in training."""
@@ -21,7 +26,8 @@ class Footprint(NamedTuple):
     state_bytes: int
     """Bytes of weights, gradients, optimizer state and averages of one worker."""
     activation_bytes: int
-    """Bytes kept for the backward pass of one part of a batch, in float32."""
+    """Bytes kept for the backward pass of one part of a batch, in float32; scores of the vocabulary are not kept
+    (`models.blocks.chunked_loss`)."""
     flops_per_token: int
     """Floating-point operations for each token, forward and backward, with attention over half of the context on
     average (Kaplan et al. 2020, table 1)."""
@@ -55,6 +61,6 @@ def footprint(config: GPTConfig, context: int, rows: int, *, shards: int = 1, re
     return Footprint(
         parameters,
         BYTES_PER_PARAMETER * parameters // shards,
-        4 * rows * context * (kept + 2 * config.vocabulary.size),
+        4 * rows * context * kept,
         6 * (matrices + head + attention) + (2 * (matrices + attention) if recompute else 0),
     )

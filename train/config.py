@@ -78,7 +78,11 @@ class ClusterConfig(BaseModel):
     )
     use_gpu: bool = Field(False, description="One GPU a worker.")
     threads_per_worker: int | None = Field(
-        None, ge=1, description="CPU threads of a worker; none: the cores shared out evenly."
+        None, ge=1, description="CPU threads of a worker; none: its share of its machine's cores."
+    )
+    check_memory: bool = Field(
+        True,
+        description="Refuse a run that by far cannot fit in the memory of its device; false: begin it all the same.",
     )
     max_failures: int = Field(3, ge=-1, description="Restarts after a worker's death before the run ends; -1: no end.")
 

@@ -81,6 +81,7 @@ NOT_IDENTITY = frozenset(
         "min_workers",
         "threads_per_worker",
         "max_failures",
+        "check_memory",
         "checkpoint_every_s",
         "cache_bytes",
         "prefetch",

@@ -15,7 +15,6 @@ from typing import Any
 from tqdm import tqdm
 
 from triforce.ingest import storage
-from triforce.ingest.cores import num_cores
 from triforce.models.release_files import load_card
 from triforce.train.config import TrainConfig, with_absolute_paths
 from triforce.train.launch import here
@@ -53,14 +52,13 @@ def train(config: TrainConfig, *, progress: bool = True) -> TrainSummary:
         return _summary(card, run.name, time.monotonic() - started, skipped=True)
     if about := TASKS[config.stage].describe(config):
         log.info("train %s: %s", config.stage, about)
-    num_threads = config.threads_per_worker or max(1, num_cores() // config.num_workers)
     with _progress_bar(run) if progress and not _is_other_rank() else contextlib.nullcontext():
         if trains_here(config):
-            here.launch(run, num_threads)
+            here.launch(run)
         else:
             from triforce.train.launch import on_ray  # takes seconds to import
 
-            on_ray.launch(run, num_threads)
+            on_ray.launch(run)
     if _is_other_rank():
         return TrainSummary(config.stage, run.name, "", 0, time.monotonic() - started, {}, skipped=False)
     card = _finished(run)

@@ -10,27 +10,27 @@ import torch
 from torch import distributed
 
 from triforce.train.launch import checkpoints
-from triforce.train.launch.worker import Run, work
+from triforce.train.launch.worker import Report, Run, Worker, work
 from triforce.train.trainer.loop import Trainer
 
 
-def launch(run: Run, num_threads: int) -> None:
+def launch(run: Run) -> None:
     """Train to the end. Raises ValueError where `torchrun` started another number of processes than the config has
     workers, and RuntimeError where a GPU is asked for and there is none.
     """
-    rank, num_workers, local_rank = _ranks()
+    rank, num_workers, local_rank, local_workers = _ranks()
     if num_workers != run.config.num_workers:
         raise ValueError(
             f"num_workers {run.config.num_workers}: launcher here trains in the processes that there are, "
             f"{num_workers}; start `torchrun --nproc-per-node {run.config.num_workers} -m triforce.train ...`, or give "
             "launcher=ray"
         )
-    device = _device(run.config.use_gpu, local_rank)
+    worker = Worker(rank, num_workers, local_workers, _device(run.config.use_gpu, local_rank))
     threads = torch.get_num_threads()
-    torch.set_num_threads(num_threads)
+    torch.set_num_threads(worker.num_threads(run.config))
     try:
-        with _process_group(num_workers, device):
-            work(run, rank, num_workers, device, lambda *report: _save(run, *report))
+        with _process_group(num_workers, worker.device):
+            work(run, worker, _reporting(run))
     finally:
         torch.set_num_threads(threads)
 
@@ -40,11 +40,13 @@ def under_torchrun() -> bool:
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
-def _ranks() -> tuple[int, int, int]:
-    """Rank, number of processes, and rank on this machine."""
+def _ranks() -> tuple[int, int, int, int]:
+    """Rank and number of processes, among all and on this machine."""
     if not under_torchrun():
-        return 0, 1, 0
-    return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), int(os.environ.get("LOCAL_RANK", "0"))
+        return 0, 1, 0, 1
+    found = os.environ
+    rank, num_workers = int(found["RANK"]), int(found["WORLD_SIZE"])
+    return rank, num_workers, int(found.get("LOCAL_RANK", "0")), int(found.get("LOCAL_WORLD_SIZE", num_workers))
 
 
 def _device(use_gpu: bool, local_rank: int) -> torch.device:
@@ -68,6 +70,16 @@ def _process_group(num_workers: int, device: torch.device) -> Iterator[None]:
         distributed.destroy_process_group()
 
 
-def _save(run: Run, trainer: Trainer, metrics: dict[str, float], save: bool) -> None:
-    if save and (trainer.sharded or not trainer.rank):
-        checkpoints.write(trainer, run.uri)
+@contextlib.contextmanager
+def _reporting(run: Run) -> Iterator[Report]:
+    """Give what saves checkpoints while steps go on; wait for the last one at the end."""
+    with checkpoints.Writer(run.uri) as writer:
+
+        def report(trainer: Trainer, metrics: dict[str, float], save: bool) -> None:
+            if not save or (trainer.rank and not trainer.sharded):
+                return
+            writer.wait()  # before the copy: there is room for one
+            if (snapshot := trainer.snapshot()) is not None:
+                writer.submit(snapshot)
+
+        yield report

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -13,11 +14,13 @@ import torch
 from torch import nn
 
 from triforce.ingest import storage
+from triforce.ingest.cores import num_cores
 from triforce.models.memory import reuse_freed_memory
 from triforce.models.release_files import stage_files
 from triforce.train.config import TrainConfig
 from triforce.train.data.order import Place
 from triforce.train.launch import checkpoints
+from triforce.train.launch.room import require_room
 from triforce.train.tasks.base import Task
 from triforce.train.tasks.registry import make_task
 from triforce.train.trainer.curves import Curves, as_lines
@@ -42,26 +45,40 @@ class Run:
         return storage.join(self.config.runs, self.name)
 
 
+@dataclass(frozen=True)
+class Worker:
+    """One of the workers of a run."""
+
+    rank: int
+    num_workers: int
+    local_workers: int
+    """Workers on this one's machine, which share its cores and its memory."""
+    device: torch.device
+
+    def num_threads(self, config: TrainConfig) -> int:
+        """CPU threads of this worker: as the config says, or its share of the cores of the machine that it is on."""
+        return config.threads_per_worker or max(1, num_cores() // self.local_workers)
+
+
 Report = Callable[[Trainer, dict[str, float], bool], None]
 """Takes the trainer, its metrics, and whether to save a checkpoint."""
 
 
-def work(
-    run: Run, rank: int, num_workers: int, device: torch.device, report: Report, restored: Path | None = None
-) -> None:
-    """Train to the end as one of ``num_workers``. ``restored`` is a local checkpoint that the launcher kept; one below
-    the run's folder that has come further goes before it.
+def work(run: Run, worker: Worker, reporting: AbstractContextManager[Report], restored: Path | None = None) -> None:
+    """Train to the end. Leaving ``reporting`` waits for the last checkpoint; then the release is written. ``restored``
+    is a local checkpoint that the launcher kept; one below the run's folder that has come further goes before it.
     """
-    config = run.config.for_workers(num_workers)
+    config, device = run.config.for_workers(worker.num_workers), worker.device
     if device.type == "cpu":
         reuse_freed_memory()
-    task = make_task(config, Place(rank, num_workers), device)
-    trainer = Trainer(task, config, rank=rank, num_workers=num_workers, device=str(device))
+    task = make_task(config, Place(worker.rank, worker.num_workers), device)
+    require_room(task, config, worker.device, worker.local_workers)
+    trainer = Trainer(task, config, rank=worker.rank, num_workers=worker.num_workers, device=str(device))
     _resume(trainer, run, restored)
-    with Curves(run.uri, trainer.state.step) as curves, task.read_ahead():
+    with reporting as report, Curves(run.uri, trainer.state.step) as curves, task.read_ahead():
         trainer.fit(report, curves)
     averaged = trainer.averaged()
-    if rank == 0:
+    if worker.rank == 0:
         write_release(trainer, task, run.config, {"run_name": run.name, "inputs": run.inputs}, averaged)
 
 

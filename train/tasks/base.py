@@ -55,6 +55,12 @@ class Task(ABC):
     def anneal(self, progress: float) -> None:  # noqa: B027 - most tasks have nothing to adapt
         """Adapt to ``progress``, the share of the run that is behind, 0 to 1; called before each step."""
 
+    def activation_bytes(self, half: bool) -> int:
+        """Bytes that a sample or row of the config's size keeps for its backward pass, where matrix products are in
+        ``half`` precision or not; 0 where that is not known.
+        """
+        return 0
+
     def close(self) -> None:  # noqa: B027 - most tasks hold nothing open
         """Free what the task holds open; called at the end of a run."""
 

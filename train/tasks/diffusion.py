@@ -24,7 +24,7 @@ from triforce.train.data.crops import ClipCrops, make_crops
 from triforce.train.data.order import Place
 from triforce.train.data.whole_clips import WholeClips
 from triforce.train.evaluate.metrics import sharpness
-from triforce.train.tasks.crop_task import CropTask
+from triforce.train.tasks.crop_task import CropTask, samples
 from triforce.train.tasks.inputs import corpus_hash, require_gpt_card
 
 
@@ -115,6 +115,14 @@ class DiffusionTask(CropTask):
             return self.whole_clips.batch(self.place, count)
         x, sizes = self.crops.batch(self.place, count)
         return x, self._prior(x, sizes), sizes, None
+
+    def example(self, count: int, size: tuple[int, ...]) -> Any:
+        config, device = self.model.config, self.model.mean.device
+        x, sizes = samples(count, config.channels, size, device)
+        prior = area_average(x, sizes, self.shrink)[0]
+        grid = self.dvae.config.grid(tuple(prior.shape[2:]))
+        latents = torch.zeros(count, config.latent_channels, *grid, device=device) if config.latent_channels else None
+        return x, prior, sizes, latents
 
     def loss(self, batch: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         x, prior, sizes, latents = batch

@@ -24,7 +24,7 @@ from triforce.train.config import DVAETrainConfig
 from triforce.train.data.crops import make_crops
 from triforce.train.data.order import Place
 from triforce.train.tasks.channel import jitter_channel
-from triforce.train.tasks.crop_task import CropTask
+from triforce.train.tasks.crop_task import CropTask, samples
 from triforce.train.tasks.inputs import corpus_hash, refuse_own_release
 from triforce.train.teachers.base import Teacher
 from triforce.train.teachers.registry import make_teacher
@@ -119,6 +119,10 @@ class DVAETask(CropTask):
         if self.config.channel_jitter:
             x = jitter_channel(x, self.config.channel_jitter, self.log_floor)
         return x, sizes, taught
+
+    def example(self, count: int, size: tuple[int, ...]) -> Any:
+        x, sizes = samples(count, self.crops.channels, size, self.model.mean.device)
+        return *area_average(x, sizes, self.config.shrink), self.teacher is not None
 
     def loss(self, batch: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         x, sizes, taught = batch

@@ -15,7 +15,7 @@ from torch import nn
 
 from triforce.ingest import storage
 from triforce.models.blocks.packed_attention import has_varlen
-from triforce.models.footprint import footprint
+from triforce.models.footprint import HALF_SHARE, footprint
 from triforce.models.gpt import GPT, GPTConfig
 from triforce.models.reading.front_end import FrontEnd, keeps_words
 from triforce.models.release_files import load_stage, load_tokenizer_of, require_dvae
@@ -29,6 +29,7 @@ from triforce.train.data.tokens.token_store import TokenStore
 from triforce.train.tasks.base import Task
 from triforce.train.tasks.gpt_loss import media_vocabulary, packed_loss, token_losses, with_random_codes
 from triforce.train.tasks.inputs import refuse_own_release, require_gpt_card
+from triforce.train.trainer.memory import COMPILED_SHARE
 from triforce.train.trainer.prefetch import Prefetcher
 
 log = logging.getLogger(__name__)
@@ -191,16 +192,18 @@ class GPTTask(Task):
                 self.documents.num_untimed,
             )
 
+    def activation_bytes(self, half: bool) -> int:
+        """Computed by `models.footprint`."""
+        config = self.config
+        size = footprint(self.model.config, config.context, 1, recompute=config.checkpoint_activations)
+        share = (HALF_SHARE if half else 1) * (COMPILED_SHARE if config.compile else 1)
+        return int(size.activation_bytes * share)
+
     def loss(self, batch: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         if self.config.code_noise:
             vocabulary = self.model.config.vocabulary
             batch = batch._replace(ids=with_random_codes(batch.ids, vocabulary, self.config.code_noise))
-        if self.device.type == "cuda":
-            loss = packed_loss(self.model, batch)
-        else:
-            losses, weights = token_losses(self.model, batch)
-            loss = (losses * weights).sum() / weights.sum().clamp_min(1e-6)
-        return loss, {"tokens": (batch.documents > 0).sum().float()}
+        return packed_loss(self.model, batch), {"tokens": (batch.documents > 0).sum().float()}
 
     @torch.no_grad()  # not inference_mode: sharded weights are gathered in the forward pass
     def evaluate(self, model: nn.Module) -> dict[str, float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
+from triforce.models.blocks.chunked_loss import chunk_logits, summed_cross_entropy
 from triforce.models.gpt import GPT
 from triforce.models.vocabulary import Modality, Vocabulary
 from triforce.train.data.tokens.rows import PackedBatch
@@ -49,8 +50,7 @@ def token_losses(model: GPT, batch: PackedBatch) -> tuple[torch.Tensor, torch.Te
     """Cross-entropy in nats ``(N,)`` float32 of every target that is not padding, and its weight ``(N,)``."""
     hidden = model(batch.ids, positions=batch.positions, documents=batch.documents)
     real = batch.targets > 0
-    logits = model.logits(hidden[real]).float()
-    return F.cross_entropy(logits, batch.targets[real], reduction="none"), batch.weights[real]
+    return cross_entropy(model, hidden[real], batch.targets[real]), batch.weights[real]
 
 
 def hidden_states(model: GPT, batch: PackedBatch) -> torch.Tensor:
@@ -72,5 +72,19 @@ def packed_loss(model: GPT, batch: PackedBatch) -> torch.Tensor:
     if hidden.device.type == "cpu" and not torch.compiler.is_compiling():
         counted = weights > 0
         hidden, targets, weights = hidden[counted], targets[counted], weights[counted]
-    losses = F.cross_entropy(model.logits(hidden).float(), targets, reduction="none")
-    return (losses * weights).sum() / weights.sum().clamp_min(1e-6)
+    weights = weights / weights.sum().clamp_min(1e-6)
+    if len(hidden) * model.config.vocabulary.size > chunk_logits(hidden.device):
+        return summed_cross_entropy(hidden, model.head.weight, targets, weights)
+    return (cross_entropy(model, hidden, targets) * weights).sum()
+
+
+def cross_entropy(model: GPT, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Return the cross-entropy ``(N,)`` float32, nats, of hidden states ``(N, width)``. Without gradients the scores of
+    some tokens at a time are in memory; for training on many, `summed_cross_entropy` does the same.
+    """
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return F.cross_entropy(model.logits(hidden).float(), targets, reduction="none")
+    rows = max(1, chunk_logits(hidden.device) // model.config.vocabulary.size)
+    parts = zip(hidden.split(rows), targets.split(rows), strict=True)
+    losses = [F.cross_entropy(model.logits(part).float(), wanted, reduction="none") for part, wanted in parts]
+    return torch.cat(losses) if losses else hidden.new_zeros(0, dtype=torch.float32)

@@ -19,7 +19,7 @@ from triforce.train.data.crops import ClipCrops
 from triforce.train.data.order import Place
 from triforce.train.data.packed.pack import is_pack
 from triforce.train.data.packed.sound import PackedSound
-from triforce.train.tasks.crop_task import CropTask
+from triforce.train.tasks.crop_task import CropTask, samples
 from triforce.train.tasks.inputs import corpus_hash, refuse_own_release
 from triforce.train.tasks.vocoder_losses import (
     RESOLUTIONS,
@@ -113,6 +113,10 @@ class VocoderTask(CropTask):
             return sounds.decoded[: self.num_decoded]
         assert self.dvae is not None, "given, or the crops know their decodes"
         return self.dvae(sounds.mel[: self.num_decoded]).reconstruction
+
+    def example(self, count: int, size: tuple[int, ...]) -> Any:
+        mel, _ = samples(count, self.mel_config.num_mels, size, self.model.vocoder.window.device)
+        return mel.new_zeros(count, (size[0] - 1) * self.mel_config.hop_length), mel
 
     def loss(self, batch: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Losses of all samples: padding of short clips is silence like any other, so nothing is masked."""

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -28,12 +28,9 @@ from triforce.train.tasks.base import Task
 from triforce.train.trainer import sharding
 from triforce.train.trainer.config import LoopConfig, OptimizerConfig
 from triforce.train.trainer.graph import GraphedUpdate, Update
+from triforce.train.trainer.snapshot import Snapshot, to_host
 
 log = logging.getLogger(__name__)
-
-
-CHECKPOINT_FILES = ("model.safetensors", "ema.safetensors", "optimizer.pt", "state.json")
-"""What a checkpoint consists of, in the order in which it is written."""
 
 
 class NonFiniteLossError(ArithmeticError):
@@ -230,25 +227,29 @@ class Trainer:
             elapsed_s = float(clock)
         return elapsed_s, elapsed_s - saved_s >= self.config.checkpoint_every_s
 
-    def save(self, folder: Path) -> None:
-        """Write the state of training into ``folder`` on rank 0. Where weights are sharded every rank must call it."""
+    def snapshot(self) -> Snapshot | None:
+        """Copy the state of training to rank 0's host memory; None elsewhere. Where weights are sharded every rank must
+        call it.
+        """
         weights = {"model": self.weights(self.task.model), "ema": self.weights(self.ema)}
         if self.sharded:
             optimizer = sharding.whole_optimizer(self.module, self.optimizer)
         else:
             optimizer = self.optimizer.state_dict()
         if self.rank:
-            return
-        for name, tensors in weights.items():
-            save_file(tensors, folder / f"{name}.safetensors")
-        torch.save(optimizer, folder / "optimizer.pt")
+            return None
         state = {
             "step": self.state.step,
             "elapsed_s": self.state.elapsed_s,
             "history": self.state.history,
             "places": self._places or [self.task.place.state_dict()],
         }
-        (folder / "state.json").write_text(json.dumps(state))
+        return Snapshot(**to_host({"weights": weights, "optimizer": optimizer, "state": state}, self.device))
+
+    def save(self, folder: Path) -> None:
+        """Write the state of training into ``folder`` on rank 0. Where weights are sharded every rank must call it."""
+        if (snapshot := self.snapshot()) is not None:
+            snapshot.write(folder)
 
     def weights(self, model: nn.Module) -> dict[str, torch.Tensor]:
         """Return whole tensors of the network or of its average. Where weights are sharded every rank must call it."""
