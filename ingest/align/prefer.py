@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import pickle
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+
+import pyarrow as pa
 
 from triforce.ingest import storage
 from triforce.ingest.align.clip_texts import (
@@ -26,6 +27,7 @@ from triforce.ingest.align.place import Heard
 from triforce.ingest.align.published import automatic_reason, published_lines
 from triforce.ingest.align.tokens import Token, tokenize
 from triforce.ingest.asr.language import whisper_code
+from triforce.ingest.corpus.arrow_schema import CLIP_SCHEMA
 from triforce.ingest.corpus.records import PUBLISHED, Clip, Recording
 from triforce.ingest.corpus.store import Corpus
 
@@ -72,9 +74,10 @@ def prefer_published(
         yield from clips
         return
     with tempfile.TemporaryFile(prefix="triforce-clips-") as spool:
+        writer = pa.ipc.new_stream(spool, CLIP_SCHEMA)
         heard, languages = [], []
         for clip in clips:
-            pickle.dump(clip, spool)
+            writer.write_table(pa.Table.from_pylist([clip.to_row()], CLIP_SCHEMA))
             heard.append(Heard(clip.words or (), clip.start_sample / clip.sample_rate_hz))
             languages.append(clip.language)
         found = deal_out(heard, tokens)
@@ -82,9 +85,10 @@ def prefer_published(
         is_same = agreement.is_enough(config)
         preferred = [is_same and each.is_preferred(config) for each in found]
         _note(recording, corpus, _outcome(recording, preferred, agreement, config, languages))
+        writer.close()
         spool.seek(0)
-        for each, takes in zip(found, preferred, strict=True):
-            yield _with_published(pickle.load(spool), each, takes)  # our own file, which has no name
+        for batch, each, takes in zip(pa.ipc.open_stream(spool), found, preferred, strict=True):
+            yield _with_published(Clip.from_row(batch.to_pylist()[0]), each, takes)
 
 
 def _with_published(clip: Clip, found: Published, takes: bool) -> Clip:
