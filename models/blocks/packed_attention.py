@@ -16,8 +16,10 @@ import torch
 from torch.nn import functional as F
 
 try:
+    if not torch.cuda.is_available():
+        raise ImportError("no GPU: importing it takes two seconds, and a CPU has no use for it")
     from torch.nn.attention.varlen import varlen_attn
-except ImportError:  # before torch 2.10
+except ImportError:  # also before torch 2.10
     varlen_attn = None  # type: ignore[assignment]
 
 CAUSAL: dict[str, Any] = (
