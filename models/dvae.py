@@ -106,20 +106,24 @@ class DVAEConfig(BaseModel):
         return tuple(-(-n // factor) for n, factor in zip(size, self.compression, strict=True))
 
     @property
+    def _trunk_reach(self) -> int:
+        """Codes to either side that the blocks at the codes' rate see, in the encoder and in the decoder."""
+        cycle = self.dilation_cycle
+        return sum(cycle[i % len(cycle)] for i in range(self.num_blocks))
+
+    @property
     def encoder_reach(self) -> tuple[int, ...]:
         """Positions to either side, along each axis, that a code depends on beyond those that it stands for.
 
         A part of a long sample that is encoded with this much beside it gets the codes of the whole.
         """
-        cycle = self.dilation_cycle
-        trunk = sum(cycle[i % len(cycle)] for i in range(self.num_blocks))
         reach = []
         for axis, factor in enumerate(self.compression):
             scale, total = 1, 0 if self.folded else 1  # the stem's convolution of width 3
             for factors in [] if self.folded else self.downsampling:
                 total += (self.num_outer_blocks + 1) * scale  # blocks of width 3, then the downsampling's overlap
                 scale *= factors[axis]
-            total += (trunk + self.folded) * factor
+            total += (self._trunk_reach + self.folded) * factor
             reach.append(total)
         return tuple(reach)
 
@@ -129,8 +133,6 @@ class DVAEConfig(BaseModel):
 
         A part of long codes that is decoded with this much beside it becomes what it becomes in the whole.
         """
-        cycle = self.dilation_cycle
-        trunk = sum(cycle[i % len(cycle)] for i in range(self.num_blocks))
         reach = []
         for axis, factor in enumerate(self.compression):
             scale, positions = 1, factor if self.folded else 1  # the head's convolution of width 3
@@ -138,7 +140,7 @@ class DVAEConfig(BaseModel):
                 positions += self.num_outer_blocks * scale  # blocks of width 3
                 scale *= factors[axis]
                 positions += scale  # the upsampling's overlap
-            reach.append(trunk + -(-positions // factor))
+            reach.append(self._trunk_reach + -(-positions // factor))
         return tuple(reach)
 
 

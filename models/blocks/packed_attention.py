@@ -7,6 +7,7 @@ is missing, a mask does.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import itertools
 import logging
@@ -15,12 +16,10 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch.nn import functional as F
 
-try:
-    if not torch.cuda.is_available():
-        raise ImportError("no GPU: importing it takes two seconds, and a CPU has no use for it")
-    from torch.nn.attention.varlen import varlen_attn
-except ImportError:  # also before torch 2.10
-    varlen_attn = None  # type: ignore[assignment]
+varlen_attn: Any = None
+if torch.cuda.is_available():  # the import takes two seconds, and a CPU has no use for it
+    with contextlib.suppress(ImportError):  # before torch 2.10
+        from torch.nn.attention.varlen import varlen_attn
 
 CAUSAL: dict[str, Any] = (
     {"window_size": (-1, 0)}

@@ -160,10 +160,10 @@ def vocoder(work: Work) -> None:
     """
     config = work.config
     base = config.init_from if config.init_from is not None and load_card(config.init_from, "vocoder") else None
-    if config.on_gpu:
-        _train_vocoder(work, work.release, work.minutes_left - SPARE_MIN, init_from=base)
-        return
     minutes = work.minutes_left - SPARE_MIN
+    if config.on_gpu:
+        _train_vocoder(work, work.release, minutes, init_from=base)
+        return
     if base is None:
         base = str(work.folder / "spectra")
         shutil.copytree(Path(work.release) / "dvae", Path(base) / "dvae", dirs_exist_ok=True)

@@ -10,8 +10,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,8 +18,8 @@ import numpy as np
 import pytest
 import soundfile
 import tiny_run
-import uvicorn
 import yaml
+from loopback_app import running
 from mixed_corpus import TITLE, write_heard, write_mixed
 from typer.testing import CliRunner
 
@@ -38,18 +36,8 @@ from triforce.tokenize.config import TokenizeConfig
 @contextlib.contextmanager
 def serving(config: BrowseConfig, key: str | None = None) -> Iterator[str]:
     """The address of a server in a thread."""
-    server = uvicorn.Server(
-        uvicorn.Config(BrowseServer(config).app(key), port=0, log_level="error", lifespan="off", access_log=False)
-    )
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        while not server.started:
-            time.sleep(0.01)
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        thread.join()
+    with running(BrowseServer(config).app(key)) as address:
+        yield address
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import soundfile
 import tiny_run
-from loopback import running
+from loopback_app import running
 
 from triforce.flows.speech.engine import Job, SpeechEngine
 from triforce.flows.speech.loudness import KNEE, limited
@@ -46,7 +46,7 @@ def replica(tmp_path_factory) -> Iterator[SpeechServer]:
 
 @pytest.fixture(scope="module")
 def address(replica):
-    with running(replica) as address:
+    with running(replica.__serve_build_asgi_app__()) as address:
         yield f"{address}/v1/audio/speech"
 
 

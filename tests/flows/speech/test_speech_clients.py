@@ -12,7 +12,7 @@ import openai
 import pytest
 import soundfile
 import tiny_run
-from loopback import running
+from loopback_app import running
 
 from triforce.flows.speech.serve import ServeConfig, SpeechServer
 from triforce.flows.speech.speaker import SpeakConfig
@@ -30,7 +30,7 @@ def replica(tmp_path_factory) -> SpeechServer:
 
 @pytest.fixture(scope="module")
 def address(replica):
-    with running(replica) as address:
+    with running(replica.__serve_build_asgi_app__()) as address:
         yield address
 
 
@@ -151,7 +151,7 @@ def test_a_page_of_this_machine_may_use_it_and_no_other_without_a_key(replica, a
         assert "access-control-allow-origin" not in preflight(address, origin).headers
     guarded = object.__new__(SpeechServer)
     guarded.__dict__ |= replica.__dict__ | {"_key_hash": "0" * 64}
-    with running(guarded) as address:
+    with running(guarded.__serve_build_asgi_app__()) as address:
         assert preflight(address, "https://elsewhere.example").headers["access-control-allow-origin"] == "*"
         with pytest.raises(openai.AuthenticationError, match="wrong or missing key"):
             openai.OpenAI(base_url=f"{address}/v1", api_key="sk-no", max_retries=0).models.list()
