@@ -1,10 +1,11 @@
 """The diffusion network: a flow that restores what the discrete VAE's decoder lost.
 
 It learns the velocity that carries noise at time 0 to the data at time 1, conditioned on the decoder's output (the
-prior) and, where asked for, on the GPT's latents. By default its target is the residual between data and prior, in
-units of the residual's standard deviation: the network's capacity goes into what is missing, and an untrained network
-already returns the prior with noise of the right size. One class serves one, two and three dimensions. With
-`DiffusionConfig.upsample` the medium has more positions than the prior, which is first interpolated to them.
+prior) and, where asked for, on the codes, the pieces of text that are said in them and the GPT's latents. By default
+its target is the residual between data and prior, in units of the residual's standard deviation: the network's capacity
+goes into what is missing, and an untrained network already returns the prior with noise of the right size. One class
+serves one, two and three dimensions. With `DiffusionConfig.upsample` the medium has more positions than the prior,
+which is first interpolated to them.
 """
 
 from __future__ import annotations
@@ -81,7 +82,15 @@ class DiffusionConfig(BaseModel):
         description="Share of training samples whose prior is hidden, for guidance (Ho and Salimans 2022).",
     )
     latent_channels: int = Field(0, ge=0, description="Width of the GPT's latents; 0: not conditioned on them.")
-    latent_dropout: float = Field(0.1, ge=0, le=1, description="Share of training samples whose latents are hidden.")
+    latent_dropout: float = Field(
+        0.1, ge=0, le=1, description="Share of training samples whose latents and pieces are hidden."
+    )
+    num_codes: int = Field(
+        0, ge=0, description="Codes of the dVAE, to be told which code lies where; 0: not told, the prior alone says."
+    )
+    num_pieces: int = Field(
+        0, ge=0, description="Pieces of text of the front end, to be told which is said at each code; 0: not told."
+    )
     start_share: float = Field(
         0.1,
         ge=0,
@@ -109,9 +118,30 @@ class DiffusionConfig(BaseModel):
         return self.fold * (2 + sum(cycle[i % len(cycle)] for i in range(self.num_blocks)))
 
     @property
+    def token_sizes(self) -> tuple[int, ...]:
+        """How many codes and how many pieces there are, of those that the network is told."""
+        return tuple(size for size in (self.num_codes, self.num_pieces) if size)
+
+    @property
     def cell(self) -> tuple[int, ...]:
         """Positions along each axis that are moved into channels."""
         return (self.fold,) * self.num_dims
+
+
+class TokenFeatures(nn.Module):
+    """What integers say that lie on the grid of the codes, each with its neighbours: codes, and pieces of text."""
+
+    def __init__(self, num_dims: int, sizes: Sequence[int], hidden: int) -> None:
+        super().__init__()
+        self.embeddings = nn.ModuleList(nn.Embedding(size + 1, hidden) for size in sizes)
+        self.near = nn.ModuleList(CONV[num_dims](hidden, hidden, 3, padding=1) for _ in range(2))
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Return features ``(B, hidden, *grid)`` of ``tokens`` ``(B, R, *grid)``, -1 where one is not given."""
+        h = sum(embed(row + 1) for embed, row in zip(self.embeddings, tokens.unbind(1), strict=True)).movedim(-1, 1)
+        for conv in self.near:
+            h = h + conv(F.silu(h))
+        return h
 
 
 class Diffusion(nn.Module):
@@ -136,6 +166,8 @@ class Diffusion(nn.Module):
         self.stem = conv((2 * config.channels + 1) * cell, config.hidden, 3, padding=1)
         if config.latent_channels:
             self.latents = conv(config.latent_channels + 1, config.hidden, 1)
+        if config.token_sizes:
+            self.tokens = TokenFeatures(config.num_dims, config.token_sizes, config.hidden)
         self.time = nn.Sequential(
             nn.Linear(TIME_FEATURES, config.hidden), nn.SiLU(), nn.Linear(config.hidden, config.hidden), nn.SiLU()
         )
@@ -185,12 +217,15 @@ class Diffusion(nn.Module):
         prior_shown: torch.Tensor,
         latents: torch.Tensor | None = None,
         latents_shown: torch.Tensor | None = None,
+        tokens: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Predict the velocity ``(B, C, *size)`` at ``x`` ``(B, C, *size)`` and ``time`` ``(B,)`` from 0 to 1.
 
         ``x`` and the velocity are in the units of the target, ``prior``, of the same size, in those of the medium.
-        Where ``prior_shown`` or ``latents_shown`` ``(B,)`` is 0, that condition is hidden from the network. ``latents``
-        ``(B, latent_channels, *grid)`` may lie on any coarser grid over the same extent.
+        Where ``prior_shown`` or ``latents_shown`` ``(B,)`` is 0, that condition is hidden from the network: the codes
+        with the prior, the pieces with the latents. ``latents`` ``(B, latent_channels, *grid)`` and ``tokens``
+        ``(B, R, *grid)``, a row for each of `DiffusionConfig.token_sizes` and -1 where none is known, may lie on any
+        coarser grid over the same extent.
         """
         size, cell = x.shape[2:], self.config.cell
         shown = self._flag(prior_shown, x)
@@ -199,6 +234,8 @@ class Diffusion(nn.Module):
         mask = space_to_channels(self._padded(mask), cell).amax(1, keepdim=True)
         if self.config.latent_channels:
             h = h + self._latent_features(x, latents, latents_shown)
+        if self.config.token_sizes:
+            h = h + self._token_features(x, tokens, prior_shown, latents_shown)
         embedded = self.time(time_features(time).to(h.dtype))
         for block in self.blocks:
             h = block(h, embedded, mask)
@@ -226,6 +263,23 @@ class Diffusion(nn.Module):
         features = upsample_latents(latents, x.shape[2:])[first].to(x.dtype) * flag
         return self.latents(torch.cat([features, flag.expand(len(x), 1, *features.shape[2:])], dim=1))
 
+    def _token_features(
+        self,
+        x: torch.Tensor,
+        tokens: torch.Tensor | None,
+        prior_shown: torch.Tensor,
+        latents_shown: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """Return features of codes and pieces at the cells of ``x``."""
+        if tokens is None:
+            tokens = torch.full((len(x), len(self.config.token_sizes), *x.shape[2:]), -1, device=x.device)
+        text_shown = torch.ones_like(prior_shown) if latents_shown is None else latents_shown
+        flags = [prior_shown] * bool(self.config.num_codes) + [text_shown] * bool(self.config.num_pieces)
+        first = (..., *(slice(None, None, n) for n in self.config.cell))
+        tokens = upsample_latents(tokens, x.shape[2:])[first]
+        shown = torch.stack(flags, dim=1).view(len(x), -1, *([1] * self.config.num_dims)) > 0
+        return self.tokens(tokens.where(shown, -1)).to(x.dtype)
+
     def loss(
         self,
         data: torch.Tensor,
@@ -234,12 +288,13 @@ class Diffusion(nn.Module):
         generator: torch.Generator | None = None,
         *,
         latents: torch.Tensor | None = None,
+        tokens: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Return the mean squared error of the velocity over all positions that are not padding.
 
         ``data`` ``(B, C, *size)`` and ``prior``, which has 1 / ``upsample`` of its positions along each axis, are in
         the units of the medium; ``sizes`` ``(B, D)`` are those of the data. Noise, times and the choice of hidden
-        conditions come from ``generator``.
+        conditions come from ``generator``. ``latents`` and ``tokens`` as in `velocity`.
         """
         config = self.config
         batch, device = data.shape[0], data.device
@@ -261,6 +316,7 @@ class Diffusion(nn.Module):
             chance[0] >= config.prior_dropout,
             latents,
             chance[2] >= config.latent_dropout,
+            tokens,
         )
         error = (predicted - (at.signal_slope * target + at.noise_slope * noise)).pow(2).mean(1, keepdim=True)
         return (error * mask).sum() / mask.sum()
@@ -274,12 +330,13 @@ class Diffusion(nn.Module):
         *,
         seed: int = 0,
         latents: torch.Tensor | None = None,
+        tokens: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Restore ``prior`` ``(B, C, *size)``, in the units of the medium; the same seed gives the same noise.
 
         The result has ``upsample`` times the prior's positions along each axis, or the largest of ``sizes`` ``(B, D)``:
         the samples' own sizes, in positions of the result. Past them the prior is returned. ``latents`` are
-        ``(B, latent_channels, *grid)``.
+        ``(B, latent_channels, *grid)``, ``tokens`` ``(B, R, *grid)``.
         """
         config, factor = config or SamplerConfig(), self.config.upsample
         full = tuple(factor * n for n in prior.shape[2:])
@@ -289,8 +346,10 @@ class Diffusion(nn.Module):
         mask = size_mask(sizes, prior.shape[2:])
         if latents is not None:
             latents = upsample_latents(latents, prior.shape[2:])
+        if tokens is not None:
+            tokens = upsample_latents(tokens, prior.shape[2:])
         generator = torch.Generator(prior.device).manual_seed(seed)
-        velocity = self._windowed(prior, mask, config, latents)
+        velocity = self._windowed(prior, mask, config, latents, tokens)
         if config.method == "mean":
             x = self._mean(velocity, prior, mask, config.num_steps, generator)
         else:
@@ -318,41 +377,52 @@ class Diffusion(nn.Module):
         return total / num_draws
 
     def _windowed(
-        self, prior: torch.Tensor, mask: torch.Tensor, config: SamplerConfig, latents: torch.Tensor | None
+        self,
+        prior: torch.Tensor,
+        mask: torch.Tensor,
+        config: SamplerConfig,
+        latents: torch.Tensor | None,
+        tokens: torch.Tensor | None,
     ) -> Velocity:
         def field(span: slice) -> Velocity:
-            part = None if latents is None else latents[..., span]
-            return self.guided_velocity(prior[..., span], mask[..., span], config, part)
+            parts = (None if known is None else known[..., span] for known in (latents, tokens))
+            return self.guided_velocity(prior[..., span], mask[..., span], config, *parts)
 
         return over_windows(field, prior.shape[-1], config, self.config.fold)
 
     def guided_velocity(
-        self, prior: torch.Tensor, mask: torch.Tensor, config: SamplerConfig, latents: torch.Tensor | None = None
+        self,
+        prior: torch.Tensor,
+        mask: torch.Tensor,
+        config: SamplerConfig,
+        latents: torch.Tensor | None = None,
+        tokens: torch.Tensor | None = None,
     ) -> Velocity:
-        """Return the velocity under ``config.guidance``, for ``prior`` and ``latents`` of the same size."""
+        """Return the velocity under ``config.guidance``, for ``prior``, ``latents`` and ``tokens`` of the same size."""
         batch, guidance = prior.shape[0], config.guidance
         shown = prior.new_ones(batch)
 
         def plain(x: torch.Tensor, time: float) -> torch.Tensor:
-            return self.velocity(x, prior.new_full((batch,), time), prior, mask, shown, latents)
+            return self.velocity(x, prior.new_full((batch,), time), prior, mask, shown, latents, tokens=tokens)
 
         def guided(x: torch.Tensor, time: float) -> torch.Tensor:
             two_x, two_times, two_priors, two_masks = (
                 torch.cat([value, value]) for value in (x, prior.new_full((batch,), time), prior, mask)
             )
-            two_latents = None if latents is None else torch.cat([latents, latents])
+            two_latents, two_tokens = (None if part is None else torch.cat([part, part]) for part in (latents, tokens))
             known = torch.cat([shown, 0 * shown])
             prior_shown = known if config.guidance_of == "all" else torch.ones_like(known)
-            both = self.velocity(two_x, two_times, two_priors, two_masks, prior_shown, two_latents, known)
+            both = self.velocity(two_x, two_times, two_priors, two_masks, prior_shown, two_latents, known, two_tokens)
             given, hidden = both.chunk(2)
             return given + guidance * (given - hidden)
 
-        changes = guidance and not (config.guidance_of == "latents" and latents is None)
+        of_text = latents is not None or (tokens is not None and self.config.num_pieces)
+        changes = guidance and (config.guidance_of == "all" or of_text)
         return guided if changes else plain
 
 
 def upsample_latents(latents: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
-    """Repeat latents ``(B, C, *grid)`` to every position ``(B, C, *size)`` of the medium that their code spans."""
+    """Repeat latents or tokens ``(B, C, *grid)`` to every position ``(B, C, *size)`` that their code spans."""
     for axis, length in enumerate(size, 2):
         factor = -(-length // latents.shape[axis])
         latents = latents.repeat_interleave(factor, dim=axis).narrow(axis, 0, length) if factor > 1 else latents

@@ -87,6 +87,8 @@ class Candidate(NamedTuple):
     """Whether it was ended because it repeated itself."""
     units: np.ndarray | None = None
     """Codes before each word, or piece, that was gone on to, ``(U,)``, where the text was read aloud."""
+    spoken: np.ndarray | None = None
+    """Piece of text that is said at each code, ``(L,)`` int64, -1 before the first; where it was read by pieces."""
 
 
 def sample_segment(

@@ -260,6 +260,18 @@ class Release:
         prompt = [Segment("text", self.tokenizer.encode(clean_text(text)))]
         return gpt_latents(self.gpt, prompt, Segment("speech", torch.as_tensor(codes).cpu().numpy()))
 
+    def tokens(self, codes: np.ndarray | torch.Tensor, spoken: np.ndarray | None = None) -> torch.Tensor | None:
+        """Return what the diffusion network is told of codes ``(*grid)`` and of the pieces of text ``(*grid)`` that are
+        said in them, -1 where none is known: ``(R, *grid)`` for `restore`. None where it is told of neither.
+        """
+        if self.diffusion is None or not self.diffusion.config.token_sizes:
+            return None
+        codes = torch.as_tensor(codes).long()
+        text = torch.full_like(codes, -1) if spoken is None else torch.as_tensor(spoken).long()
+        config = self.diffusion.config
+        rows = [codes] * bool(config.num_codes) + [text] * bool(config.num_pieces)
+        return torch.stack(rows).to(self.device)
+
     def restore(
         self,
         mel: torch.Tensor,
@@ -267,10 +279,11 @@ class Release:
         seed: int = 0,
         config: SamplerConfig | None = None,
         latents: torch.Tensor | None = None,
+        tokens: torch.Tensor | None = None,
         size: Sequence[int] | None = None,
     ) -> torch.Tensor:
         """Restore a decode ``(C, *size)``, for speech a mel ``(num_mels, T)``, by the diffusion network, conditioned on
-        `latents` where they are given.
+        `latents` and `tokens` where they are given.
 
         Where the dVAE sees a coarser scale, the result has the medium's own: ``size`` positions, by default `shrink`
         times the decode's. Where no diffusion network is trained it is the decode, interpolated to that scale.
@@ -279,8 +292,9 @@ class Release:
         sizes = torch.tensor([full], device=mel.device)
         if self.diffusion is None:
             return upsample(mel[None], self.shrink, sizes, full)[0]
-        batched = None if latents is None else latents[None]
-        return self.diffusion.sample(mel[None], sizes, config, seed=seed, latents=batched)[0]
+        known = {"latents": latents, "tokens": tokens}
+        batched = {name: None if value is None else value[None] for name, value in known.items()}
+        return self.diffusion.sample(mel[None], sizes, config, seed=seed, **batched)[0]
 
     @property
     def shrink(self) -> int:
@@ -308,7 +322,7 @@ class Release:
         """
         started = time.monotonic()
         best = self.draw(text, voice=voice, seed=seed, sampling=sampling)[0]
-        waveform, mel = self.render(best.codes, text=text, seed=seed, sampler=sampler, speed=speed)
+        waveform, mel = self.render(best.codes, text=text, spoken=best.spoken, seed=seed, sampler=sampler, speed=speed)
         return Speech(waveform, best.codes, mel, text, best.reached_end, time.monotonic() - started)
 
     def draw(
@@ -431,19 +445,21 @@ class Release:
         codes: np.ndarray,
         *,
         text: str | None = None,
+        spoken: np.ndarray | None = None,
         seed: int = 0,
         sampler: SamplerConfig | None = None,
         speed: float = 1.0,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Turn codes ``(K,)`` into samples ``(N,)`` float32 and the mel ``(num_mels, T)`` that the vocoder got.
 
-        ``text`` is what the codes say, where it is known.
+        ``text`` is what the codes say, and ``spoken`` ``(K,)`` the piece of it at each code, where they are known.
         """
         if not 0.25 <= speed <= 4:
             raise ValueError(f"speed {speed}: from 0.25 to 4")
         if not codes.size:
             return np.zeros(0, np.float32), np.zeros((self.mel_config.num_mels, 0), np.float32)
-        mel = self.restore(self.decode(codes), seed=seed, config=sampler, latents=self.latents(text, codes))
+        told = {"latents": self.latents(text, codes), "tokens": self.tokens(codes, spoken)}
+        mel = self.restore(self.decode(codes), seed=seed, config=sampler, **told)
         if speed != 1:  # stretched between frames: pitch lies along the other axis
             frames = max(2, round(mel.shape[1] / speed))
             mel = nn.functional.interpolate(mel[None], frames, mode="linear", align_corners=True)[0]

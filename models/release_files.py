@@ -29,7 +29,10 @@ from triforce.models.voice.bundled import located
 
 FORMAT = 1
 """Version of the files' format."""
-ADDED: dict[str, Any] = {"pointer": False, "interleaves": None, "reading_units": "words", "upsample": 1}
+ADDED: dict[str, Any] = {
+    **{"pointer": False, "interleaves": None, "reading_units": "words"},
+    **{"upsample": 1, "num_codes": 0, "num_pieces": 0},
+}
 """Fields of configs that came later, each hashed only where it is not what networks without it had."""
 STAGES = ("dvae", "gpt", "diffusion")
 """Networks of a release, in the order in which they are trained."""

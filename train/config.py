@@ -289,6 +289,10 @@ class GPTTrainConfig(StageConfig, TokenDataConfig):
         return self
 
 
+TOLD = ("latents", "codes", "pieces")
+"""Fields by which a diffusion network is told more than the decode."""
+
+
 class DiffusionTrainConfig(StageConfig, CropConfig):
     """Train the diffusion network on the clips of a corpus and what the release's dVAE makes of them."""
 
@@ -299,6 +303,14 @@ class DiffusionTrainConfig(StageConfig, CropConfig):
         False,
         description="Condition on the latents of the release's GPT, which knows the text: clips are then encoded "
         "whole, as with `whole_clips` (speech only).",
+    )
+    codes: bool = Field(
+        False, description="Tell the network which code lies where, beside the dVAE's decode of it (clips of speech)."
+    )
+    pieces: bool = Field(
+        False,
+        description="Tell the network which phoneme or letter is said at each code, from the times of the clips' "
+        "words, by the front end of the release's GPT (speech only): when a text is read aloud, the GPT says it.",
     )
     whole_clips: bool = Field(
         False,
@@ -326,7 +338,7 @@ class DiffusionTrainConfig(StageConfig, CropConfig):
         if not isinstance(values, dict) or "whole_clips" in values:
             return values
         of_pixels = values.get("modality", "speech") in CROP_AXES
-        if of_pixels or any(values.get(name) for name in ("speed_jitter", "readers_per_worker", "latents")):
+        if of_pixels or any(values.get(name) for name in ("speed_jitter", "readers_per_worker", *TOLD)):
             return values | {"whole_clips": False}
         return values
 
@@ -334,10 +346,11 @@ class DiffusionTrainConfig(StageConfig, CropConfig):
     def _check_latents(self) -> DiffusionTrainConfig:
         if self.whole_clips and self.modality in CROP_AXES:
             raise ValueError(f"whole_clips: for diffusion of sound, this is {self.stage} of {self.modality}")
-        if self.latents and self.modality != "speech":
-            raise ValueError(f"latents: for diffusion of speech alone, this is {self.stage} of {self.modality}")
-        if (self.latents or self.whole_clips) and (self.readers_per_worker or self.speed_jitter):
-            name = "latents" if self.latents else "whole_clips"
+        told = [name for name in TOLD if getattr(self, name)]
+        if told and self.modality != "speech":
+            raise ValueError(f"{told[0]}: for diffusion of speech alone, this is {self.stage} of {self.modality}")
+        if (told or self.whole_clips) and (self.readers_per_worker or self.speed_jitter):
+            name = told[0] if told else "whole_clips"
             raise ValueError(
                 f"{name} with readers_per_worker {self.readers_per_worker} and speed_jitter {self.speed_jitter}: "
                 "clips are encoded whole and as they are; set both to 0"

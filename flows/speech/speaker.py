@@ -225,7 +225,12 @@ class Speaker:
         """Turn a candidate's codes into sound."""
         config = self.config
         waveform, _ = self.release.render(
-            candidate.codes, text=text, seed=seed, sampler=config.sampler, speed=config.speed
+            candidate.codes,
+            text=text,
+            spoken=candidate.spoken,
+            seed=seed,
+            sampler=config.sampler,
+            speed=config.speed,
         )
         if config.level_db is not None:
             waveform = level(waveform, self.release.sample_rate_hz, config.level_db)

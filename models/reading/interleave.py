@@ -133,6 +133,14 @@ def codes_before(starts_s: np.ndarray, num_codes: int, codes_per_s: float) -> np
     return np.clip(before, 0, num_codes).astype(np.int64)
 
 
+def pieces_at_codes(pieces: np.ndarray, before: np.ndarray, num_codes: int) -> np.ndarray:
+    """Return the piece that is said at each code, ``(num_codes,)`` int64: the last of the pieces ``(L,)`` before which
+    ``before`` ``(L,)``, ascending, of the codes have passed; -1 where none has begun.
+    """
+    begun = np.searchsorted(before, np.arange(num_codes), side="right")
+    return np.append(np.asarray(pieces, np.int64), -1)[begun - 1]
+
+
 def interleave(codes: np.ndarray, pieces: np.ndarray, before: np.ndarray, num_codes: int) -> np.ndarray:
     """Return the codes of a ``reading`` segment: ``codes`` with the pieces ``(L,)``, numbered from ``num_codes``, where
     ``before`` ``(L,)`` of the codes have passed.

@@ -29,6 +29,7 @@ from triforce.models.blocks.positions import text_pointers
 from triforce.models.gpt import GPT
 from triforce.models.gpt_sampling import CHECK_EVERY, Candidate, SamplingConfig
 from triforce.models.reading.decide import Heads, decide
+from triforce.models.reading.interleave import pieces_at_codes
 from triforce.models.reading.rows import END, NOTHING, UNIT, Lines, Rows, Script, make_script
 from triforce.models.vocabulary import Segment
 
@@ -354,8 +355,16 @@ class ReadingPool:
         events = self.rows.events[seat.row, :steps].cpu().numpy()
         scores = self.rows.scores[seat.row, :steps].cpu().numpy()
         units = np.cumsum(events >= 0)[events == UNIT]
-        mean = float(scores[events != NOTHING].mean())
-        return Candidate(events[events >= 0], mean, bool((events == END).any()), False, units)
+        mean, codes = float(scores[events != NOTHING].mean()), events[events >= 0]
+        spoken = self._spoken(seat.row, units, len(codes)) if self.gpt.config.reading_units == "pieces" else None
+        return Candidate(codes, mean, bool((events == END).any()), False, units, spoken)
+
+    def _spoken(self, row: int, units: np.ndarray, num_codes: int) -> np.ndarray:
+        """Return the piece that is said at each code: the last of those that were written when its unit began."""
+        count = int(self.rows.num_pieces[row])
+        begins = np.flatnonzero(self.rows.begins[row, : count + 1].cpu().numpy())[1 : len(units) + 1]
+        pieces = self.rows.pieces[row, :count].cpu().numpy() - self.gpt.config.vocabulary.offset("text")
+        return pieces_at_codes(pieces[begins - 1], units[: len(begins)], num_codes)
 
     @torch.inference_mode()
     def _leave(self, seat: _Seat) -> None:

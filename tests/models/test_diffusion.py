@@ -161,3 +161,29 @@ def test_the_old_name_of_the_target_is_read_and_the_new_one_written():
     assert DiffusionConfig.model_validate_json(old.model_dump_json()) == old
     with pytest.raises(ValueError, match="flow"):
         DiffusionConfig.model_validate({"flow": "medium"})
+
+
+@pytest.mark.parametrize("fold", [1, 4])
+def test_codes_and_pieces_are_used_where_they_are_told_and_guidance_hides_the_pieces(fold):
+    model = make_diffusion(num_codes=9, num_pieces=5, fold=fold)
+    prior, tokens = torch.randn(1, 8, 186), torch.stack([torch.arange(47) % 9, torch.arange(47) % 5])[None]
+    config = SamplerConfig(temperature=0)
+    without, told = model.sample(prior, config=config), model.sample(prior, config=config, tokens=tokens)
+    assert (without - told).abs().max() > 1e-3
+    torch.testing.assert_close(model.sample(prior, config=config, tokens=torch.full_like(tokens, -1)), without)
+    x, time, shown, mask = torch.randn(1, 8, 186), torch.full((1,), 0.3), torch.ones(1), torch.ones(1, 1, 186)
+    silent = tokens.clone()
+    silent[:, 1] = -1
+    known, wordless = (model.velocity(x, time, prior, mask, shown, tokens=each) for each in (tokens, silent))
+    guided = model.guided_velocity(prior, mask, SamplerConfig(guidance=2.0, guidance_of="latents"), tokens=tokens)
+    torch.testing.assert_close(guided(x, 0.3), 3 * known - 2 * wordless, atol=1e-4, rtol=1e-4)
+
+
+def test_windows_are_told_their_own_codes():
+    model = make_diffusion(num_codes=9, fold=4)
+    prior, tokens = torch.randn(1, 8, 800), torch.randint(0, 9, (1, 1, 200))
+    whole = model.sample(prior, config=SamplerConfig(temperature=0, num_steps=2), tokens=tokens)
+    parts = model.sample(
+        prior, config=SamplerConfig(temperature=0, num_steps=2, window=400, overlap=192), tokens=tokens
+    )
+    torch.testing.assert_close(parts, whole, atol=1e-3, rtol=1e-3)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -20,6 +20,7 @@ class _Clips(NamedTuple):
     arrays: list[np.ndarray]
     texts: list[str]
     ids: list[str]
+    words: list[list[tuple[str, float, float]] | None]
 
 
 class ClipStore:
@@ -61,6 +62,10 @@ class ClipStore:
     def text(self, group: int, row: int) -> str:
         return self._cache[group].texts[row]
 
+    def words(self, group: int, row: int) -> list[tuple[str, float, float]] | None:
+        """A clip's words with start and end in seconds; None where they are not known."""
+        return self._cache[group].words[row]
+
     def clip_ids(self, group: int) -> list[str]:
         """Ids of a group's clips."""
         return self._cache[group].ids
@@ -73,8 +78,10 @@ class ClipStore:
         uri = self._uris[self._files[index]]
         medium = self.modality if self.modality in CROP_AXES else "audio"
         with overlay.open_file(uri) as file:
-            columns = ["clip_id", "drop_reason", "modality", "text", medium]
-            rows = pq.ParquetFile(file).read_row_group(int(self._row_groups[index]), columns=columns)
+            columns = ["clip_id", "drop_reason", "modality", "text", "words", medium]
+            parquet = pq.ParquetFile(file)
+            columns = [name for name in columns if name in parquet.schema_arrow.names]
+            rows = parquet.read_row_group(int(self._row_groups[index]), columns=columns)
         about = rows.drop_columns([medium]).to_pylist()
         kept = [
             i
@@ -87,7 +94,8 @@ class ClipStore:
             raise ValueError(f"{uri}: its kept clips have changed since this run began; start it again")
         arrays = [self._decode(rows[medium][i].as_py()["bytes"]) for i in kept]
         texts, ids = ([about[i][name] or "" for i in kept] for name in ("text", "clip_id"))
-        return _Clips(arrays, texts, ids), sum(array.nbytes for array in arrays)
+        words = [_times(about[i].get("words")) for i in kept]
+        return _Clips(arrays, texts, ids, words), sum(array.nbytes for array in arrays)
 
     def _decode(self, data: bytes) -> np.ndarray:
         if self.modality in CROP_AXES:
@@ -97,3 +105,7 @@ class ClipStore:
         from triforce.tokenize.read import decode_flac
 
         return decode_flac(data, self._sample_rate_hz, "int16")
+
+
+def _times(words: list[dict[str, Any]] | None) -> list[tuple[str, float, float]] | None:
+    return [(word["word"], word["start_s"], word["end_s"]) for word in words] if words else None

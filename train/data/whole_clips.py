@@ -6,7 +6,7 @@ came before.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -22,77 +22,86 @@ from triforce.models.vocabulary import Segment
 from triforce.train.data.clips import ClipStore
 from triforce.train.data.crops import ClipCrops
 from triforce.train.data.order import GroupCache, Place
+from triforce.train.data.restoration import Restoration, Tokens
 
-
-class WholeClip(NamedTuple):
-    """A clip, or part of one."""
-
-    mel: torch.Tensor
-    """Mel ``(num_mels, T)``."""
-    prior: torch.Tensor
-    """The dVAE's decode ``(num_mels, T)`` of the whole clip's codes."""
-    latents: torch.Tensor | None
-    """Latents ``(width, K)``, one a code; zeros where text and codes are more than the GPT reads; None without one."""
+NO_TOKENS = Tokens(codes=False, pieces=None)
 
 
 class WholeClips:
     """Training crops and whole validation clips; results are kept in memory up to the config's ``cache_bytes``."""
 
-    def __init__(self, crops: ClipCrops, dvae: DVAE, gpt: tuple[GPT, FrontEnd] | None = None) -> None:
-        self.crops, self.dvae, self.gpt = crops, dvae, gpt
+    def __init__(
+        self, crops: ClipCrops, dvae: DVAE, gpt: tuple[GPT, FrontEnd] | None = None, tokens: Tokens = NO_TOKENS
+    ) -> None:
+        self.crops, self.dvae, self.gpt, self.tokens = crops, dvae, gpt, tokens
         self._starts = np.cumsum([0, *crops.store.group_sizes])
-        self._computed: GroupCache[WholeClip] = GroupCache(self._compute_training, crops.config.cache_bytes)
+        self._computed: GroupCache[Restoration] = GroupCache(self._compute_training, crops.config.cache_bytes)
 
     @torch.no_grad()
-    def whole(self, store: ClipStore, group: int, row: int) -> WholeClip:
-        """Compute the prior of a whole clip, and the latents where there is a GPT."""
+    def whole(self, store: ClipStore, group: int, row: int) -> Restoration:
+        """Compute the prior of a whole clip, the latents where there is a GPT, and what else the network is told.
+
+        Latents are zeros where text and codes are more than the GPT reads.
+        """
         samples = torch.from_numpy(store.waveform(group, row).copy()).to(self.crops.device)
         mel = log_mel(samples.float() / FULL_SCALE, self.crops.mel_config)
         codes = self.dvae.encode(mel[None])
-        prior = self.dvae.decode(codes, torch.tensor([[mel.shape[1]]], device=mel.device))[0]
+        frames = torch.tensor([mel.shape[1]], device=mel.device)
+        prior = self.dvae.decode(codes, frames[None])[0]
+        tokens = None
+        if self.tokens:
+            about = store.clip_ids(group)[row], store.text(group, row), store.words(group, row)
+            tokens = torch.from_numpy(self.tokens.of(codes[0].cpu().numpy(), *about)).to(mel.device)
         if self.gpt is None:
-            return WholeClip(mel, prior, None)
+            return Restoration(mel, prior, frames, None, tokens)
         gpt, tokenizer = self.gpt
         text = Segment("text", tokenizer.encode(clean_text(store.text(group, row))))
         latents = gpt_latents(gpt, [text], Segment("speech", codes[0].cpu().numpy()))
         if latents is None:
             latents = mel.new_zeros(gpt.config.width, codes.shape[1])
-        return WholeClip(mel, prior, latents)
+        return Restoration(mel, prior, frames, latents, tokens)
 
-    def _compute_training(self, index: int) -> tuple[WholeClip, int]:
+    def _compute_training(self, index: int) -> tuple[Restoration, int]:
         group = int(np.searchsorted(self._starts, index, side="right")) - 1
         clip = self.whole(self.crops.store, group, index - int(self._starts[group]))
         return clip, sum(tensor.nbytes for tensor in clip if tensor is not None)
 
-    def crop(self, position: int) -> WholeClip:
+    def crop(self, position: int) -> Restoration:
         """The training crop at a position of the endless order, from the beginning of a code on."""
         group, row = self.crops.order(position)
         clip = self._computed[int(self._starts[group]) + row]
         frames, factor = self.crops.config.crop_frames, self.dvae.config.compression[0]
-        num_starts = max(0, clip.mel.shape[1] - frames) // factor + 1
+        num_starts = max(0, clip.medium.shape[1] - frames) // factor + 1
         first = int(np.random.default_rng([self.crops.config.seed, position]).integers(num_starts))
         span = slice(first * factor, first * factor + frames)
-        latents = None if clip.latents is None else clip.latents[:, first : first + -(-frames // factor)]
-        return WholeClip(clip.mel[:, span], clip.prior[:, span], latents)
+        codes = slice(first, first + -(-frames // factor))
+        latents, tokens = (None if known is None else known[:, codes] for known in (clip.latents, clip.tokens))
+        mel = clip.medium[:, span]
+        return Restoration(mel, clip.prior[:, span], clip.sizes.new_tensor([mel.shape[1]]), latents, tokens)
 
-    def batch(self, place: Place, count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """Mels and priors ``(count, num_mels, crop_frames)``, frames ``(count, 1)``, and where there is a GPT latents
-        ``(count, width, K)``.
-        """
+    def batch(self, place: Place, count: int) -> Restoration:
+        """The next crops, padded to ``crop_frames``: mels and priors with silence, latents with zeros."""
         parts = [self.crop(place.next()) for _ in range(count)]
         frames = self.crops.config.crop_frames
         num_codes = -(-frames // self.dvae.config.compression[0])
         floor = self.crops.mel_config.log_floor
-        mels, priors = (
-            torch.stack([F.pad(mel, (0, frames - mel.shape[1]), value=floor) for mel in column])
-            for column in ([part.mel for part in parts], [part.prior for part in parts])
-        )
-        known = [part.latents for part in parts if part.latents is not None]
-        latents = torch.stack([F.pad(one, (0, num_codes - one.shape[1])) for one in known]) if known else None
-        sizes = torch.tensor([[part.mel.shape[1]] for part in parts], device=mels.device)
-        return mels, priors, sizes, latents
 
-    def evaluation(self) -> list[WholeClip]:
+        def padded(column: Iterable[torch.Tensor], length: int, value: float) -> torch.Tensor:
+            return torch.stack([F.pad(one, (0, length - one.shape[1]), value=value) for one in column])
+
+        latents, tokens = (
+            None if column[0] is None else padded(column, num_codes, value)
+            for column, value in (([part.latents for part in parts], 0.0), ([part.tokens for part in parts], -1))
+        )
+        return Restoration(
+            padded((part.medium for part in parts), frames, floor),
+            padded((part.prior for part in parts), frames, floor),
+            torch.stack([part.sizes for part in parts]),
+            latents,
+            tokens,
+        )
+
+    def evaluation(self) -> list[Restoration]:
         """The validation clips, or where there are none training clips, whole."""
         store, places = self.crops.evaluation_places()
         return [self.whole(store, *place) for place in places]

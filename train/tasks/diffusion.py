@@ -17,11 +17,16 @@ from triforce.models.diffusion import Diffusion, DiffusionConfig
 from triforce.models.dvae import DVAE
 from triforce.models.flow_samplers import SamplerConfig
 from triforce.models.gpt import GPT
-from triforce.models.reading.front_end import FrontEnd
+from triforce.models.reading.front_end import FrontEnd, require_phonemes
+from triforce.models.reading.phonemes import PhonemeTokenizer
 from triforce.models.release_files import load_stage, load_tokenizer_of, require_dvae
 from triforce.train.config import DiffusionTrainConfig
+from triforce.train.data.base import Crops
 from triforce.train.data.crops import ClipCrops, make_crops
 from triforce.train.data.order import Place
+from triforce.train.data.packed.crops import EVAL_FRAMES, PackedCrops
+from triforce.train.data.packed.priors import PackedPriors
+from triforce.train.data.restoration import PiecesAtCodes, Restoration, Tokens
 from triforce.train.data.whole_clips import WholeClips
 from triforce.train.evaluate.metrics import sharpness
 from triforce.train.tasks.crop_task import CropTask, samples
@@ -42,20 +47,25 @@ class DiffusionTask(CropTask):
         mel_config: MelConfig | None = None,
         gpt: tuple[GPT, FrontEnd] | None = None,
         shrink: int = 1,
+        reader: PhonemeTokenizer | None = None,
     ) -> None:
         """``mel_config`` is the dVAE's, None for pixels; ``gpt`` is whose latents to condition on, None: no latents;
-        ``shrink`` are the positions along each axis that are one for the dVAE.
+        ``shrink`` are the positions along each axis that are one for the dVAE; ``reader`` makes the pieces of text that
+        the network is told, None: it is told none.
         """
         self.config, self.place, self.dvae, self.shrink = config, place, dvae, shrink
         known = {"channels": dvae.config.channels, "num_dims": dvae.config.num_dims, "upsample": shrink}
-        self.whole_clips: WholeClips | None = None
-        if gpt is None and not config.whole_clips:
-            self.crops = make_crops(config, mel_config or MelConfig(), device)
-        else:
-            self.crops = crops = ClipCrops(config, mel_config or MelConfig(), device)
-            self.whole_clips = WholeClips(crops, dvae, gpt)
+        self.whole: WholeClips | PackedPriors | None = None
+        mel = mel_config or MelConfig()
+        self.crops = make_crops(config, mel, device)
+        pieces = PiecesAtCodes(reader, mel.frames_per_s / dvae.config.compression[0]) if reader else None
+        tokens = Tokens(config.codes, pieces)
+        if gpt is not None or tokens or config.whole_clips:
+            self.whole = _whole(config, self.crops, dvae, gpt, tokens)
         if gpt is not None:
             known["latent_channels"] = gpt[0].config.width
+        known["num_codes"] = dvae.config.num_codes if config.codes else 0
+        known["num_pieces"] = reader.size if reader else 0
         self.model = Diffusion(DiffusionConfig.model_validate(known | config.model_settings)).to(device)
         if self.model.config.upsample != shrink:
             raise ValueError(
@@ -63,18 +73,22 @@ class DiffusionTask(CropTask):
                 "positions along each axis; leave upsample out"
             )
         self.evaluation = self._evaluation_clips()
-        residual = torch.cat([(x - self._upsampled(prior, x)).flatten(1) for x, prior, _ in self.evaluation], dim=1)
+        residual = torch.cat(
+            [(clip.medium - self._upsampled(clip.prior, clip.medium)).flatten(1) for clip in self.evaluation], dim=1
+        )
         self.model.set_statistics(dvae.mean, dvae.std, residual.std(1))
 
     @classmethod
     def make(cls, config: DiffusionTrainConfig, place: Place, device: torch.device) -> DiffusionTask:
         dvae = require_dvae(config.release, device)
         mel, gpt, shrink = dvae.card.get("mel"), None, dvae.card.get("shrink", 1)
+        reader = require_phonemes(load_tokenizer_of(config.release)) if config.pieces else None
         if config.latents:
             stage = load_stage(config.release, "gpt", device)
             assert stage is not None, "input_hashes looked"
             gpt = (stage.model, load_tokenizer_of(config.release))
-        return cls(config, place, device, dvae.model, MelConfig.model_validate(mel) if mel else None, gpt, shrink)
+        mel_config = MelConfig.model_validate(mel) if mel else None
+        return cls(config, place, device, dvae.model, mel_config, gpt, shrink, reader)
 
     @classmethod
     def input_hashes(cls, config: DiffusionTrainConfig) -> dict[str, str]:
@@ -84,6 +98,8 @@ class DiffusionTask(CropTask):
             raise ValueError(
                 f"modality {config.modality!r}: the dVAE in {config.release} codes {coded}; give modality={coded}"
             )
+        if config.pieces:  # the front end lies with the GPT
+            require_gpt_card(config.release)
         gpt = {"gpt": require_gpt_card(config.release)["hash"]} if config.latents else {}
         return {"dvae": dvae.hash, "corpus": corpus_hash(config.corpus)} | gpt
 
@@ -91,11 +107,14 @@ class DiffusionTask(CropTask):
         """The networks that this one needs beside it."""
         return {"dvae_hash": inputs["dvae"]} | ({"gpt_hash": inputs["gpt"]} if self.config.latents else {})
 
-    def _evaluation_clips(self) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]]:
-        """Clips of the validation set: the clip, its prior and its latents."""
-        if self.whole_clips is not None and self.config.latents:
-            return [tuple(clip) for clip in self.whole_clips.evaluation()]
-        return [(x, self._prior(x[None], true_size(x))[0], None) for x in self.crops.evaluation()]
+    def _evaluation_clips(self) -> list[Restoration]:
+        """Clips of the validation set."""
+        if isinstance(self.whole, PackedPriors):
+            return self.whole.evaluation(EVAL_FRAMES)
+        if self.whole is not None and (self.config.latents or self.whole.tokens):
+            return self.whole.evaluation()
+        clips = self.crops.evaluation()
+        return [Restoration(x, self._prior(x[None], true_size(x))[0], true_size(x)[0]) for x in clips]
 
     @torch.no_grad()
     def _prior(self, x: torch.Tensor, sizes: torch.Tensor) -> torch.Tensor:
@@ -111,10 +130,10 @@ class DiffusionTask(CropTask):
 
     def next_batch(self) -> Any:
         count = self.config.part_size
-        if self.whole_clips is not None:
-            return self.whole_clips.batch(self.place, count)
+        if self.whole is not None:
+            return self.whole.batch(self.place, count)
         x, sizes = self.crops.batch(self.place, count)
-        return x, self._prior(x, sizes), sizes, None
+        return Restoration(x, self._prior(x, sizes), sizes)
 
     def example(self, count: int, size: tuple[int, ...]) -> Any:
         config, device = self.model.config, self.model.mean.device
@@ -122,26 +141,29 @@ class DiffusionTask(CropTask):
         prior = area_average(x, sizes, self.shrink)[0]
         grid = self.dvae.config.grid(tuple(prior.shape[2:]))
         latents = torch.zeros(count, config.latent_channels, *grid, device=device) if config.latent_channels else None
-        return x, prior, sizes, latents
+        rows = len(config.token_sizes)
+        tokens = torch.zeros(count, rows, *grid, dtype=torch.int64, device=device) if rows else None
+        return Restoration(x, prior, sizes, latents, tokens)
 
     def loss(self, batch: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        x, prior, sizes, latents = batch
-        return self.model.loss(x, prior, sizes, latents=latents), {}
+        return self.model.loss(batch.medium, batch.prior, batch.sizes, latents=batch.latents, tokens=batch.tokens), {}
 
     @torch.inference_mode()
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """The loss with fixed noise and times, L1 and sharpness of samples beside those of the prior, and L1 of the
         mean.
         """
-        device = self.evaluation[0][0].device
+        device = self.evaluation[0].medium.device
         generator = torch.Generator(device).manual_seed(0)
         model = model.train(False)
         rows = []
-        for x, prior, of_clip in self.evaluation[:16]:
-            sizes, latents = true_size(x), None if of_clip is None else of_clip[None]
-            loss = float(model.loss(x[None], prior[None], sizes, generator, latents=latents))
-            restored = model.sample(prior[None], sizes, SamplerConfig(num_steps=4), latents=latents)[0]
-            mean = model.sample(prior[None], sizes, SamplerConfig(method="mean", num_steps=1), latents=latents)[0]
+        for clip in self.evaluation[:16]:
+            x, prior, sizes = clip.medium, clip.prior, clip.sizes[None]
+            named = {"latents": clip.latents, "tokens": clip.tokens}
+            told = {name: None if value is None else value[None] for name, value in named.items()}
+            loss = float(model.loss(x[None], prior[None], sizes, generator, **told))
+            restored = model.sample(prior[None], sizes, SamplerConfig(num_steps=4), **told)[0]
+            mean = model.sample(prior[None], sizes, SamplerConfig(method="mean", num_steps=1), **told)[0]
             prior = self._upsampled(prior, x)
             errors = [float((guess - x).abs().mean()) * self.crops.scale for guess in (restored, mean, prior)]
             rows.append([loss, *errors, *(sharpness(guess.float().cpu().numpy()) for guess in (restored, prior, x))])
@@ -149,6 +171,20 @@ class DiffusionTask(CropTask):
         names = ["loss", f"l1_{unit}", f"l1_mean_{unit}", f"l1_prior_{unit}"]
         names += ["sharpness", "sharpness_prior", "sharpness_truth"]
         return dict(zip(names, np.mean(rows, axis=0).tolist(), strict=True))
+
+
+def _whole(
+    config: DiffusionTrainConfig, crops: Crops, dvae: DVAE, gpt: tuple[GPT, FrontEnd] | None, tokens: Tokens
+) -> WholeClips | PackedPriors:
+    """Return what encodes clips whole."""
+    if isinstance(crops, ClipCrops):
+        return WholeClips(crops, dvae, gpt, tokens)
+    assert isinstance(crops, PackedCrops), "the config is of sound"
+    if gpt is not None:
+        raise ValueError(
+            f"latents with the pack {config.corpus}: they are made of a corpus; name that, or leave it out"
+        )
+    return PackedPriors(crops, dvae, tokens)
 
 
 def true_size(x: torch.Tensor) -> torch.Tensor:

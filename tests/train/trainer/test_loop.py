@@ -319,16 +319,16 @@ def with_latents(trained: Path, folder: Path, **settings) -> TrainConfig:
 
 def test_a_crop_is_cut_from_a_clip_that_was_encoded_whole(trained, read):
     task = make_task(with_latents(trained, read), Place(0, 1), torch.device("cpu"))
-    mels, priors, sizes, latents = task.whole_clips.batch(Place(0, 1), 3)
+    mels, priors, sizes, latents, _ = task.whole.batch(Place(0, 1), 3)
     assert mels.shape == priors.shape == (3, 100, 50)
     assert latents.shape == (3, 32, 13)
     for position in range(3):
-        whole = task.whole_clips.whole(task.crops.store, *task.crops.order(position))
+        whole = task.whole.whole(task.crops.store, *task.crops.order(position))
         frames = int(sizes[position])
         starts = [
             first
-            for first in range(0, whole.mel.shape[1] - frames + 1, 4)
-            if torch.equal(whole.mel[:, first : first + frames], mels[position, :, :frames])
+            for first in range(0, whole.medium.shape[1] - frames + 1, 4)
+            if torch.equal(whole.medium[:, first : first + frames], mels[position, :, :frames])
         ]
         assert starts, position
         assert torch.equal(whole.prior[:, starts[0] : starts[0] + frames], priors[position, :, :frames])
@@ -340,9 +340,9 @@ def test_whole_clips_need_no_gpt_and_are_what_the_latents_are_cut_with(trained, 
     with_gpt = make_task(with_latents(trained, read), Place(0, 1), torch.device("cpu"))
     config = with_latents(trained, read, latents=False, whole_clips=True)
     alone = make_task(config, Place(0, 1), torch.device("cpu"))
-    mels, priors, sizes, latents = alone.whole_clips.batch(Place(0, 1), 3)
+    mels, priors, sizes, latents, _ = alone.whole.batch(Place(0, 1), 3)
     assert latents is None
-    for found, expected in zip((mels, priors, sizes), with_gpt.whole_clips.batch(Place(0, 1), 3)[:3], strict=True):
+    for found, expected in zip((mels, priors, sizes), with_gpt.whole.batch(Place(0, 1), 3)[:3], strict=True):
         assert torch.equal(found, expected)
     loss, _ = alone.loss(alone.next_batch())
     assert torch.isfinite(loss)

@@ -14,10 +14,7 @@ from triforce.train.data.config import SoundCropConfig
 from triforce.train.data.crop_stream import StreamedCrops
 from triforce.train.data.order import Place
 from triforce.train.data.packed.crops import CropPlaces, PackedCrops, writable
-from triforce.train.data.packed.whole import whole_clips
-
-DECODED_FRAMES = 1 << 16
-"""Frames that are decoded at once, padding included."""
+from triforce.train.data.packed.priors import decode_pack
 
 
 class PackedSound:
@@ -34,7 +31,7 @@ class PackedSound:
             )
         samples = crops.pack.samples
         self.samples = torch.from_numpy(np.array(samples) if device.type != "cpu" else writable(samples)).to(device)
-        self.decoded = None if dvae is None else self._decode(dvae)
+        self.decoded = None if dvae is None else decode_pack(crops, dvae)[0]
 
     def card(self) -> dict[str, Any]:
         return self.crops.card()
@@ -61,14 +58,3 @@ class PackedSound:
         inside = along < sizes[:, None]
         rows = crops.to_device(starts)[:, None] + torch.where(inside, along, 0)
         return torch.where(inside, self.samples[rows.flatten()].view(rows.shape).float() / FULL_SCALE, 0.0)
-
-    @torch.inference_mode()
-    def _decode(self, dvae: DVAE) -> torch.Tensor:
-        """What the dVAE makes of each clip, as the bytes of a pack ``(frames, num_mels)``."""
-        crops = self.crops
-        decoded = torch.empty_like(crops.mels)
-        for chosen, mel, sizes in whole_clips(crops.pack, crops.mels, DECODED_FRAMES):
-            made = crops.pack.scale.to_bytes(dvae(mel, sizes).reconstruction).transpose(1, 2)
-            for row, clip in enumerate(chosen):
-                decoded[crops.pack.bounds[clip] : crops.pack.bounds[clip + 1]] = made[row, : crops.lengths[clip]]
-        return decoded

@@ -1,0 +1,89 @@
+"""A pack's crops with what the dVAE makes of them: every clip is encoded and decoded whole, once, on the device."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from triforce.models.dvae import DVAE
+from triforce.train.data.order import Place, uniforms
+from triforce.train.data.packed.crops import PackedCrops
+from triforce.train.data.packed.whole import whole_clips
+from triforce.train.data.restoration import Restoration, Tokens
+
+DECODED_FRAMES = 1 << 16
+"""Frames that are decoded at once, padding included."""
+
+
+@torch.inference_mode()
+def decode_pack(crops: PackedCrops, dvae: DVAE) -> tuple[torch.Tensor, list[np.ndarray]]:
+    """Return what the dVAE makes of each clip of a pack, as bytes of a pack ``(frames, num_mels)`` on the device, and
+    the codes ``(K,)`` int64 of each.
+    """
+    decoded = torch.empty_like(crops.mels)
+    codes: list[np.ndarray] = [np.zeros(0, np.int64)] * len(crops.pack)
+    for chosen, mel, sizes in whole_clips(crops.pack, crops.mels, DECODED_FRAMES):
+        coded = dvae.encode(mel, sizes)
+        made = crops.pack.scale.to_bytes(dvae.decode(coded, sizes)).transpose(1, 2)
+        for row, clip in enumerate(chosen):
+            frames = int(crops.lengths[clip])
+            decoded[crops.pack.bounds[clip] : crops.pack.bounds[clip + 1]] = made[row, :frames]
+            codes[clip] = coded[row, : dvae.config.grid((frames,))[0]].cpu().numpy()
+    return decoded, codes
+
+
+class PackedPriors:
+    """What the diffusion network learns from, of a pack."""
+
+    def __init__(self, crops: PackedCrops, dvae: DVAE, tokens: Tokens) -> None:
+        self.crops, self.factor = crops, dvae.config.compression[0]
+        self.decoded, codes = decode_pack(crops, dvae)
+        self.bounds = np.cumsum([0, *map(len, codes)])
+        self.tokens: torch.Tensor | None = None
+        """Tokens of all clips end to end, ``(R, codes)`` int64."""
+        if tokens:
+            told = [
+                tokens.of(own, clip["clip_id"], clip.get("text") or "", _words(clip))
+                for own, clip in zip(codes, crops.pack.clips, strict=True)
+            ]
+            self.tokens = torch.from_numpy(np.concatenate(told, axis=1)).to(crops.device)
+
+    def batch(self, place: Place, count: int) -> Restoration:
+        """The next crops, each from the beginning of a code on."""
+        crops = self.crops
+        positions, frames = place.take(count), crops.config.crop_frames
+        clips = crops.training[crops.order(positions)]
+        spare = np.maximum(0, crops.lengths[clips] - frames) // self.factor
+        first = (uniforms(positions, crops.config.seed) * (spare + 1)).astype(np.int64)
+        offsets = first * self.factor
+        sizes = crops.to_device(np.minimum(frames, crops.lengths[clips] - offsets))[:, None]
+        starts = crops.to_device(crops.pack.bounds[clips] + offsets)
+        tokens = None
+        if self.tokens is not None:
+            along = np.arange(-(-frames // self.factor))
+            rows = self.bounds[clips][:, None] + first[:, None] + along
+            inside = crops.to_device(rows < self.bounds[clips + 1][:, None])
+            found = self.tokens[:, crops.to_device(np.minimum(rows, self.bounds[-1] - 1))]
+            tokens = torch.where(inside, found, -1).movedim(0, 1)
+        return Restoration(crops.cut(starts, sizes), crops.cut(starts, sizes, self.decoded), sizes, None, tokens)
+
+    def evaluation(self, max_frames: int) -> list[Restoration]:
+        """The validation clips, or where there are none training clips, at most ``max_frames`` each."""
+        found = []
+        for clip in self.crops.validation.tolist():
+            frames = min(max_frames, int(self.crops.lengths[clip]))
+            span = slice(int(self.crops.pack.bounds[clip]), int(self.crops.pack.bounds[clip]) + frames)
+            mel, prior = (
+                self.crops.pack.scale.from_bytes(bytes_[span]).T for bytes_ in (self.crops.mels, self.decoded)
+            )
+            codes = slice(int(self.bounds[clip]), int(self.bounds[clip]) + -(-frames // self.factor))
+            tokens = None if self.tokens is None else self.tokens[:, codes]
+            found.append(Restoration(mel, prior, torch.tensor([frames], device=mel.device), None, tokens))
+        return found
+
+
+def _words(clip: dict[str, Any]) -> list[tuple[str, float, float]] | None:
+    words = clip.get("words")
+    return [(word, start, end) for word, start, end in words] if words else None
