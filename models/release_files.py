@@ -115,6 +115,25 @@ def unique_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
     return tensors
 
 
+def to_int8(tensor: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Round a matrix or filters ``(N, ...)`` to int8, and return it with the size of a step ``(N,)`` in each row."""
+    scale = (tensor.float().flatten(1).abs().amax(1) / 127).clamp_min(1e-12)
+    steps = (tensor.float() / scale.view(-1, *[1] * (tensor.ndim - 1))).round().to(torch.int8)
+    return steps, scale
+
+
+def from_int8(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return weights in which those that are stored as int8, with their steps as ``NAME.scale``, are numbers again."""
+    whole = {}
+    for name, tensor in tensors.items():
+        if tensor.dtype == torch.int8:
+            tensor = tensor.float() * tensors[f"{name}.scale"].view(-1, *[1] * (tensor.ndim - 1))
+        elif name.endswith(".scale") and tensors.get(name.removesuffix(".scale"), tensor).dtype == torch.int8:
+            continue
+        whole[name] = tensor
+    return whole
+
+
 def load_unique(model: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
     """Load what `unique_tensors` returned; raises ValueError where tensors are missing or left over."""
     expected = set(unique_tensors(model))
@@ -167,7 +186,7 @@ def load_stage(uri: str, stage: str, device: str | torch.device = "cpu") -> Trai
     fs, root = fsspec.core.url_to_fs(located(uri), use_listings_cache=False)
     model_class, config_class = MODELS[stage]
     model = model_class(config_class.model_validate(card["model"]))
-    load_unique(model, load_tensors(fs.cat_file(f"{root.rstrip('/')}/{stage}/model.safetensors")))
+    load_unique(model, from_int8(load_tensors(fs.cat_file(f"{root.rstrip('/')}/{stage}/model.safetensors"))))
     return TrainedNetwork(model.to(device).eval().requires_grad_(False), card)
 
 

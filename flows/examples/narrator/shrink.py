@@ -1,7 +1,7 @@
-"""Write a release's networks in bfloat16: ``python -m triforce.flows.examples.narrator.shrink RELEASE SMALL``.
+"""Write a release's networks in bfloat16, the GPT in int8: ``python -m triforce.flows.examples.narrator.shrink R SMALL``.
 
-Half the bytes. Statistics and other vectors stay float32; cards stay as they are, but that folders of the machine that
-trained are known by their last name alone. Curves are left out.
+Half the bytes, and a quarter for the GPT, which draws in int8 anyway. Statistics and other vectors stay float32; cards
+stay as they are, but that folders of the machine that trained are known by their last name alone. Curves are left out.
 """
 
 from __future__ import annotations
@@ -15,7 +15,11 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
+from triforce.models.release_files import from_int8, to_int8
 from triforce.train.config import FOLDERS
+
+IN_INT8 = frozenset({"gpt"})
+"""Stages whose weights are written in int8."""
 
 
 def shrink(release: Path, small: Path) -> int:
@@ -29,12 +33,14 @@ def shrink(release: Path, small: Path) -> int:
                 shutil.copy(path, folder / path.name)
         public = without_folders(json.loads(card.read_text()))
         (folder / card.name).write_text(json.dumps(public, indent=1, sort_keys=True))
-        tensors = load_file(card.parent / "model.safetensors")
-        halved = {
-            name: tensor.to(torch.bfloat16) if tensor.ndim > 1 and tensor.dtype == torch.float32 else tensor
-            for name, tensor in tensors.items()
-        }
-        save_file(halved, folder / "model.safetensors")
+        small_tensors: dict[str, torch.Tensor] = {}
+        for name, tensor in from_int8(load_file(card.parent / "model.safetensors")).items():
+            wide = tensor.ndim > 1 and tensor.is_floating_point()
+            if wide and card.parent.name in IN_INT8:
+                small_tensors[name], small_tensors[f"{name}.scale"] = to_int8(tensor)
+            else:
+                small_tensors[name] = tensor.to(torch.bfloat16) if wide else tensor
+        save_file(small_tensors, folder / "model.safetensors")
         total += (folder / "model.safetensors").stat().st_size
     return total
 
