@@ -19,6 +19,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 from torch import nn
 from torch.nn import functional as F
 
+from triforce.models.blocks.conditions import TokenFeatures, normal_by_position, upsample_latents
 from triforce.models.blocks.layers import (
     CONV,
     ChannelNorm,
@@ -123,25 +124,16 @@ class DiffusionConfig(BaseModel):
         return tuple(size for size in (self.num_codes, self.num_pieces) if size)
 
     @property
+    def reach(self) -> int:
+        """Positions to either side, along each axis, that a restored position depends on in one evaluation, beyond its
+        own cell; without attention.
+        """
+        return self.context + (self.fold if self.token_sizes else 0)  # two convolutions where the prior has the stem's
+
+    @property
     def cell(self) -> tuple[int, ...]:
         """Positions along each axis that are moved into channels."""
         return (self.fold,) * self.num_dims
-
-
-class TokenFeatures(nn.Module):
-    """What integers say that lie on the grid of the codes, each with its neighbours: codes, and pieces of text."""
-
-    def __init__(self, num_dims: int, sizes: Sequence[int], hidden: int) -> None:
-        super().__init__()
-        self.embeddings = nn.ModuleList(nn.Embedding(size + 1, hidden) for size in sizes)
-        self.near = nn.ModuleList(CONV[num_dims](hidden, hidden, 3, padding=1) for _ in range(2))
-
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Return features ``(B, hidden, *grid)`` of ``tokens`` ``(B, R, *grid)``, -1 where one is not given."""
-        h = sum(embed(row + 1) for embed, row in zip(self.embeddings, tokens.unbind(1), strict=True)).movedim(-1, 1)
-        for conv in self.near:
-            h = h + conv(F.silu(h))
-        return h
 
 
 class Diffusion(nn.Module):
@@ -372,9 +364,19 @@ class Diffusion(nn.Module):
         """
         total = torch.zeros_like(prior)
         for _ in range(num_draws):
-            noise = torch.randn(prior.shape, generator=generator, device=prior.device, dtype=prior.dtype) * mask
+            noise = normal_by_position(prior.shape, generator).to(prior.dtype) * mask
             total += self.path.data(noise, velocity(noise, 0.0), 0.0)
         return total / num_draws
+
+    @torch.inference_mode()
+    def part_of_mean(self, prior: torch.Tensor, noise: torch.Tensor, tokens: torch.Tensor | None) -> torch.Tensor:
+        """Return the expected data ``(1, C, T)`` of a part of a sound of one draw of ``noise`` ``(1, C, T)``; ``prior``
+        is of the same size. But for `DiffusionConfig.reach` positions at its ends it is that of the whole.
+        """
+        ones = prior.new_ones(1, 1, prior.shape[-1])
+        known = None if tokens is None else upsample_latents(tokens, prior.shape[2:])
+        velocity = self.velocity(noise, prior.new_zeros(1), prior, ones, prior.new_ones(1), tokens=known)
+        return self._from_target(self.path.data(noise, velocity, 0.0), prior)
 
     def _windowed(
         self,
@@ -419,11 +421,3 @@ class Diffusion(nn.Module):
         of_text = latents is not None or (tokens is not None and self.config.num_pieces)
         changes = guidance and (config.guidance_of == "all" or of_text)
         return guided if changes else plain
-
-
-def upsample_latents(latents: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
-    """Repeat latents or tokens ``(B, C, *grid)`` to every position ``(B, C, *size)`` that their code spans."""
-    for axis, length in enumerate(size, 2):
-        factor = -(-length // latents.shape[axis])
-        latents = latents.repeat_interleave(factor, dim=axis).narrow(axis, 0, length) if factor > 1 else latents
-    return latents

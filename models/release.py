@@ -10,16 +10,18 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from pydantic import BaseModel
 from torch import nn
 
 from triforce.models.audio.mel import MelConfig, log_mel
 from triforce.models.audio.streaming import CodeStream
 from triforce.models.audio.vocoder import GriffinLim, Vocoder, make_vocoder
 from triforce.models.audio.vocos import NeuralVocoder
+from triforce.models.blocks.conditions import told
 from triforce.models.blocks.scale import upsample
 from triforce.models.decoding.network import DecodeNetwork, PackedNetwork, for_sampling
 from triforce.models.decoding.precision import Precision
@@ -266,11 +268,7 @@ class Release:
         """
         if self.diffusion is None or not self.diffusion.config.token_sizes:
             return None
-        codes = torch.as_tensor(codes).long()
-        text = torch.full_like(codes, -1) if spoken is None else torch.as_tensor(spoken).long()
-        config = self.diffusion.config
-        rows = [codes] * bool(config.num_codes) + [text] * bool(config.num_pieces)
-        return torch.stack(rows).to(self.device)
+        return torch.stack(told(self.diffusion.config, codes, spoken)).to(self.device)
 
     def restore(
         self,
@@ -292,6 +290,7 @@ class Release:
         sizes = torch.tensor([full], device=mel.device)
         if self.diffusion is None:
             return upsample(mel[None], self.shrink, sizes, full)[0]
+        config = self.sampler_of(config)
         known = {"latents": latents, "tokens": tokens}
         batched = {name: None if value is None else value[None] for name, value in known.items()}
         return self.diffusion.sample(mel[None], sizes, config, seed=seed, **batched)[0]
@@ -382,11 +381,13 @@ class Release:
 
     def sampling_of(self, given: SamplingConfig | None) -> SamplingConfig:
         """Return the sampling of the GPT's card, with the fields that are set in ``given`` instead of its own."""
-        own = SamplingConfig.model_validate(self._gpt.card.get("sampling", {}) if self._gpt else {})
-        if given is None:
-            return own
-        chosen = {name: getattr(given, name) for name in given.model_fields_set}
-        return SamplingConfig.model_validate(own.model_dump(exclude_unset=True) | chosen)
+        return _set_in(given, SamplingConfig, self._gpt.card.get("sampling", {}) if self._gpt else {})
+
+    def sampler_of(self, given: SamplerConfig | None) -> SamplerConfig:
+        """Return the sampler of the diffusion network's card, with the fields that are set in ``given`` instead of its
+        own.
+        """
+        return _set_in(given, SamplerConfig, self._diffusion.card.get("sampler", {}) if self._diffusion else {})
 
     @cached_property
     def reads(self) -> bool:
@@ -425,14 +426,23 @@ class Release:
 
     @property
     def streams(self) -> bool:
-        """Whether sound can be made while codes are drawn: not with a diffusion network, or by Griffin-Lim."""
-        return self.diffusion is None and isinstance(self.vocoder, NeuralVocoder) and self.dvae.config.num_dims == 1
+        """Whether sound can be made while codes are drawn: not by Griffin-Lim, nor with a diffusion network that looks
+        at all of an utterance, or whose card does not ask for its mean.
+        """
+        if not isinstance(self.vocoder, NeuralVocoder) or self.dvae.config.num_dims != 1:
+            return False
+        if self.diffusion is None:
+            return True
+        config, sampler = self.diffusion.config, self.sampler_of(None)
+        finite = not config.attention_every and not config.latent_channels
+        return finite and (sampler.method, sampler.num_steps, sampler.guidance) == ("mean", 1, 0)
 
     def stream(self, *, seed: int = 0, speed: float = 1.0, haste: bool = False) -> CodeStream:
         """Return what turns the codes of one utterance into sound as they come (`CodeStream`); see `streams`."""
         if not self.streams or not isinstance(self.vocoder, NeuralVocoder):
-            raise ValueError(f"{self.uri}: diffusion and Griffin-Lim look at all of an utterance; use `render`")
-        return CodeStream(self.dvae, self.vocoder.model, seed=seed, speed=speed, haste=haste)
+            raise ValueError(f"{self.uri}: its sound is made of all of an utterance; use `render`")
+        vocos = self.vocoder.model
+        return CodeStream(self.dvae, vocos, seed=seed, speed=speed, haste=haste, diffusion=self.diffusion)
 
     def _pieces(self, text: str) -> np.ndarray:
         pieces = self.tokenizer.encode(clean_text(text))
@@ -474,3 +484,12 @@ class Release:
             return self.tokenizer.characters
         found = (load_card(self.uri, "gpt") or {}).get("characters")
         return None if found is None else frozenset(found)
+
+
+ConfigT = TypeVar("ConfigT", bound=BaseModel)
+
+
+def _set_in(given: ConfigT | None, kind: type[ConfigT], own: dict[str, Any]) -> ConfigT:
+    """Return a config of the fields of a card, with those that are set in ``given`` instead."""
+    chosen = {} if given is None else {name: getattr(given, name) for name in given.model_fields_set}
+    return kind.model_validate(own | chosen)

@@ -25,6 +25,7 @@ from triforce.ingest import storage
 from triforce.models.audio.vocos import VocosConfig
 from triforce.models.diffusion import DiffusionConfig
 from triforce.models.dvae import DVAEConfig
+from triforce.models.flow_samplers import SamplerConfig
 from triforce.models.gpt import GPTShape
 from triforce.models.release_files import load_card
 from triforce.models.voice.bundled import VOICE
@@ -317,6 +318,9 @@ class DiffusionTrainConfig(StageConfig, CropConfig):
         description="Encode each clip whole, keep it and its prior in memory up to `cache_bytes`, and cut crops from "
         "there: for corpora of hours, whose clips come again and again. The sizes `tiny` and `small` do so for sound "
         "where speed_jitter and readers_per_worker are 0.",
+    )
+    sampler: SamplerConfig | None = Field(
+        None, description="How the release samples the network where nothing else is asked for; written on its card."
     )
     model: DiffusionConfig = Field(description="Shape of the network; the recipe's where not set.")
 

@@ -58,7 +58,7 @@ that all stages once shared.
 """
 
 ADDED: dict[str, Any] = {
-    **{"whole_clips": False, "codes": False, "pieces": False},
+    **{"whole_clips": False, "codes": False, "pieces": False, "sampler": None},
     "cuda_graph": False,
     **{"teacher": None, "teacher_weight": 1.0, "teacher_every": 1, "channel_jitter": 0.0},
     "shrink": 1,

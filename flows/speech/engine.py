@@ -247,7 +247,7 @@ class SpeechEngine:
             job.sound = UtteranceStream(stream, self._gain(job), self.release.sample_rate_hz)
         if not reading.done and self.pool.num_codes(reading) < job.sound.needs(job.part_s):
             return False
-        part = job.sound.push(self.pool.codes(reading), last=reading.done)
+        part = job.sound.push(self.pool.codes(reading), self.pool.spoken(reading), last=reading.done)
         job.part_s = min(2 * job.part_s, MOST_S)
         self._send(job, part)
         return reading.done

@@ -29,7 +29,8 @@ def measure_gain(speaker: Speaker) -> float:
     if target_db is None:
         return 1.0
     drawn = speaker.draw_all(SAMPLES, range(len(SAMPLES)))
-    sound = np.concatenate([speaker.release.render(candidates[0].codes)[0] for candidates in drawn])
+    first = [candidates[0] for candidates in drawn]
+    sound = np.concatenate([speaker.release.render(one.codes, spoken=one.spoken)[0] for one in first])
     now_db = speech_level_db(sound, speaker.release.sample_rate_hz)
     return float(10 ** ((target_db - now_db) / 20)) if np.isfinite(now_db) else 1.0
 
@@ -49,9 +50,12 @@ class UtteranceStream:
         """Return how many codes there must be for so much more sound."""
         return self.stream.codes_for(round(seconds * self.rate_hz) + len(self.ramp))
 
-    def push(self, codes: np.ndarray, *, last: bool = False) -> np.ndarray:
-        """Return the samples that are settled now; ``codes`` are all that were drawn so far."""
-        fresh = self.stream.push(codes[self.num_codes :], last=last)
+    def push(self, codes: np.ndarray, spoken: np.ndarray | None = None, *, last: bool = False) -> np.ndarray:
+        """Return the samples that are settled now; ``codes`` are all that were drawn so far, ``spoken`` the pieces of
+        text that are said in them.
+        """
+        new = slice(self.num_codes, None)
+        fresh = self.stream.push(codes[new], None if spoken is None else spoken[new], last=last)
         self.num_codes = len(codes)
         sound = np.concatenate([self.held, limited(self.gain * fresh)])
         size = min(len(self.ramp), len(sound))

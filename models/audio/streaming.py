@@ -1,9 +1,10 @@
 """Codes to sound while they are being drawn: piece by piece, and yet the samples of the whole.
 
-The dVAE's decoder and the Vocos vocoder are convolutions of a finite reach, so a part that is computed with that much
-on both sides is what it is in the whole. What reaches further is carried along: the turns of the voice's fundamental,
-and the noise. A sample is settled when all codes are known that it depends on. Griffin-Lim and the diffusion network
-look at all of an utterance: with them there is nothing to stream.
+The dVAE's decoder, the mean of a diffusion network without attention and the Vocos vocoder are convolutions of a finite
+reach, so a part that is computed with that much on both sides is what it is in the whole. What reaches further is
+carried along: the turns of the voice's fundamental, and the noise. A sample is settled when all codes are known that it
+depends on. Griffin-Lim and a diffusion network's samples look at all of an utterance: with them there is nothing to
+stream.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ import numpy as np
 import torch
 
 from triforce.models.audio.vocos import Vocos, inverse_stft, source_phases, source_turns
+from triforce.models.blocks.conditions import normal_by_position, told
+from triforce.models.diffusion import Diffusion
 from triforce.models.dvae import DVAE
 
-HASTE = (2 / 3, 3 / 4)
-"""Shares of the decoder's and the vocoder's reach that are enough ahead for the first part of a stream in haste.
-Measured on the voice that comes along: 10 of 15 codes put the mel off by 0.0015 nats on average (all but rounding with
-15, 0.056 with 4), 16 of 21 frames the spectrum by -75 dB."""
+HASTE = (2 / 3, 1 / 2, 3 / 4)
+"""Shares of the decoder's, the diffusion network's and the vocoder's reach that are enough ahead for the first part of
+a stream in haste. Measured on the voice that comes along: 10 of 15 codes put the mel off by 0.0015 nats on average (all
+but rounding with 15, 0.056 with 4), 16 of 21 frames the spectrum by -75 dB."""
 
 
 class CodeStream:
@@ -28,28 +31,40 @@ class CodeStream:
     ``seed`` is of the vocoder's noise: on a CPU the samples are those of `Release.render` but for rounding. With
     another ``speed`` frames are taken from the mel at multiples of it; `Release.render` stretches it to a whole number.
     ``haste`` lets the first samples go when the shares `HASTE` of what they depend on are known: the sound is another
-    one by little, and has no seam either.
+    one by little, and has no seam either. ``diffusion`` restores the decode by its mean.
     """
 
-    def __init__(self, dvae: DVAE, vocos: Vocos, *, seed: int = 0, speed: float = 1.0, haste: bool = False) -> None:
+    def __init__(
+        self,
+        dvae: DVAE,
+        vocos: Vocos,
+        *,
+        seed: int = 0,
+        speed: float = 1.0,
+        haste: bool = False,
+        diffusion: Diffusion | None = None,
+    ) -> None:
         if not 0.25 <= speed <= 4:
             raise ValueError(f"speed {speed}: from 0.25 to 4")
         if dvae.config.num_dims != 1:
             raise ValueError(f"codes of {dvae.config.num_dims} axes: only those of one axis, time, are streamed")
         self.dvae, self.vocos, self.speed = dvae, vocos, speed
         self.device = vocos.window.device
-        (self.code_reach,), (self.frames_per_code,) = dvae.config.decoder_reach, dvae.config.compression
-        self.ahead = (self.code_reach, vocos.config.reach)
-        """Codes and frames that have to be known behind the next samples."""
+        (code_reach,), (self.frames_per_code,) = dvae.config.decoder_reach, dvae.config.compression
+        self.restorer = diffusion and _Restorer(diffusion, self.frames_per_code, seed)
+        self.reach = (code_reach, self.restorer.reach if self.restorer else 0, vocos.config.reach)
+        """What to either side a decode depends on, in codes, and its restoration, and sound, in frames."""
+        self.ahead = self.reach
+        """How many of them have to be known behind the next samples."""
         if haste:
-            self.ahead = (math.ceil(HASTE[0] * self.ahead[0]), math.ceil(HASTE[1] * self.ahead[1]))
+            self.ahead = tuple(math.ceil(share * reach) for share, reach in zip(HASTE, self.reach, strict=True))
         self.overlap = -(-vocos.config.n_fft // (2 * vocos.config.hop_length))
         self.generator = torch.Generator(self.device).manual_seed(seed)
         self.codes = np.zeros(0, np.int64)
         self.num_decoded = 0
         """Codes whose frames are settled."""
         self.decoded = torch.zeros(1, vocos.config.num_mels, 0, device=self.device)
-        """Frames at the codes' pace from ``first_decoded`` on."""
+        """Frames at the codes' pace, restored, from ``first_decoded`` on."""
         self.first_decoded = 0
         self.mel = self.decoded
         """Frames at the asked speed from ``first_frame`` on."""
@@ -63,32 +78,37 @@ class CodeStream:
     def codes_for(self, num_samples: int) -> int:
         """Return how many codes settle ``num_samples`` more than were returned."""
         frames = self.num_vocoded + -(-num_samples // self.vocos.config.hop_length)
-        frames += self.overlap + self.ahead[1]
-        return math.ceil((frames * self.speed + 1) / self.frames_per_code) + self.ahead[0]
+        frames += self.overlap + self.ahead[2]
+        return math.ceil((frames * self.speed + 1) / self.frames_per_code) + self.ahead[0] + self.ahead[1]
 
     @torch.inference_mode()
-    def push(self, codes: np.ndarray, *, last: bool = False) -> np.ndarray:
-        """Return the samples ``(N,)`` float32 that more codes ``(K,)`` settle; with the last ones, all that remain."""
+    def push(self, codes: np.ndarray, spoken: np.ndarray | None = None, *, last: bool = False) -> np.ndarray:
+        """Return the samples ``(N,)`` float32 that more codes ``(K,)`` settle; with the last ones, all that remain.
+
+        ``spoken`` ``(K,)`` are the pieces of text that are said in them, which a diffusion network may be told.
+        """
         self.codes = np.concatenate([self.codes, np.asarray(codes, np.int64)])
-        self._decode(last)
+        fresh = self._decode(last)
+        if self.restorer:
+            fresh = self.restorer.push(codes, spoken, fresh, self.ahead[1], last)
+        self.decoded = torch.cat([self.decoded, fresh], 2)
         self._stretch()
         samples = self._vocode(last)
         if len(samples):
-            self.ahead = (self.code_reach, self.vocos.config.reach)
+            self.ahead = self.reach
         return samples
 
-    def _decode(self, last: bool) -> None:
-        """Decode the codes whose frames are settled."""
-        reach, start, known = self.code_reach, self.num_decoded, len(self.codes)
+    def _decode(self, last: bool) -> torch.Tensor:
+        """Decode the codes whose frames are settled, and return these ``(1, num_mels, T)``."""
+        reach, start, known = self.reach[0], self.num_decoded, len(self.codes)
         stop = known if last else max(start, known - self.ahead[0])
         if stop == start:
-            return
+            return self.mel[:, :, :0]
         first = max(0, start - reach)
         window = torch.from_numpy(self.codes[first : min(known, stop + reach)]).to(self.device)[None]
         mel = self.dvae.decode(window)[:, :, (start - first) * self.frames_per_code :]
-        mel = mel[:, :, : (stop - start) * self.frames_per_code]
-        self.decoded = torch.cat([self.decoded, mel.float()], 2)
         self.num_decoded = stop
+        return mel[:, :, : (stop - start) * self.frames_per_code].float()
 
     def _stretch(self) -> None:
         """Take frames at multiples of the speed, between the decoded ones, as far as these go."""
@@ -113,7 +133,7 @@ class CodeStream:
         """Vocode the frames whose samples are settled."""
         config, reach = self.vocos.config, self.vocos.config.reach
         known, begin = self.first_frame + self.mel.shape[2], self.num_vocoded
-        end = known - 1 if last else known - self.ahead[1] - self.overlap
+        end = known - 1 if last else known - self.ahead[2] - self.overlap
         if end <= begin:
             return np.zeros(0, np.float32)
         start, stop = max(0, begin - self.overlap), min(known, end + self.overlap)
@@ -144,3 +164,41 @@ class CodeStream:
         self.turns, self.noise = turns[:, again : again + 1], noise[:, again:]
         phases = source_phases(pitch, turns, noise)
         return torch.complex(phases.cos(), phases.sin())
+
+
+class _Restorer:
+    """Restores a decode part by part by the mean of a diffusion network: what is settled is what it is in the whole."""
+
+    def __init__(self, diffusion: Diffusion, frames_per_code: int, seed: int) -> None:
+        self.diffusion, self.frames_per_code = diffusion, frames_per_code
+        self.reach = -(-diffusion.config.reach // frames_per_code)
+        """Codes to either side that a restored frame depends on."""
+        self.generator = torch.Generator(diffusion.mean.device).manual_seed(seed)
+        empty = diffusion.mean.new_zeros(1, diffusion.config.channels, 0)
+        self.prior, self.noise = empty, empty
+        """Frames from code ``first`` on."""
+        self.tokens = torch.zeros(1, len(diffusion.config.token_sizes), 0, dtype=torch.int64, device=empty.device)
+        """Tokens from code ``first`` on: of more codes than are decoded."""
+        self.first = self.num_restored = 0
+
+    def push(
+        self, codes: np.ndarray, spoken: np.ndarray | None, prior: torch.Tensor, ahead: int, last: bool
+    ) -> torch.Tensor:
+        """Return the frames ``(1, C, T)`` that are settled by more codes ``(K,)`` and more of their decode."""
+        if fresh := told(self.diffusion.config, codes, spoken):
+            self.tokens = torch.cat([self.tokens, torch.stack(fresh)[None].to(self.tokens.device)], 2)
+        self.prior = torch.cat([self.prior, prior], 2)
+        self.noise = torch.cat([self.noise, normal_by_position(prior.shape, self.generator)], 2)
+        per_code, start = self.frames_per_code, self.num_restored
+        known = self.first + self.prior.shape[2] // per_code
+        stop = known if last else max(start, known - ahead)
+        if stop == start:
+            return prior[:, :, :0]
+        tokens = self.tokens[:, :, : known - self.first] if self.tokens.shape[1] else None
+        made = self.diffusion.part_of_mean(self.prior, self.noise, tokens)
+        made = made[:, :, (start - self.first) * per_code : (stop - self.first) * per_code]
+        keep = max(0, stop - self.reach) - self.first
+        self.prior, self.noise = self.prior[:, :, keep * per_code :], self.noise[:, :, keep * per_code :]
+        self.tokens = self.tokens[:, :, keep:]
+        self.first, self.num_restored = self.first + keep, stop
+        return made

@@ -171,8 +171,21 @@ class ReadingPool:
         seat = next((seat for seat in self.seats if seat.reading is reading), None)
         if seat is None:
             return np.zeros(0, np.int64)
-        events = self.rows.events[seat.row, : int(self.rows.step[seat.row])].cpu().numpy()
+        events = self._events(seat.row)
         return events[events >= 0]
+
+    def spoken(self, reading: Reading) -> np.ndarray | None:
+        """Return the piece of text at each of `codes`; None where the network reads by words."""
+        if reading.candidates:
+            return reading.candidates[0].spoken
+        seat = next((seat for seat in self.seats if seat.reading is reading), None)
+        if seat is None or self.gpt.config.reading_units != "pieces":
+            return None
+        events = self._events(seat.row)
+        return self._spoken(seat.row, np.cumsum(events >= 0)[events == UNIT], int((events >= 0).sum()))
+
+    def _events(self, row: int) -> np.ndarray:
+        return self.rows.events[row, : int(self.rows.step[row])].cpu().numpy()
 
     def run(self) -> None:
         """Step until all texts are read."""
@@ -351,9 +364,8 @@ class ReadingPool:
         return ended
 
     def _candidate(self, seat: _Seat) -> Candidate:
-        steps = int(self.rows.step[seat.row])
-        events = self.rows.events[seat.row, :steps].cpu().numpy()
-        scores = self.rows.scores[seat.row, :steps].cpu().numpy()
+        events = self._events(seat.row)
+        scores = self.rows.scores[seat.row, : len(events)].cpu().numpy()
         units = np.cumsum(events >= 0)[events == UNIT]
         mean, codes = float(scores[events != NOTHING].mean()), events[events >= 0]
         spoken = self._spoken(seat.row, units, len(codes)) if self.gpt.config.reading_units == "pieces" else None

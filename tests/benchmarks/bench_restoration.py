@@ -61,7 +61,7 @@ def ways(releases: dict[str, Release], options: argparse.Namespace) -> dict[str,
             found[f"{name}, mean, phonemes of another place"] = restored(release, mean, lambda s: np.roll(s, SHIFT))
         for steps in options.steps:
             for temperature in options.temperatures:
-                sampler = SamplerConfig(num_steps=steps, temperature=temperature)
+                sampler = SamplerConfig(method="euler", num_steps=steps, temperature=temperature)
                 found[f"{name}, {steps} steps, noise {temperature:g}"] = restored(release, sampler, lambda s: s)
     return found
 

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from triforce.models.diffusion import Diffusion, DiffusionConfig, upsample_latents
+from triforce.models.blocks.conditions import upsample_latents
+from triforce.models.diffusion import Diffusion, DiffusionConfig
 from triforce.models.flow_samplers import SamplerConfig
 
 

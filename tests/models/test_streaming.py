@@ -8,7 +8,9 @@ import torch
 
 from triforce.models.audio.streaming import CodeStream
 from triforce.models.audio.vocos import NeuralVocoder, Vocos, VocosConfig
+from triforce.models.diffusion import Diffusion, DiffusionConfig
 from triforce.models.dvae import DVAE, DVAEConfig
+from triforce.models.flow_samplers import SamplerConfig
 from triforce.models.release import Release
 from triforce.models.voice.bundled import has_voice
 
@@ -96,10 +98,62 @@ def test_parts_of_any_network_fit_together(harmonics):
         whole = NeuralVocoder(vocos)(mel, seed=2).numpy()
     found = streamed(CodeStream(dvae, vocos, seed=2), codes, [40, 3, 1, 9])
     assert error_db(found, whole) < LEAST_DB
-    for name, less in (("code_reach", 9), ("overlap", 1)):  # the test sees what it should
-        short = CodeStream(dvae, vocos, seed=2)
-        setattr(short, name, getattr(short, name) - less)
+    for name, value in (("reach", lambda reach: (reach[0] - 9, *reach[1:])), ("overlap", lambda n: n - 1)):
+        short = CodeStream(dvae, vocos, seed=2)  # the test sees what it should
+        setattr(short, name, value(getattr(short, name)))
         assert error_db(streamed(short, codes, [40, 3, 1, 9]), whole) > LEAST_DB
+
+
+@pytest.mark.parametrize("fold", [2, 4])
+def test_parts_that_a_diffusion_network_restores_are_those_of_the_whole(fold):
+    torch.manual_seed(0)
+    dvae = DVAE(DVAEConfig(hidden=16, num_blocks=2, folded=True, fsq_levels=(8, 8))).eval()
+    vocos = Vocos(VocosConfig(hidden=16, inner=32, num_blocks=1)).eval()
+    diffusion = Diffusion(DiffusionConfig(hidden=16, num_blocks=3, fold=fold, num_codes=64, num_pieces=9)).eval()
+    for network in (dvae, vocos.backbone, vocos.head, diffusion):
+        for parameter in network.parameters():
+            torch.nn.init.normal_(parameter, std=0.3)
+    generator = np.random.default_rng(0)
+    codes, spoken = generator.integers(0, 64, 90), generator.integers(-1, 9, 90)
+    with torch.inference_mode():
+        tokens = torch.stack([torch.from_numpy(codes), torch.from_numpy(spoken)])[None]
+        decode = dvae.decode(torch.from_numpy(codes)[None])
+        sampler = SamplerConfig(method="mean", num_steps=1)
+        mel = diffusion.sample(decode, None, sampler, seed=2, tokens=tokens)[0]
+        whole = NeuralVocoder(vocos)(mel, seed=2).numpy()
+
+    def parts(stream: CodeStream, told: np.ndarray) -> np.ndarray:
+        starts, ends = (0, 40, 43, 44, 53), (40, 43, 44, 53, 90)
+        return np.concatenate(
+            [stream.push(codes[a:b], told[a:b], last=b == 90) for a, b in zip(starts, ends, strict=True)]
+        )
+
+    def stream() -> CodeStream:
+        return CodeStream(dvae, vocos, seed=2, diffusion=diffusion)
+
+    assert error_db(parts(stream(), spoken), whole) < LEAST_DB
+    assert error_db(parts(stream(), np.roll(spoken, 1)), whole) > LEAST_DB
+    short = stream()
+    short.reach = short.ahead = (short.reach[0], short.reach[1] // 3, short.reach[2])
+    assert error_db(parts(short, spoken), whole) > LEAST_DB
+    assert stream().codes_for(2400) - CodeStream(dvae, vocos).codes_for(2400) == stream().reach[1]
+
+
+@pytest.mark.parametrize("fold", [1, 4])
+def test_a_restored_position_depends_on_what_lies_within_its_reach(fold):
+    torch.manual_seed(0)
+    config = DiffusionConfig(channels=8, hidden=16, num_blocks=3, fold=fold, num_codes=64, num_pieces=9)
+    diffusion = Diffusion(config).eval()
+    for parameter in diffusion.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    prior, noise, tokens = torch.randn(1, 8, 160), torch.randn(1, 8, 160), torch.randint(0, 9, (1, 2, 40))
+    whole = diffusion.part_of_mean(prior, noise, tokens)[..., 80:84]
+    reach = -(-config.reach // 4)
+    for distance in (reach, reach + 1):
+        other = tokens.clone()
+        other[..., 20 + distance] = (other[..., 20 + distance] + 4) % 9
+        changed = not torch.equal(diffusion.part_of_mean(prior, noise, other)[..., 80:84], whole)
+        assert changed == (distance == reach)
 
 
 def test_so_many_codes_settle_so_many_samples():

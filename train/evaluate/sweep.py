@@ -70,7 +70,8 @@ class SweepConfig(BaseModel):
         tried += [(f"temperature {t:g}", {"temperature": t}) for t in self.temperatures]
         tried += [(f"guidance {g:g}", {"guidance": g}) for g in self.guidance]
         tried += [(f"text guidance {g:g}", {"guidance": g, "guidance_of": "latents"}) for g in self.text_guidance]
-        return {name: self.base.model_copy(update=change) for name, change in tried}
+        base = self.base.model_dump()  # all fields, so that none is the card's
+        return {name: SamplerConfig.model_validate(base | change) for name, change in tried}
 
 
 @dataclass(frozen=True)

@@ -104,8 +104,10 @@ class DiffusionTask(CropTask):
         return {"dvae": dvae.hash, "corpus": corpus_hash(config.corpus)} | gpt
 
     def card(self, inputs: dict[str, str]) -> dict[str, Any]:
-        """The networks that this one needs beside it."""
-        return {"dvae_hash": inputs["dvae"]} | ({"gpt_hash": inputs["gpt"]} if self.config.latents else {})
+        """The networks that this one needs beside it, and how it is sampled."""
+        sampler = self.config.sampler
+        asked = {} if sampler is None else {"sampler": sampler.model_dump(mode="json", exclude_unset=True)}
+        return {"dvae_hash": inputs["dvae"]} | ({"gpt_hash": inputs["gpt"]} if self.config.latents else {}) | asked
 
     def _evaluation_clips(self) -> list[Restoration]:
         """Clips of the validation set."""

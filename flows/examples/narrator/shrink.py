@@ -1,4 +1,4 @@
-"""Write a release's networks in bfloat16, the GPT in int8: ``python -m triforce.flows.examples.narrator.shrink R SMALL``.
+"""Write a release's networks in bfloat16, the GPT in int8: ``python -m triforce.flows.examples.narrator.shrink A B``.
 
 Half the bytes, and a quarter for the GPT, which draws in int8 anyway. Statistics and other vectors stay float32; cards
 stay as they are, but that folders of the machine that trained are known by their last name alone. Curves are left out.

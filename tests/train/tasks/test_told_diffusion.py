@@ -1,5 +1,6 @@
 """A diffusion network that is told codes and phonemes: from a corpus, from a pack, and when a text is read aloud."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from corpora import add_recording
 from tiny_run import write_release
 
 from triforce.ingest.corpus.store import Corpus
+from triforce.models.flow_samplers import SamplerConfig
 from triforce.models.gpt import GPT
 from triforce.models.gpt_sampling import SamplingConfig
 from triforce.models.reading.interleave import pieces_at_codes
@@ -114,6 +116,33 @@ def test_a_text_is_read_with_its_phonemes(folder):
     told, hidden = (release.render(best.codes, spoken=known)[1] for known in (best.spoken, None))
     assert np.abs(told - hidden).max() > 1e-3
     np.testing.assert_array_equal(release.speak("one two", sampling=SamplingConfig(max_codes=40)).mel, told)
+
+
+def test_the_mean_is_heard_while_codes_are_drawn(folder, tmp_path):
+    uri = str(shutil.copytree(folder / "release", tmp_path / "release"))
+    train(config(folder, "pack", release=uri, sampler={"method": "mean", "num_steps": 1}), progress=False)
+    release = Release.load(uri)
+    assert release.sampler_of(None) == SamplerConfig(method="mean", num_steps=1)
+    assert release.sampler_of(SamplerConfig(num_steps=3)) == SamplerConfig(method="mean", num_steps=3)
+    assert release.streams
+    pool = release.pool(1)
+    reading = pool.add(release.words("one two three"), SamplingConfig(max_codes=60), seed=1)
+    stream, sounds, at = release.stream(seed=4), [], 0
+    while not reading.done:
+        for _ in range(9):
+            pool.step()
+        codes, spoken = pool.codes(reading), pool.spoken(reading)
+        assert codes.shape == spoken.shape
+        sounds.append(stream.push(codes[at:], spoken[at:], last=reading.done))
+        at = len(codes)
+    best = reading.candidates[0]
+    np.testing.assert_array_equal(best.spoken[: len(spoken)], spoken)
+    assert (np.diff(np.flatnonzero(best.spoken == -1)) == 1).all()
+    whole, _ = release.render(best.codes, spoken=best.spoken, seed=4)
+    found = np.concatenate(sounds)
+    assert len(sounds) > 3
+    assert found.shape == whole.shape
+    assert np.sqrt(((found - whole) ** 2).mean() / (whole**2).mean()) < 0.005
 
 
 def test_what_cannot_be_told_is_refused(folder, tmp_path):
