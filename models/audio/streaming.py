@@ -57,7 +57,8 @@ class CodeStream:
         self.ahead = self.reach
         """How many of them have to be known behind the next samples."""
         if haste:
-            self.ahead = tuple(math.ceil(share * reach) for share, reach in zip(HASTE, self.reach, strict=True))
+            codes, restored, frames = (math.ceil(share * n) for share, n in zip(HASTE, self.reach, strict=True))
+            self.ahead = (codes, restored, frames)
         self.overlap = -(-vocos.config.n_fft // (2 * vocos.config.hop_length))
         self.generator = torch.Generator(self.device).manual_seed(seed)
         self.codes = np.zeros(0, np.int64)

@@ -55,7 +55,7 @@ class LoopConfig(SeedConfig):
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",
         description="Precision of matrix products and convolutions in training; auto: bfloat16 on GPUs and on CPUs "
-        "with matrix units for it (Intel's AMX), float32 elsewhere. Weights and averages are float32.",
+        "that multiply it (AMX, AVX512-BF16), float32 elsewhere. Weights and averages are float32.",
     )
     cuda_graph: bool = Field(
         False,

@@ -23,6 +23,7 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from triforce.models.decoding.products import has_bfloat16_units
 from triforce.models.release_files import load_unique, unique_tensors
 from triforce.train.tasks.base import Task
 from triforce.train.trainer import sharding
@@ -295,16 +296,8 @@ def step_seed(seed: int, step: int, rank: int) -> int:
 def in_bfloat16(precision: str, device: torch.device) -> bool:
     """Whether matrix products are to be in bfloat16; ``precision`` as in `LoopConfig`."""
     if precision == "auto":
-        return device.type == "cuda" or (device.type == "cpu" and has_matrix_units())
+        return device.type == "cuda" or (device.type == "cpu" and has_bfloat16_units())
     return precision == "bfloat16"
-
-
-def has_matrix_units() -> bool:
-    """Whether this CPU multiplies bfloat16 matrices in units of their own, Intel's AMX: several times faster than
-    float32. Other CPUs gain little or lose.
-    """
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)  # torch 2.6 has none
-    return bool(capabilities().get("amx_bf16"))
 
 
 def freeze(model: nn.Module, patterns: Sequence[str]) -> None:

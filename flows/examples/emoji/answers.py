@@ -22,11 +22,11 @@ from triforce.ingest import storage
 from triforce.ingest.cores import num_cores
 from triforce.ingest.media.pixels import encode_png, from_planes, to_planes
 from triforce.models.blocks.scale import area_average, upsample
+from triforce.models.decoding.products import has_bfloat16_units
 from triforce.models.flow_samplers import SamplerConfig
 from triforce.models.gpt_sampling import SamplingConfig
 from triforce.models.pictures.draw import decode_image, describe_picture, draw_picture, require_pictures
 from triforce.models.release import Release
-from triforce.train.trainer.loop import has_matrix_units
 
 CAPTIONS = "captions.jsonl"
 ARMS = ("original", "decode", "bicubic", "diffusion", "drawn")
@@ -101,7 +101,7 @@ def answers(release: Release, picture: Picture, config: EmojiConfig) -> tuple[di
     name = picture.emoji.name
     drawing = draw_picture(release, name, seed=config.seed, sampling=sampling, num_restored=0)
     drawn = decode_image(release.dvae, require_pictures(release, "text>image"), drawing.candidates[0].codes)
-    with torch.autocast("cpu", torch.bfloat16, enabled=has_matrix_units()):
+    with torch.autocast("cpu", torch.bfloat16, enabled=has_bfloat16_units()):
         restored, made_up = (release.restore(one, seed=config.seed, config=sampler) for one in (decode, drawn))
     made = {
         "original": planes,
