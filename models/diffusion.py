@@ -282,7 +282,22 @@ class Diffusion(nn.Module):
         latents: torch.Tensor | None = None,
         tokens: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Return the mean squared error of the velocity over all positions that are not padding.
+        """Return the mean squared error of the velocity, as `losses` does."""
+        return self.losses(data, prior, sizes, generator, latents=latents, tokens=tokens)[0]
+
+    def losses(
+        self,
+        data: torch.Tensor,
+        prior: torch.Tensor,
+        sizes: torch.Tensor,
+        generator: torch.Generator | None = None,
+        *,
+        latents: torch.Tensor | None = None,
+        tokens: torch.Tensor | None = None,
+        num_means: int = 0,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the mean squared error of the velocity over all positions that are not padding, and the expected data
+        ``(num_means, C, *size)`` of the first samples, in the units of the medium: their time is 0.
 
         ``data`` ``(B, C, *size)`` and ``prior``, which has 1 / ``upsample`` of its positions along each axis, are in
         the units of the medium; ``sizes`` ``(B, D)`` are those of the data. Noise, times and the choice of hidden
@@ -298,10 +313,13 @@ class Diffusion(nn.Module):
         time = torch.randn(batch, generator=generator, device=device).sigmoid()
         chance = torch.rand(3, batch, generator=generator, device=device)
         time = time.masked_fill(chance[1] < config.start_share, 0.0)
+        if num_means:
+            time = torch.cat([time.new_zeros(num_means), time[num_means:]])
         t = time.view(-1, 1, *([1] * config.num_dims))
         at = self.path.at(t)
+        x = at.signal * target + at.noise * noise
         predicted = self.velocity(
-            at.signal * target + at.noise * noise,
+            x,
             time,
             prior,
             mask,
@@ -311,7 +329,8 @@ class Diffusion(nn.Module):
             tokens,
         )
         error = (predicted - (at.signal_slope * target + at.noise_slope * noise)).pow(2).mean(1, keepdim=True)
-        return (error * mask).sum() / mask.sum()
+        means = self.path.data(x[:num_means], predicted[:num_means], 0.0)
+        return (error * mask).sum() / mask.sum(), self._from_target(means, prior[:num_means])
 
     @torch.inference_mode()
     def sample(

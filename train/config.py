@@ -6,7 +6,6 @@ class of the stage from such fields and fills in what is not set from the recipe
 
 from __future__ import annotations
 
-import os
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, cast, get_args
 
 from pydantic import (
@@ -30,9 +29,9 @@ from triforce.models.gpt import GPTShape
 from triforce.models.release_files import load_card
 from triforce.models.voice.bundled import VOICE
 from triforce.train import identity
-from triforce.train.data.config import CROP_AXES, CropConfig, SoundCropConfig, TokenDataConfig
+from triforce.train.data.config import CROP_AXES, SoundCropConfig, TokenDataConfig
 from triforce.train.recipes import diffusion, dvae, gpt, vocoder
-from triforce.train.teachers.registry import TeacherName
+from triforce.train.teachers.config import TaughtConfig
 from triforce.train.trainer.config import LoopConfig
 
 StageName = Literal["dvae", "gpt", "diffusion", "vocoder"]
@@ -42,8 +41,6 @@ READ_AS = ("layouts", "context", "voice_codes", "loss_weights", "spelled_share",
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
 StageConfigT = TypeVar("StageConfigT", bound="StageConfig")
 
-MAX_TAUGHT_FRAMES = 2812
-"""Mel frames of a crop that a teacher hears at most: Whisper's 30 s, at 93.75 a second."""
 FOLDERS = ("corpus", "release", "tokens", "more_tokens", "runs", "init_from")
 """Fields of configs that are URIs of folders, or tuples of such."""
 
@@ -182,7 +179,7 @@ class StageConfig(PlacesConfig, LoopConfig, ClusterConfig):
         return identity.run_name(self.model_dump(mode="json"), inputs)
 
 
-class DVAETrainConfig(StageConfig, CropConfig):
+class DVAETrainConfig(StageConfig, TaughtConfig):
     """Train the discrete VAE on the clips of a corpus."""
 
     recipes = dvae.RECIPES
@@ -192,21 +189,6 @@ class DVAETrainConfig(StageConfig, CropConfig):
     init_from: str | None = Field(
         None, description="URI of a release whose dVAE is where training begins, or voice, the one that comes along."
     )
-    teacher: TeacherName | None = Field(
-        None,
-        description="Frozen network whose features of a decode are to be those of the original, beside the error in "
-        "nats (sound only); none: that error alone.",
-    )
-    teacher_model: str = Field(
-        "tiny.en",
-        min_length=1,
-        description="Weights of the teacher; for whisper tiny.en, base, or a folder with a CTranslate2 model.bin.",
-    )
-    teacher_weight: float = Field(
-        1.0, gt=0, description="Weight of the teacher's loss, which is 1 where it hears no more than of a constant."
-    )
-    teacher_every: int = Field(1, ge=1, description="Steps from one that the teacher sees to the next.")
-
     shrink: int = Field(
         1,
         ge=1,
@@ -222,23 +204,12 @@ class DVAETrainConfig(StageConfig, CropConfig):
         "coded and in what is to be restored alike.",
     )
 
-    @field_validator("teacher_model")
-    @classmethod
-    def _find_folder_from_anywhere(cls, model: str) -> str:
-        return os.path.abspath(model) if os.path.isfile(os.path.join(model, "model.bin")) else model
-
     @model_validator(mode="after")
-    def _check_teacher(self) -> DVAETrainConfig:
-        if self.teacher and self.modality in CROP_AXES:
-            raise ValueError(f"teacher {self.teacher}: it hears sound, this is {self.stage} of {self.modality}")
+    def _check_modality(self) -> DVAETrainConfig:
         if self.shrink > 1 and self.modality not in CROP_AXES:
             raise ValueError(f"shrink {self.shrink}: for images and videos, this is {self.stage} of {self.modality}")
         if self.channel_jitter and self.modality in CROP_AXES:
             raise ValueError(f"channel_jitter: for sound, this is {self.stage} of {self.modality}")
-        if self.teacher and self.crop_frames > MAX_TAUGHT_FRAMES:
-            raise ValueError(
-                f"crop_frames {self.crop_frames}: teacher {self.teacher} hears {MAX_TAUGHT_FRAMES} at most, 30 s"
-            )
         return self
 
 
@@ -294,7 +265,7 @@ TOLD = ("latents", "codes", "pieces")
 """Fields by which a diffusion network is told more than the decode."""
 
 
-class DiffusionTrainConfig(StageConfig, CropConfig):
+class DiffusionTrainConfig(StageConfig, TaughtConfig):
     """Train the diffusion network on the clips of a corpus and what the release's dVAE makes of them."""
 
     recipes = diffusion.RECIPES

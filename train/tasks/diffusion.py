@@ -31,6 +31,9 @@ from triforce.train.data.whole_clips import WholeClips
 from triforce.train.evaluate.metrics import sharpness
 from triforce.train.tasks.crop_task import CropTask, samples
 from triforce.train.tasks.inputs import corpus_hash, require_gpt_card
+from triforce.train.teachers.base import Teacher
+from triforce.train.teachers.config import taught_at
+from triforce.train.teachers.registry import make_teacher
 
 
 class DiffusionTask(CropTask):
@@ -72,6 +75,9 @@ class DiffusionTask(CropTask):
                 f"model.upsample {self.model.config.upsample}: the dVAE in {config.release} sees 1 / {shrink} of the "
                 "positions along each axis; leave upsample out"
             )
+        self.teacher: Teacher | None = None
+        if config.teacher is not None:
+            self.teacher = make_teacher(config.teacher, config.teacher_model, mel).to(device)
         self.evaluation = self._evaluation_clips()
         residual = torch.cat(
             [(clip.medium - self._upsampled(clip.prior, clip.medium)).flatten(1) for clip in self.evaluation], dim=1
@@ -101,7 +107,10 @@ class DiffusionTask(CropTask):
         if config.pieces:  # the front end lies with the GPT
             require_gpt_card(config.release)
         gpt = {"gpt": require_gpt_card(config.release)["hash"]} if config.latents else {}
-        return {"dvae": dvae.hash, "corpus": corpus_hash(config.corpus)} | gpt
+        teacher = {}
+        if config.teacher is not None:
+            teacher = {"teacher": make_teacher(config.teacher, config.teacher_model, MelConfig()).hash}
+        return {"dvae": dvae.hash, "corpus": corpus_hash(config.corpus)} | gpt | teacher
 
     def card(self, inputs: dict[str, str]) -> dict[str, Any]:
         """The networks that this one needs beside it, and how it is sampled."""
@@ -131,11 +140,13 @@ class DiffusionTask(CropTask):
         return self.model.upsampled(prior[None], true_size(x), x.shape[1:])[0]
 
     def next_batch(self) -> Any:
+        """Return crops, and whether the teacher sees them: by the place alone, so a resumed run agrees."""
         count = self.config.part_size
+        taught = taught_at(self.config, count * self.config.accumulation, self.place.taken)
         if self.whole is not None:
-            return self.whole.batch(self.place, count)
+            return self.whole.batch(self.place, count), taught
         x, sizes = self.crops.batch(self.place, count)
-        return Restoration(x, self._prior(x, sizes), sizes)
+        return Restoration(x, self._prior(x, sizes), sizes), taught
 
     def example(self, count: int, size: tuple[int, ...]) -> Any:
         config, device = self.model.config, self.model.mean.device
@@ -145,10 +156,22 @@ class DiffusionTask(CropTask):
         latents = torch.zeros(count, config.latent_channels, *grid, device=device) if config.latent_channels else None
         rows = len(config.token_sizes)
         tokens = torch.zeros(count, rows, *grid, dtype=torch.int64, device=device) if rows else None
-        return Restoration(x, prior, sizes, latents, tokens)
+        return Restoration(x, prior, sizes, latents, tokens), self.teacher is not None
 
     def loss(self, batch: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        return self.model.loss(batch.medium, batch.prior, batch.sizes, latents=batch.latents, tokens=batch.tokens), {}
+        batch, taught = batch
+        x, prior, sizes, told = (
+            batch.medium,
+            batch.prior,
+            batch.sizes,
+            {"latents": batch.latents, "tokens": batch.tokens},
+        )
+        if self.teacher is None or not taught:
+            return self.model.loss(x, prior, sizes, **told), {}
+        count = max(1, round(self.model.config.start_share * len(x)))
+        loss, means = self.model.losses(x, prior, sizes, **told, num_means=count)
+        heard = self.teacher(means, x[:count], sizes[:count])
+        return loss + self.config.teacher_weight * heard, {"teacher": heard}
 
     @torch.inference_mode()
     def evaluate(self, model: nn.Module) -> dict[str, float]:
@@ -158,7 +181,7 @@ class DiffusionTask(CropTask):
         device = self.evaluation[0].medium.device
         generator = torch.Generator(device).manual_seed(0)
         model = model.train(False)
-        rows = []
+        rows, heard = [], []
         for clip in self.evaluation[:16]:
             x, prior, sizes = clip.medium, clip.prior, clip.sizes[None]
             named = {"latents": clip.latents, "tokens": clip.tokens}
@@ -168,11 +191,14 @@ class DiffusionTask(CropTask):
             mean = model.sample(prior[None], sizes, SamplerConfig(method="mean", num_steps=1), **told)[0]
             prior = self._upsampled(prior, x)
             errors = [float((guess - x).abs().mean()) * self.crops.scale for guess in (restored, mean, prior)]
+            if self.teacher is not None:
+                heard.append(float(self.teacher(mean[None], x[None], sizes)))
             rows.append([loss, *errors, *(sharpness(guess.float().cpu().numpy()) for guess in (restored, prior, x))])
         unit = self.crops.unit
         names = ["loss", f"l1_{unit}", f"l1_mean_{unit}", f"l1_prior_{unit}"]
         names += ["sharpness", "sharpness_prior", "sharpness_truth"]
-        return dict(zip(names, np.mean(rows, axis=0).tolist(), strict=True))
+        found = dict(zip(names, np.mean(rows, axis=0).tolist(), strict=True))
+        return found | ({"teacher": sum(heard) / len(heard)} if heard else {})
 
 
 def _whole(

@@ -27,6 +27,7 @@ from triforce.train.tasks.channel import jitter_channel
 from triforce.train.tasks.crop_task import CropTask, samples
 from triforce.train.tasks.inputs import corpus_hash, refuse_own_release
 from triforce.train.teachers.base import Teacher
+from triforce.train.teachers.config import taught_at
 from triforce.train.teachers.registry import make_teacher
 
 TRAINING_ONLY = ("dropout", "commitment", "dead_share", "refresh_share", "kl_weight")
@@ -112,10 +113,9 @@ class DVAETask(CropTask):
 
     def next_batch(self) -> Any:
         """Return crops, their sizes, and whether the teacher sees them: by the place alone, so a resumed run agrees."""
-        size = self.config.part_size
-        step = self.place.taken // (size * self.config.accumulation)
-        taught = self.teacher is not None and step % self.config.teacher_every == 0
-        x, sizes = area_average(*self.crops.batch(self.place, size), self.config.shrink)
+        count = self.config.part_size
+        taught = taught_at(self.config, count * self.config.accumulation, self.place.taken)
+        x, sizes = area_average(*self.crops.batch(self.place, count), self.config.shrink)
         if self.config.channel_jitter:
             x = jitter_channel(x, self.config.channel_jitter, self.log_floor)
         return x, sizes, taught

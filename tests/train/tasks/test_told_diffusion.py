@@ -48,8 +48,8 @@ def folder(tmp_path_factory) -> Path:
 def config(folder: Path, data: str, **settings):
     places = {"corpus": str(folder / data), "release": str(folder / "release"), "runs": str(folder / "runs")}
     common = {"crop_frames": 48, "batch_size": 5, "eval_clips": 3, "codes": True, "pieces": True, "max_steps": 3}
-    model = {"hidden": 32, "num_blocks": 1, "fold": 4}
-    return train_config(stage="diffusion", model=model, launcher="here", **(places | common | settings))
+    common |= {"model": {"hidden": 32, "num_blocks": 1, "fold": 4}, "launcher": "here"}
+    return train_config(stage="diffusion", **(places | common | settings))
 
 
 def test_a_code_says_the_last_piece_that_has_begun():
@@ -79,7 +79,8 @@ def test_pieces_follow_the_words_times_and_untimed_clips_have_none(folder):
 @pytest.mark.parametrize("data", ["corpus", "pack"])
 def test_a_crop_is_told_what_lies_in_it(folder, data):
     task = make_task(config(folder, data), Place(0, 1), CPU)
-    batch = task.next_batch()
+    batch, taught = task.next_batch()
+    assert not taught
     assert batch.tokens.shape == (5, 2, 12)
     release = Release.load(str(folder / "release"))
     known = 0
@@ -94,9 +95,28 @@ def test_a_crop_is_told_what_lies_in_it(folder, data):
         assert (decoded[:, inner] - batch.prior[row, :, inner]).abs().max() < 0.03  # a pack rounds to bytes
         known += bool((pieces >= 0).any())
     assert 0 < known <= 5
-    assert torch.isfinite(task.loss(batch)[0])
+    assert torch.isfinite(task.loss((batch, taught))[0])
     assert task.model.config.token_sizes == (64, release.tokenizer.size)
     assert set(task.evaluate(task.model)) >= {"loss", "l1_nats", "l1_mean_nats"}
+
+
+def test_a_teacher_hears_the_mean_of_the_first_crops(folder):
+    taught = config(folder, "pack", teacher="whisper", teacher_every=2, model={"hidden": 32, "fold": 4})
+    task = make_task(taught, Place(0, 1), CPU)
+    losses = [task.loss(task.next_batch()) for _ in range(3)]
+    assert [list(metrics) for _, metrics in losses] == [["teacher"], [], ["teacher"]]
+    losses[0][1]["teacher"].backward()
+    assert task.model.head.weight.grad.abs().max() > 0
+    batch, _ = task.next_batch()
+    generators = (torch.Generator().manual_seed(1) for _ in range(2))
+    alone, beside = (
+        task.model.losses(batch.medium, batch.prior, batch.sizes, each, tokens=batch.tokens, num_means=count)
+        for each, count in zip(generators, (0, 2), strict=True)
+    )
+    assert alone[1].shape[0] == 0
+    assert beside[1].shape == (2, 100, 48)
+    assert task.evaluate(task.model)["teacher"] > 0
+    assert input_hashes(taught).keys() == {"dvae", "corpus", "teacher"}
 
 
 def test_a_text_is_read_with_its_phonemes(folder):

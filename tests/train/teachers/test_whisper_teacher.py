@@ -163,7 +163,7 @@ def test_weights_are_known_by_what_they_hold_and_not_by_their_folder(corpus, tmp
 def test_what_cannot_teach_is_refused(corpus, tmp_path):
     with pytest.raises(FileNotFoundError, match="teacher_model 'large-v3': no weights of it here"):
         make_trainer(corpus, tmp_path, teacher_model="large-v3")
-    with pytest.raises(ValueError, match="it hears sound, this is dvae of image"):
+    with pytest.raises(ValueError, match="it hears sound, this is of image"):
         make_trainer(corpus, tmp_path, modality="image", crop=(8, 8))
     with pytest.raises(ValueError, match="crop_frames 3000: teacher whisper hears 2812 at most"):
         make_trainer(corpus, tmp_path, crop_frames=3000)
