@@ -30,6 +30,12 @@ class NarratorConfig(BaseModel):
     vocoder_share: float = Field(
         0.15, gt=0, lt=1, description="Share of the time for the vocoder where it comes behind the transformer."
     )
+    diffusion_share: float = Field(
+        0.2,
+        ge=0,
+        lt=1,
+        description="Share of the time for the diffusion network where it comes behind the transformer.",
+    )
     noise_scale: tuple[float, float] = Field(
         (0.1, 0.35), description="Range of the noise of the synthesiser's sound: little, so that codes can be foretold."
     )
@@ -62,6 +68,9 @@ class NarratorConfig(BaseModel):
     guidance: float = Field(1.5, ge=0, le=10, description="Guidance that the release is sampled with.")
     eval_every: int = Field(1_000_000, ge=1, description="Steps of the transformer between evaluations.")
     save_every_s: float = Field(120.0, gt=0, description="Seconds after which the transformer is written once more.")
+    diffusion_hidden: int = Field(256, ge=16, description="Channels of the diffusion network.")
+    diffusion_blocks: int = Field(6, ge=1, description="Blocks of the diffusion network.")
+    diffusion_batch: int = Field(64, ge=1, description="Crops a step of the diffusion network.")
     vocoder_batch: int = Field(32, ge=1, description="Crops a step of the vocoder.")
     seed: int = Field(0, ge=0)
 
@@ -92,6 +101,7 @@ CPU: dict[str, Any] = {
     "code_noise": 0.1,
     "save_every_s": 300.0,
     "eval_every": 500,
+    "diffusion_batch": 16,
     "vocoder_batch": 8,
 }
 """Fields of a `NarratorConfig` for two cores: 1024 codes, a folded dVAE, a GPT of 11 million parameters. Without

@@ -17,11 +17,11 @@ from pathlib import Path
 
 from triforce.flows.examples.narrator.config import CPU, NarratorConfig
 
-STAGES = ("speech", "texts", "dvae", "gpt", "vocoder")
+STAGES = ("speech", "texts", "dvae", "gpt", "diffusion", "vocoder")
 """Processes that are started together, each waits for what it needs; or in this order."""
 NEEDED = ("speech", "texts", "dvae")
 """Those without which the others have nothing to learn from."""
-PLAIN = ("dvae", "vocoder", "gpt")
+PLAIN = ("dvae", "vocoder", "gpt", "diffusion")
 """Those that are tried once more when they fail, without graphs and compilers, which may be what failed."""
 SLACK_S = 15.0
 """Time kept free at the end, to write what was trained."""

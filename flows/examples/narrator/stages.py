@@ -56,6 +56,8 @@ SPECTRA: dict[str, Any] = {
     "optimizer": {"decay_share": 0.6, "learning_rate": 1e-3},
 }
 """No discriminators: 6.3 steps of 16 crops a second on two cores, where all eight leave under 2 of 8."""
+DIFFUSION_TEACHER_WEIGHT = 4.0
+"""Weight of the teacher's loss for the diffusion network, whose own loss is mostly noise that nothing can foretell."""
 SHARPENING = {"decay_share": 0.6, "learning_rate": 5e-4}
 
 
@@ -84,6 +86,12 @@ class Work:
     def minutes_left(self) -> float:
         """Minutes until all must be done."""
         return max(0.02, (self.ends - time.time()) / 60)
+
+    def minutes_before(self, *later: str) -> float:
+        """Minutes until the time of stages that come behind this one, or where all run at once, until the end."""
+        shares = {"diffusion": self.config.diffusion_share, "vocoder": self.config.vocoder_share}
+        kept = self.config.minutes * sum(shares[name] for name in later) if self.config.in_turn else SPARE_MIN
+        return max(0.02, self.minutes_left - kept)
 
     def note(self, stage: str, figures: dict[str, Any]) -> None:
         """Keep a stage's figures, which also says that it is done."""
@@ -127,12 +135,6 @@ def dvae(work: Work) -> None:
     if config.other_hours:
         corpus = work.folder / "voices"
         work.note("voices", write_voices(Pack(work.pack), corpus, config.other_hours, config.seed))
-    taught = {
-        "teacher": "whisper",
-        "teacher_model": config.teacher_model,
-        "teacher_weight": config.teacher_weight,
-        "teacher_every": config.teacher_every,
-    }
     _train(
         work,
         "dvae",
@@ -149,7 +151,7 @@ def dvae(work: Work) -> None:
             "folded": config.dvae_folded,
         },
         optimizer={"warmup_steps": 200, "ema_decay": 0.998, "decay_share": 0.6, "max_grad_norm": 5.0},
-        **(taught if config.teacher else {}),
+        **(_taught(config) if config.teacher else {}),
     )
     work.note("codes", write_codes(Pack(work.pack), work.release, work.folder / "codes.npz", work.device))
 
@@ -234,9 +236,7 @@ def gpt(work: Work) -> None:
     loop = LoopConfig(
         seed=config.seed,
         max_steps=FOREVER,
-        max_minutes=max(
-            0.02, work.minutes_left - (config.minutes * config.vocoder_share if config.in_turn else SPARE_MIN)
-        ),
+        max_minutes=work.minutes_before("diffusion", "vocoder"),
         eval_every=config.eval_every,
         log_every=100,
         checkpoint_every_s=config.save_every_s,
@@ -247,8 +247,55 @@ def gpt(work: Work) -> None:
     trainer = Trainer(task, loop, device=config.device)
 
     best = _BestGPT(work, trainer, task, stage.codes_hash)
+    best.write_unjudged()  # untrained: the diffusion network waits for its front end
     trainer.fit(lambda *_: best.write_unjudged(), best.look)
     work.note("gpt", best.metrics | {"steps": trainer.state.step})
+
+
+def diffusion(work: Work) -> None:
+    """Train what restores the decode, told the codes and the phonemes: its mean, so that speech can be streamed."""
+    config, base = work.config, work.config.init_from
+    while load_card(work.release, "gpt") is None:  # its front end says what phonemes there are
+        if work.minutes_left <= SPARE_MIN:
+            raise RuntimeError("gpt: nothing written when the time was over")
+        time.sleep(0.5)
+    if base is not None and load_card(base, "diffusion"):
+        shutil.copytree(Path(located(base)) / "diffusion", Path(work.release) / "diffusion", dirs_exist_ok=True)
+        work.note("diffusion", {"copied": True})
+        return
+    _train(
+        work,
+        "diffusion",
+        stage="diffusion",
+        max_minutes=work.minutes_before("vocoder"),
+        crop_frames=144,
+        batch_size=config.diffusion_batch,
+        codes=True,
+        pieces=True,
+        sampler={"method": "mean", "num_steps": 1},
+        model={
+            "fold": 4,
+            "skip": True,
+            "hidden": config.diffusion_hidden,
+            "num_blocks": config.diffusion_blocks,
+            "dilation_cycle": (1, 2),
+            "prior_dropout": 0.0,
+            "start_share": 0.5,
+        },
+        optimizer={"warmup_steps": 100, "ema_decay": 0.998, "decay_share": 0.6},
+        **(
+            _taught(config) | {"teacher_weight": DIFFUSION_TEACHER_WEIGHT, "teacher_every": 1} if config.teacher else {}
+        ),
+    )
+
+
+def _taught(config: NarratorConfig) -> dict[str, Any]:
+    return {
+        "teacher": "whisper",
+        "teacher_model": config.teacher_model,
+        "teacher_weight": config.teacher_weight,
+        "teacher_every": config.teacher_every,
+    }
 
 
 def _require_gpt(init_from: str, config: GPTConfig) -> GPT:
@@ -344,11 +391,12 @@ STAGES: dict[str, Callable[[Work], None]] = {
     "texts": texts,
     "dvae": dvae,
     "gpt": gpt,
+    "diffusion": diffusion,
     "vocoder": vocoder,
 }
 
 
-NEEDS = {"texts": ("speech",), "dvae": ("speech",), "vocoder": ("codes",)}
+NEEDS = {"texts": ("speech",), "dvae": ("speech",), "diffusion": ("codes",), "vocoder": ("codes",)}
 """What must be done before a stage begins."""
 
 
