@@ -388,14 +388,17 @@ class Diffusion(nn.Module):
         return total / num_draws
 
     @torch.inference_mode()
-    def part_of_mean(self, prior: torch.Tensor, noise: torch.Tensor, tokens: torch.Tensor | None) -> torch.Tensor:
-        """Return the expected data ``(1, C, T)`` of a part of a sound of one draw of ``noise`` ``(1, C, T)``; ``prior``
-        is of the same size. But for `DiffusionConfig.reach` positions at its ends it is that of the whole.
+    def part_of_mean(
+        self, prior: torch.Tensor, noise: torch.Tensor, tokens: torch.Tensor | None, config: SamplerConfig
+    ) -> torch.Tensor:
+        """Return the expected data ``(1, C, T)`` of a part of a sound by one draw of ``noise`` ``(1, C, T)``, under the
+        guidance of ``config``; ``prior`` is of the same size. But for `DiffusionConfig.reach` positions at its ends it
+        is that of the whole.
         """
-        ones = prior.new_ones(1, 1, prior.shape[-1])
+        mask = prior.new_ones(1, 1, prior.shape[-1])
         known = None if tokens is None else upsample_latents(tokens, prior.shape[2:])
-        velocity = self.velocity(noise, prior.new_zeros(1), prior, ones, prior.new_ones(1), tokens=known)
-        return self._from_target(self.path.data(noise, velocity, 0.0), prior)
+        velocity = self.guided_velocity(prior, mask, config, tokens=known)
+        return self._from_target(self.path.data(noise, velocity(noise, 0.0), 0.0), prior)
 
     def _windowed(
         self,

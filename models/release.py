@@ -424,25 +424,33 @@ class Release:
         """Return what stands before a text that is said in the voice of samples ``(N,)``; nothing for None."""
         return [] if voice is None else [Segment("voice", self.encode(voice))]
 
-    @property
-    def streams(self) -> bool:
+    def streams(self, sampler: SamplerConfig | None = None) -> bool:
         """Whether sound can be made while codes are drawn: not by Griffin-Lim, nor with a diffusion network that looks
-        at all of an utterance, or whose card does not ask for its mean.
+        at all of an utterance, or that is not to be sampled by its mean of one draw.
         """
         if not isinstance(self.vocoder, NeuralVocoder) or self.dvae.config.num_dims != 1:
             return False
         if self.diffusion is None:
             return True
-        config, sampler = self.diffusion.config, self.sampler_of(None)
+        config, sampler = self.diffusion.config, self.sampler_of(sampler)
         finite = not config.attention_every and not config.latent_channels
-        return finite and (sampler.method, sampler.num_steps, sampler.guidance) == ("mean", 1, 0)
+        return finite and (sampler.method, sampler.num_steps) == ("mean", 1)
 
-    def stream(self, *, seed: int = 0, speed: float = 1.0, haste: bool = False) -> CodeStream:
+    def stream(
+        self, *, seed: int = 0, speed: float = 1.0, haste: bool = False, sampler: SamplerConfig | None = None
+    ) -> CodeStream:
         """Return what turns the codes of one utterance into sound as they come (`CodeStream`); see `streams`."""
-        if not self.streams or not isinstance(self.vocoder, NeuralVocoder):
+        if not self.streams(sampler) or not isinstance(self.vocoder, NeuralVocoder):
             raise ValueError(f"{self.uri}: its sound is made of all of an utterance; use `render`")
-        vocos = self.vocoder.model
-        return CodeStream(self.dvae, vocos, seed=seed, speed=speed, haste=haste, diffusion=self.diffusion)
+        return CodeStream(
+            self.dvae,
+            self.vocoder.model,
+            seed=seed,
+            speed=speed,
+            haste=haste,
+            diffusion=self.diffusion,
+            sampler=self.sampler_of(sampler),
+        )
 
     def _pieces(self, text: str) -> np.ndarray:
         pieces = self.tokenizer.encode(clean_text(text))

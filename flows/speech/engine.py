@@ -229,7 +229,8 @@ class SpeechEngine:
         """Send what can be heard already of a job's first sentences."""
         while job.readings:
             reading, text = job.readings[0]
-            over = self._send_parts(job, reading) if self.release.streams else self._send_sentence(job, reading, text)
+            streams = self.release.streams(job.speaker.config.sampler)
+            over = self._send_parts(job, reading) if streams else self._send_sentence(job, reading, text)
             if not over:
                 return
             job.readings.popleft()
@@ -242,8 +243,10 @@ class SpeechEngine:
         if reading.config.num_candidates > 1 and not reading.done:
             return False
         if job.sound is None:
-            speed = job.speaker.config.speed
-            stream = self.release.stream(seed=reading.seed, speed=speed, haste=not job.begun)
+            config = job.speaker.config
+            stream = self.release.stream(
+                seed=reading.seed, speed=config.speed, haste=not job.begun, sampler=config.sampler
+            )
             job.sound = UtteranceStream(stream, self._gain(job), self.release.sample_rate_hz)
         if not reading.done and self.pool.num_codes(reading) < job.sound.needs(job.part_s):
             return False

@@ -18,6 +18,7 @@ from triforce.models.audio.vocos import Vocos, inverse_stft, source_phases, sour
 from triforce.models.blocks.conditions import normal_by_position, told
 from triforce.models.diffusion import Diffusion
 from triforce.models.dvae import DVAE
+from triforce.models.flow_samplers import SamplerConfig
 
 HASTE = (2 / 3, 1 / 2, 3 / 4)
 """Shares of the decoder's, the diffusion network's and the vocoder's reach that are enough ahead for the first part of
@@ -31,7 +32,8 @@ class CodeStream:
     ``seed`` is of the vocoder's noise: on a CPU the samples are those of `Release.render` but for rounding. With
     another ``speed`` frames are taken from the mel at multiples of it; `Release.render` stretches it to a whole number.
     ``haste`` lets the first samples go when the shares `HASTE` of what they depend on are known: the sound is another
-    one by little, and has no seam either. ``diffusion`` restores the decode by its mean.
+    one by little, and has no seam either. ``diffusion`` restores the decode by its mean, under
+    the guidance of ``sampler``.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class CodeStream:
         speed: float = 1.0,
         haste: bool = False,
         diffusion: Diffusion | None = None,
+        sampler: SamplerConfig | None = None,
     ) -> None:
         if not 0.25 <= speed <= 4:
             raise ValueError(f"speed {speed}: from 0.25 to 4")
@@ -51,7 +54,7 @@ class CodeStream:
         self.dvae, self.vocos, self.speed = dvae, vocos, speed
         self.device = vocos.window.device
         (code_reach,), (self.frames_per_code,) = dvae.config.decoder_reach, dvae.config.compression
-        self.restorer = diffusion and _Restorer(diffusion, self.frames_per_code, seed)
+        self.restorer = diffusion and _Restorer(diffusion, self.frames_per_code, seed, sampler or SamplerConfig())
         self.reach = (code_reach, self.restorer.reach if self.restorer else 0, vocos.config.reach)
         """What to either side a decode depends on, in codes, and its restoration, and sound, in frames."""
         self.ahead = self.reach
@@ -170,8 +173,8 @@ class CodeStream:
 class _Restorer:
     """Restores a decode part by part by the mean of a diffusion network: what is settled is what it is in the whole."""
 
-    def __init__(self, diffusion: Diffusion, frames_per_code: int, seed: int) -> None:
-        self.diffusion, self.frames_per_code = diffusion, frames_per_code
+    def __init__(self, diffusion: Diffusion, frames_per_code: int, seed: int, sampler: SamplerConfig) -> None:
+        self.diffusion, self.frames_per_code, self.sampler = diffusion, frames_per_code, sampler
         self.reach = -(-diffusion.config.reach // frames_per_code)
         """Codes to either side that a restored frame depends on."""
         self.generator = torch.Generator(diffusion.mean.device).manual_seed(seed)
@@ -196,7 +199,7 @@ class _Restorer:
         if stop == start:
             return prior[:, :, :0]
         tokens = self.tokens[:, :, : known - self.first] if self.tokens.shape[1] else None
-        made = self.diffusion.part_of_mean(self.prior, self.noise, tokens)
+        made = self.diffusion.part_of_mean(self.prior, self.noise, tokens, self.sampler)
         made = made[:, :, (start - self.first) * per_code : (stop - self.first) * per_code]
         keep = max(0, stop - self.reach) - self.first
         self.prior, self.noise = self.prior[:, :, keep * per_code :], self.noise[:, :, keep * per_code :]

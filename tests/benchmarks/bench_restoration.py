@@ -57,6 +57,9 @@ def ways(releases: dict[str, Release], options: argparse.Namespace) -> dict[str,
         mean = SamplerConfig(method="mean", num_steps=1)
         found[f"{name}, mean"] = restored(release, mean, lambda spoken: spoken)
         if release.diffusion.config.num_pieces:
+            for guidance in options.guidance:
+                stressed = mean.model_copy(update={"guidance": guidance, "guidance_of": "latents"})
+                found[f"{name}, mean, phonemes stressed by {guidance:g}"] = restored(release, stressed, lambda s: s)
             found[f"{name}, mean, phonemes hidden"] = restored(release, mean, lambda _: None)
             found[f"{name}, mean, phonemes of another place"] = restored(release, mean, lambda s: np.roll(s, SHIFT))
         for steps in options.steps:
@@ -72,6 +75,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=None, help="sentences at most; default: all 200")
     parser.add_argument("--steps", type=int, nargs="*", default=[1, 2, 4, 8])
     parser.add_argument("--temperatures", type=float, nargs="*", default=[0.5, 1.0])
+    parser.add_argument("--guidance", type=float, nargs="*", default=[2.0], help="of the phonemes, for the mean")
     parser.add_argument("--out", type=Path, help="file for all figures")
     options = parser.parse_args()
     texts = unseen_texts()[: options.limit]

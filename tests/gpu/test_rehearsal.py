@@ -60,4 +60,4 @@ def test_a_release_comes_out(tmp_path):
     assert release.gpt is not None
     assert release.vocoder is not None
     assert release.diffusion is not None
-    assert release.streams
+    assert release.streams()

@@ -104,8 +104,8 @@ def test_parts_of_any_network_fit_together(harmonics):
         assert error_db(streamed(short, codes, [40, 3, 1, 9]), whole) > LEAST_DB
 
 
-@pytest.mark.parametrize("fold", [2, 4])
-def test_parts_that_a_diffusion_network_restores_are_those_of_the_whole(fold):
+@pytest.mark.parametrize(("fold", "guidance"), [(2, 0.0), (4, 0.0), (4, 2.0)])
+def test_parts_that_a_diffusion_network_restores_are_those_of_the_whole(fold, guidance):
     torch.manual_seed(0)
     dvae = DVAE(DVAEConfig(hidden=16, num_blocks=2, folded=True, fsq_levels=(8, 8))).eval()
     vocos = Vocos(VocosConfig(hidden=16, inner=32, num_blocks=1)).eval()
@@ -118,7 +118,7 @@ def test_parts_that_a_diffusion_network_restores_are_those_of_the_whole(fold):
     with torch.inference_mode():
         tokens = torch.stack([torch.from_numpy(codes), torch.from_numpy(spoken)])[None]
         decode = dvae.decode(torch.from_numpy(codes)[None])
-        sampler = SamplerConfig(method="mean", num_steps=1)
+        sampler = SamplerConfig(method="mean", num_steps=1, guidance=guidance, guidance_of="latents")
         mel = diffusion.sample(decode, None, sampler, seed=2, tokens=tokens)[0]
         whole = NeuralVocoder(vocos)(mel, seed=2).numpy()
 
@@ -129,7 +129,7 @@ def test_parts_that_a_diffusion_network_restores_are_those_of_the_whole(fold):
         )
 
     def stream() -> CodeStream:
-        return CodeStream(dvae, vocos, seed=2, diffusion=diffusion)
+        return CodeStream(dvae, vocos, seed=2, diffusion=diffusion, sampler=sampler)
 
     assert error_db(parts(stream(), spoken), whole) < LEAST_DB
     assert error_db(parts(stream(), np.roll(spoken, 1)), whole) > LEAST_DB
@@ -147,12 +147,13 @@ def test_a_restored_position_depends_on_what_lies_within_its_reach(fold):
     for parameter in diffusion.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     prior, noise, tokens = torch.randn(1, 8, 160), torch.randn(1, 8, 160), torch.randint(0, 9, (1, 2, 40))
-    whole = diffusion.part_of_mean(prior, noise, tokens)[..., 80:84]
+    sampler = SamplerConfig()
+    whole = diffusion.part_of_mean(prior, noise, tokens, sampler)[..., 80:84]
     reach = -(-config.reach // 4)
     for distance in (reach, reach + 1):
         other = tokens.clone()
         other[..., 20 + distance] = (other[..., 20 + distance] + 4) % 9
-        changed = not torch.equal(diffusion.part_of_mean(prior, noise, other)[..., 80:84], whole)
+        changed = not torch.equal(diffusion.part_of_mean(prior, noise, other, sampler)[..., 80:84], whole)
         assert changed == (distance == reach)
 
 

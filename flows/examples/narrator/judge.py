@@ -81,8 +81,8 @@ class Systems:
         return self.griffin_lim(self.release.decode(self.release.encode(self.heard[number]))).numpy()
 
     def restored(self, number: int, text: str) -> np.ndarray:
-        """Encode what piper said and render it as the release does."""
-        return self.release.render(self.release.encode(self.heard[number]), text=text)[0]
+        """Encode what piper said, decode it, and invert the mel by the release's vocoder."""
+        return self.release.vocode(self.release.decode(self.release.encode(self.heard[number])))
 
     def voice(self, candidates: int) -> Say:
         """Return the voice with a number of candidates."""

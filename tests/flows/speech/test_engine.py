@@ -39,7 +39,7 @@ def replica(tmp_path_factory) -> Iterator[SpeechServer]:
     config = ServeConfig(release=release, rows=4, max_waiting=MAX_WAITING, speak=speak, voices=str(voices))
     server = SpeechServer(config, None)
     assert server.engine.pool is not None
-    assert server.release.streams
+    assert server.release.streams()
     yield server
     server.engine.stop()
 

@@ -144,7 +144,7 @@ def test_the_mean_is_heard_while_codes_are_drawn(folder, tmp_path):
     release = Release.load(uri)
     assert release.sampler_of(None) == SamplerConfig(method="mean", num_steps=1)
     assert release.sampler_of(SamplerConfig(num_steps=3)) == SamplerConfig(method="mean", num_steps=3)
-    assert release.streams
+    assert release.streams()
     pool = release.pool(1)
     reading = pool.add(release.words("one two three"), SamplingConfig(max_codes=60), seed=1)
     stream, sounds, at = release.stream(seed=4), [], 0
