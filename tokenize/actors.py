@@ -40,8 +40,9 @@ class ReadActor:
     shards takes a third of two cores' time.
     """
 
-    def __init__(self, corpus: str, card: dict[str, Any], tokenizer_json: str) -> None:
+    def __init__(self, corpus: str, card: dict[str, Any], tokenizer_json: str, refine_times: bool) -> None:
         torch.set_num_threads(1)
+        self.refine_times = refine_times
         self.corpus, self.card, self.tokenizer = Corpus(corpus), card, load_front_end(tokenizer_json)
         self.plan: MemberReader | None = None
 
@@ -49,7 +50,10 @@ class ReadActor:
         if self.plan is None:
             self.plan = MemberReader(row["tokens"])
         index = int(row["index"])
-        prepared = prepare_shard(self.corpus, index, self.plan.members(index), self.card, self.tokenizer)
+        members = self.plan.members(index)
+        prepared = prepare_shard(
+            self.corpus, index, members, self.card, self.tokenizer, refine_times=self.refine_times
+        )
         return prepared.to_row() | {"num_planned": row["num_planned"]}
 
 
@@ -94,6 +98,7 @@ class WriteActor:
             "inputs_sha256": row["inputs_sha256"],
             "num_gone": int(row["num_planned"]) - len(samples) - len(about["failed"]),
             "failed": about["failed"],
+            "num_refined": about["num_refined"],
         }
         uri = storage.join(self.tokens, name)
         stats = write_shard(uri, samples, known)

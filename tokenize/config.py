@@ -35,6 +35,12 @@ class TokenizeConfig(BaseModel):
     normalised: bool = Field(
         False, description="Write figures and signs as words before bpe; the other front ends always do."
     )
+    refine_times: bool = Field(
+        False,
+        description="Find the times of words and of their pieces anew, by what their sounds are like in the clips of "
+        "their shard (`timing/`): a recogniser's are off by a tenth of a second. For the text front end `phonemes`, "
+        "and shards of a minute of speech and more.",
+    )
     text_vocabulary_size: int = Field(512, ge=256, le=65_536, description="Pieces of bpe.")
     batch_positions: int = Field(
         4_096,
@@ -65,4 +71,6 @@ class TokenizeConfig(BaseModel):
             raise ValueError(f"normalised: text {self.text} always is; leave it out")
         if self.init_from is not None and (self.text != "bpe" or self.normalised):
             raise ValueError(f"init_from {self.init_from}: its text front end is used; leave text and normalised out")
+        if self.refine_times and self.text != "phonemes" and self.init_from is None:
+            raise ValueError(f"refine_times: text {self.text} does not say how words sound; set text=phonemes")
         return self

@@ -45,6 +45,8 @@ class TokenizeSummary:
     num_codes: int
     num_failed: int
     """Clips that could not be read."""
+    num_refined: int
+    """Clips whose words have refined times."""
     hours: float
     """Hours of media in all shards."""
     wall_s: float
@@ -91,7 +93,7 @@ def run_pipeline(config: TokenizeConfig, shards: list[PlannedShard]) -> Iterator
     context.enable_progress_bars = False  # the log has a line for each finished shard
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     num_workers = min(config.num_workers, len(shards))
-    reading = (config.corpus, load_card(config.release, "dvae"), load_tokenizer(config.tokens).to_json())
+    reading = (config.corpus, load_card(config.release, "dvae"), load_tokenizer(config.tokens).to_json(), config.refine_times)
     num_readers = min(num_workers * config.readers_per_worker, len(shards))
     _require_room(config, num_readers)
     dataset = (
@@ -171,6 +173,7 @@ def write_index(config: TokenizeConfig, dvae: TrainedNetwork[DVAE], num_new: int
     stats = [found for _, found in sorted(read_stats(config.tokens).items())]
     totals = {key: sum(shard[key] for shard in stats) for key in ("num_clips", "num_codes", "num_text", "duration_s")}
     totals["num_failed"] = sum(len(shard["failed"]) for shard in stats)
+    totals["num_refined"] = sum(shard.get("num_refined", 0) for shard in stats)
     totals["num_shards"] = len(stats)
     index = {
         "format": 1,
@@ -186,6 +189,7 @@ def write_index(config: TokenizeConfig, dvae: TrainedNetwork[DVAE], num_new: int
         num_clips=totals["num_clips"],
         num_codes=totals["num_codes"],
         num_failed=totals["num_failed"],
+        num_refined=totals["num_refined"],
         hours=totals["duration_s"] / 3600,
         wall_s=wall_s,
     )

@@ -44,7 +44,7 @@ from triforce.tokenize.planning.plan_files import (
 )
 from triforce.tokenize.shards import load_tokenizer
 
-ADDED = {"text": "bpe", "normalised": False}
+ADDED = {"text": "bpe", "normalised": False, "refine_times": False}
 """Settings that came later, with what folders that do not name them have."""
 FORMAT = 2
 """Version of the layout."""
@@ -80,7 +80,10 @@ def open_tokens(config: TokenizeConfig, dvae: TrainedNetwork[DVAE]) -> dict:
         "num_codes": dvae.model.config.num_codes,
         "text": text,
         "normalised": normalised,
+        "refine_times": config.refine_times,
     }
+    if config.refine_times and text != "phonemes":
+        raise ValueError(f"refine_times: init_from {config.init_from} reads by {text}, which says no sounds; leave it out")
     if storage.exists(meta_uri):
         meta = read_meta(config.tokens)
         for key, value in wanted.items():

@@ -20,11 +20,12 @@ from triforce.ingest.corpus.store import Corpus
 from triforce.ingest.media.pixels import PIXEL_MODALITIES, clip_pixels
 from triforce.models.audio.mel import MelConfig, log_mel
 from triforce.models.blocks.scale import area_average
-from triforce.models.reading.front_end import FrontEnd, keeps_words
+from triforce.models.reading.front_end import FrontEnd, keeps_words, require_phonemes
 from triforce.models.text import clean_text
 from triforce.tokenize.plan import modality_of
 from triforce.tokenize.planning.inputs import inputs_sha256, read_rows
 from triforce.tokenize.planning.plan_files import Member
+from triforce.tokenize.timing.refine import SpokenClip, refine
 from triforce.tokenize.token_sample import WORDS, sample_metadata
 
 log = logging.getLogger(__name__)
@@ -43,11 +44,18 @@ class PreparedShard:
     """``clip_id`` and ``error`` of each clip that could not be read."""
     inputs_sha256: str
     """Hash of the ids and metadata of all of them."""
+    num_refined: int = 0
+    """Clips whose words have refined times."""
 
     def to_row(self) -> dict[str, Any]:
         """Return flat arrays and text, which Ray passes between processes without a copy."""
         flat = np.concatenate([array.ravel() for array in self.media]) if self.media else np.zeros(0, np.float32)
-        about = {"clips": self.clips, "failed": self.failed, "shapes": [array.shape for array in self.media]}
+        about = {
+            "clips": self.clips,
+            "failed": self.failed,
+            "shapes": [array.shape for array in self.media],
+            "num_refined": self.num_refined,
+        }
         return {
             "index": self.index,
             "media": flat,
@@ -64,7 +72,7 @@ class PreparedShard:
             count = int(np.prod(shape))
             media.append(flat[:count].reshape(shape))
             flat = flat[count:]
-        return cls(int(row["index"]), about["clips"], media, about["failed"], row["inputs_sha256"])
+        return cls(int(row["index"]), about["clips"], media, about["failed"], row["inputs_sha256"], about["num_refined"])
 
 
 def decode_flac(data: bytes, sample_rate_hz: int, dtype: str = "float32") -> np.ndarray:
@@ -99,9 +107,18 @@ def media_columns(card: dict[str, Any]) -> list[str]:
 
 
 def prepare_shard(
-    corpus: Corpus, index: int, members: list[Member], card: dict[str, Any], tokenizer: FrontEnd
+    corpus: Corpus,
+    index: int,
+    members: list[Member],
+    card: dict[str, Any],
+    tokenizer: FrontEnd,
+    *,
+    refine_times: bool = False,
 ) -> PreparedShard:
-    """Read a shard's clips, as far as they are kept; one that cannot be read is recorded as failed."""
+    """Read a shard's clips, as far as they are kept; one that cannot be read is recorded as failed.
+
+    With ``refine_times`` words have those of `timing.refine`, where it finds some.
+    """
     clips, media, failed = [], [], []
     words = keeps_words(tokenizer)
     columns = [*media_columns(card), *([WORDS] if words else [])]
@@ -117,4 +134,20 @@ def prepare_shard(
         text_ids = tokenizer.encode(clean_text(clip.text or "")).tolist()
         clips.append({"clip_id": clip.clip_id, "text_ids": text_ids, "metadata": metadata})
         media.append(array)
-    return PreparedShard(index, clips, media, failed, inputs_sha256(rows, words=words))
+    num_refined = _refine_times(clips, media, card, tokenizer) if refine_times else 0
+    return PreparedShard(index, clips, media, failed, inputs_sha256(rows, words=words), num_refined)
+
+
+def _refine_times(
+    clips: list[dict[str, Any]], mels: list[np.ndarray], card: dict[str, Any], tokenizer: FrontEnd
+) -> int:
+    """Replace the times of words in the metadata of clips, and return in how many clips."""
+    metadata = [clip["metadata"] for clip in clips]
+    spoken = [
+        SpokenClip(mel, clean_text(each["text"] or ""), each[WORDS], each["speaker"])
+        for mel, each in zip(mels, metadata, strict=True)
+    ]
+    found = refine(spoken, require_phonemes(tokenizer), MelConfig.model_validate(card["mel"]).frames_per_s)
+    for each, words in zip(metadata, found, strict=True):
+        each[WORDS] = each[WORDS] if words is None else words
+    return sum(words is not None for words in found)

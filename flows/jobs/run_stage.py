@@ -59,6 +59,7 @@ def run_tokenize(
         num_clips=totals["num_clips"],
         num_codes=totals["num_codes"],
         num_failed=totals["num_failed"],
+        num_refined=totals["num_refined"],
         hours=totals["duration_s"] / 3600,
         wall_s=time.monotonic() - started,
     )

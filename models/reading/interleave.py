@@ -47,8 +47,9 @@ SOUNDS = np.array([symbol != SYMBOLS[BOUNDARY] and symbol not in PUNCTUATION for
 """Whether a piece is a letter or a phoneme, bool ``(P,)``."""
 GAP_S = 0.03
 """Silence between words from which a pause is taken to lie there, and not within the word before. Assumed."""
-TimedWord = tuple[str, float, float]
-"""A word as it is written, its start and end in seconds from the clip's start."""
+TimedWord = tuple[str, float, float] | tuple[str, float, float, Sequence[float]]
+"""A word as it is written, its start and end in seconds from the clip's start, and, where they are known, the starts
+of its pieces as it is read."""
 
 
 class WordTimes(NamedTuple):
@@ -59,6 +60,9 @@ class WordTimes(NamedTuple):
     """Start of each word in seconds, ``(W,)``."""
     ends_s: np.ndarray
     """End of each word in seconds, ``(W,)``, at most the start of the next."""
+    pieces_s: list[np.ndarray] | None = None
+    """Start of each piece of each word as it is read, in seconds, where they are known: then so are the pauses, which
+    no word's time holds."""
 
 
 def time_words(reader: PhonemeTokenizer, text: str, words: Sequence[TimedWord]) -> WordTimes | None:
@@ -72,9 +76,9 @@ def time_words(reader: PhonemeTokenizer, text: str, words: Sequence[TimedWord]) 
     words = _joined_at_hyphens(words)
     times: list[tuple[float, float]] = []
     if len(found) == len(words):
-        times = [(start, end) for _, start, end in words]
+        times = [(word[1], word[2]) for word in words]
     else:
-        for written, start, end in words:
+        for written, start, end in (word[:3] for word in words):
             count = len(reader.words(written))
             step = (end - start) / max(1, count)
             times += [(start + step * i, start + step * (i + 1)) for i in range(count)]
@@ -82,17 +86,42 @@ def time_words(reader: PhonemeTokenizer, text: str, words: Sequence[TimedWord]) 
         return None
     starts, ends = np.array(times).T
     ends = np.maximum(starts, np.minimum(ends, np.append(starts[1:], np.inf)))
-    return WordTimes(found, starts, ends)
+    return WordTimes(found, starts, ends, _known_pieces(found, words))
 
 
-def piece_times(pieces: np.ndarray, words: np.ndarray, starts_s: np.ndarray, ends_s: np.ndarray) -> np.ndarray:
+def _known_pieces(found: Sequence[WordPieces], words: Sequence[TimedWord]) -> list[np.ndarray] | None:
+    """Return the starts of the pieces of each word, where ``words`` have them of all."""
+    given = [word[3] for word in words if len(word) == 4]
+    if len(given) != len(found) or any(len(own) != len(word.read) for own, word in zip(given, found, strict=True)):
+        return None
+    return [np.asarray(own, dtype=np.float64) for own in given]
+
+
+def starts_of_pieces(timed: WordTimes, words: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the start in seconds of each piece ``(L,)`` of words that are given as these pieces: known ones where a
+    word is given as it is read, else by `piece_times`.
+    """
+    pieces, word = np.concatenate(words), np.repeat(np.arange(len(words)), [len(each) for each in words])
+    known = timed.pieces_s
+    times = piece_times(pieces, word, timed.starts_s, timed.ends_s, apart=known is not None)
+    if known is not None:
+        as_read = np.array([np.array_equal(own, both.read) for own, both in zip(words, timed.words, strict=True)])
+        lengths = [len(own) if read else 0 for own, read in zip(words, as_read, strict=True)]
+        times[as_read[word]] = np.concatenate([own[:n] for own, n in zip(known, lengths, strict=True)])
+    return times
+
+
+def piece_times(
+    pieces: np.ndarray, words: np.ndarray, starts_s: np.ndarray, ends_s: np.ndarray, *, apart: bool | np.ndarray = False
+) -> np.ndarray:
     """Return the start in seconds of each piece ``(L,)`` of words ``(L,)``, which are numbered in ascending order.
 
     ``starts_s`` and ``ends_s`` ``(W,)`` are the words' times. A pause behind a word is part of the word's time where
-    the next begins at its end, as a synthesiser's words do; a recogniser's leave it between them.
+    the next begins at its end, as a synthesiser's words do; a recogniser's leave it between them, and with ``apart``,
+    of all or of each ``(W,)``, they always do.
     """
     gaps = np.append(starts_s[1:], 0.0) - ends_s
-    durations = np.where((gaps > GAP_S)[words] & ~SOUNDS[pieces], 0.0, DURATIONS[pieces])
+    durations = np.where(((gaps > GAP_S) | apart)[words] & ~SOUNDS[pieces], 0.0, DURATIONS[pieces])
     total = np.bincount(words, weights=durations, minlength=len(starts_s))
     behind = np.concatenate([[0.0], durations.cumsum()])
     first = np.searchsorted(words, np.arange(len(starts_s)))
@@ -119,11 +148,12 @@ def begins_unit(pieces: np.ndarray, units: ReadingUnits) -> np.ndarray:
 
 def _joined_at_hyphens(words: Sequence[TimedWord]) -> list[TimedWord]:
     joined: list[TimedWord] = []
-    for written, start, end in words:
-        if joined and written.startswith("-"):
-            before, start, _ = joined.pop()
-            written = before + written
-        joined.append((written, start, end))
+    for word in words:
+        if joined and word[0].startswith("-"):
+            before, start, *_ = joined.pop()
+            joined.append((before + word[0], start, word[2]))
+        else:
+            joined.append(word)
     return joined
 
 

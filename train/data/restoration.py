@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from triforce.models.reading.interleave import TimedWord, codes_before, piece_times, pieces_at_codes, time_words
+from triforce.models.reading.interleave import TimedWord, codes_before, pieces_at_codes, starts_of_pieces, time_words
 from triforce.models.reading.phonemes import PhonemeTokenizer
 
 SPELT_SHARE = 0.12
@@ -66,6 +66,5 @@ class PiecesAtCodes:
             return np.full(num_codes, -1, np.int64)
         spelt = np.random.default_rng(zlib.crc32(clip_id.encode())).random(len(found.words)) < self.spelt_share
         parts = [word.spelt if in_letters else word.read for word, in_letters in zip(found.words, spelt, strict=True)]
-        pieces, of_word = np.concatenate(parts), np.repeat(np.arange(len(parts)), [len(part) for part in parts])
-        starts_s = piece_times(pieces, of_word, found.starts_s, found.ends_s)
-        return pieces_at_codes(pieces, codes_before(starts_s, num_codes, self.codes_per_s), num_codes)
+        before = codes_before(starts_of_pieces(found, parts), num_codes, self.codes_per_s)
+        return pieces_at_codes(np.concatenate(parts), before, num_codes)

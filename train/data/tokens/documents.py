@@ -18,8 +18,8 @@ from triforce.models.reading.interleave import (
     WordTimes,
     codes_before,
     interleave,
-    piece_times,
     reading_weights,
+    starts_of_pieces,
     time_words,
 )
 from triforce.models.reading.phonemes import PhonemeTokenizer
@@ -119,10 +119,11 @@ class Documents:
 
     def _reading(self, sample: TokenSample, timed: WordTimes, words: list[np.ndarray]) -> np.ndarray:
         """The codes of a ``reading`` segment whose words are given as these pieces."""
-        pieces, word = np.concatenate(words), np.repeat(np.arange(len(words)), [len(each) for each in words])
-        times = timed.starts_s[word]
+        pieces = np.concatenate(words)
         if self.units == "pieces":
-            times = piece_times(pieces, word, timed.starts_s, timed.ends_s)
+            times = starts_of_pieces(timed, words)
+        else:
+            times = timed.starts_s.repeat([len(each) for each in words])
         (num_frames,), duration_s = sample.metadata["size"], sample.metadata["duration_s"]
         # Frames are hops apart, the first at 0 s, and each code has as many frames.
         frames_per_code = -(-num_frames // max(1, sample.codes.size))

@@ -76,6 +76,8 @@ class ReadingTexts:
     """End of each word in seconds, float32 ``(W,)``; 0 where it is not known."""
     timed: np.ndarray
     """Whether the words of a sentence have times, bool ``(N,)``."""
+    pieces_s: np.ndarray | None = None
+    """Start of each of ``pieces`` in seconds, float32, NaN where it is not known; None where none is."""
 
     @classmethod
     def make(cls, reader: PhonemeTokenizer, texts: Iterable[tuple[str, Sequence[TimedWord] | None]]) -> ReadingTexts:
@@ -83,6 +85,7 @@ class ReadingTexts:
         read, spelt, counts, timed = [], [], [], []
         starts: list[np.ndarray] = [np.zeros(0)]
         ends: list[np.ndarray] = [np.zeros(0)]
+        known: list[np.ndarray] = []
         for text, words in texts:
             found = time_words(reader, text, words) if words else None
             both = reader.words(text) if found is None else found.words
@@ -92,8 +95,12 @@ class ReadingTexts:
             starts.append(np.zeros(len(both)) if found is None else found.starts_s)
             ends.append(np.zeros(len(both)) if found is None else found.ends_s)
             timed.append(found is not None)
+            unknown = [np.full(len(word.read), np.nan) for word in both]
+            known += unknown if found is None or found.pieces_s is None else found.pieces_s
         pieces = np.concatenate([*read, *spelt, np.zeros(0, np.int64)]).astype(np.int16)
         bounds = np.cumsum([0, *map(len, read), *map(len, spelt)])
+        pieces_s = np.full(len(pieces), np.nan, np.float32)
+        pieces_s[: bounds[len(read)]] = np.concatenate([*known, np.zeros(0)])
         return cls(
             pieces,
             bounds[: len(read) + 1],
@@ -102,11 +109,12 @@ class ReadingTexts:
             np.concatenate(starts).astype(np.float32),
             np.concatenate(ends).astype(np.float32),
             np.array(timed, dtype=bool),
+            None if np.isnan(pieces_s).all() else pieces_s,
         )
 
     def save(self, path: Path) -> None:
         """Write the arrays into a file ``.npz``."""
-        np.savez_compressed(path, **vars(self))
+        np.savez_compressed(path, **{name: array for name, array in vars(self).items() if array is not None})
 
     @classmethod
     def load(cls, path: Path) -> ReadingTexts:
@@ -148,16 +156,18 @@ class ReadingCorpus:
         """Return a corpus of the sentences ``rows`` alone, in this order."""
         texts, ends = self.texts, self.num_codes.cumsum()
         words = np.concatenate([np.arange(*texts.sentences[[n, n + 1]]) for n in rows] or [np.zeros(0, np.int64)])
-        parts = [texts.pieces[b[w] : b[w + 1]] for b in (texts.read, texts.spelt) for w in words]
-        bounds = np.cumsum([0, *map(len, parts)])
+        places = [np.arange(b[w], b[w + 1]) for b in (texts.read, texts.spelt) for w in words]
+        bounds = np.cumsum([0, *map(len, places)])
+        flat = np.concatenate([*places, np.zeros(0, np.int64)])
         chosen = ReadingTexts(
-            np.concatenate([*parts, np.zeros(0, np.int16)]),
+            texts.pieces[flat],
             bounds[: len(words) + 1],
             bounds[len(words) :],
             np.concatenate([[0], np.diff(texts.sentences)[rows].cumsum()]).astype(np.int64),
             texts.starts_s[words],
             texts.ends_s[words],
             texts.timed[rows],
+            None if texts.pieces_s is None else texts.pieces_s[flat],
         )
         codes = [self.codes[ends[n] - self.num_codes[n] : ends[n]] for n in rows]
         return ReadingCorpus(codes, chosen, self.vocabulary, self.config)
@@ -213,7 +223,7 @@ class ReadingCorpus:
         ids[place] = pieces[in_text] + vocabulary.offset("text")
         weights[place] = config.text_weight
         in_reading = reads[owner]
-        before = self._codes_before(pieces, word, owner)
+        before = self._codes_before(pieces, source, word, owner)
         place = (body[owner] + 1 + along + before)[in_reading]
         ids[place] = pieces[in_reading] + vocabulary.offset("text")
         weights[place] = begins_unit(pieces, config.units)[in_reading]
@@ -230,10 +240,19 @@ class ReadingCorpus:
         weights[place[kept]] = 1.0
         return FlatDocuments(ids, weights, starts)
 
-    def _codes_before(self, pieces: np.ndarray, word: np.ndarray, owner: np.ndarray) -> np.ndarray:
-        """Return how many codes come before each piece ``(L,)`` of words and sentences ``(L,)`` in a reading."""
+    def _codes_before(
+        self, pieces: np.ndarray, source: np.ndarray, word: np.ndarray, owner: np.ndarray
+    ) -> np.ndarray:
+        """Return how many codes come before each piece ``(L,)``, which lies at ``source`` among those of the texts, of
+        words and sentences ``(L,)`` in a reading.
+        """
         texts, config = self.texts, self.config
         times = texts.starts_s[word]
-        if config.units == "pieces":
+        if config.units == "pieces" and texts.pieces_s is None:
             times = piece_times(pieces, word, texts.starts_s, texts.ends_s)
+        elif config.units == "pieces" and texts.pieces_s is not None:
+            apart = ~np.isnan(texts.pieces_s[texts.read[:-1]])
+            times = piece_times(pieces, word, texts.starts_s, texts.ends_s, apart=apart)
+            known = texts.pieces_s[source]
+            times = np.where(np.isnan(known), times, known)
         return codes_before(times, self.num_codes[owner], config.codes_per_s)
