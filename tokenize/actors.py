@@ -51,9 +51,7 @@ class ReadActor:
             self.plan = MemberReader(row["tokens"])
         index = int(row["index"])
         members = self.plan.members(index)
-        prepared = prepare_shard(
-            self.corpus, index, members, self.card, self.tokenizer, refine_times=self.refine_times
-        )
+        prepared = prepare_shard(self.corpus, index, members, self.card, self.tokenizer, refine_times=self.refine_times)
         return prepared.to_row() | {"num_planned": row["num_planned"]}
 
 

@@ -93,7 +93,12 @@ def run_pipeline(config: TokenizeConfig, shards: list[PlannedShard]) -> Iterator
     context.enable_progress_bars = False  # the log has a line for each finished shard
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     num_workers = min(config.num_workers, len(shards))
-    reading = (config.corpus, load_card(config.release, "dvae"), load_tokenizer(config.tokens).to_json(), config.refine_times)
+    reading = (
+        config.corpus,
+        load_card(config.release, "dvae"),
+        load_tokenizer(config.tokens).to_json(),
+        config.refine_times,
+    )
     num_readers = min(num_workers * config.readers_per_worker, len(shards))
     _require_room(config, num_readers)
     dataset = (

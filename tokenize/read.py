@@ -72,7 +72,9 @@ class PreparedShard:
             count = int(np.prod(shape))
             media.append(flat[:count].reshape(shape))
             flat = flat[count:]
-        return cls(int(row["index"]), about["clips"], media, about["failed"], row["inputs_sha256"], about["num_refined"])
+        return cls(
+            int(row["index"]), about["clips"], media, about["failed"], row["inputs_sha256"], about["num_refined"]
+        )
 
 
 def decode_flac(data: bytes, sample_rate_hz: int, dtype: str = "float32") -> np.ndarray:

