@@ -38,8 +38,8 @@ class TokenizeConfig(BaseModel):
     refine_times: bool = Field(
         False,
         description="Find the times of words and of their pieces anew, by what their sounds are like in the clips of "
-        "their shard (`timing/`): a recogniser's are off by a tenth of a second. For the text front end `phonemes`, "
-        "and shards of a minute of speech and more.",
+        "their shard (`timing/`): a recogniser's are late by a tenth of a second. For front ends that keep words, "
+        "phonemes and characters, and shards of more than a minute of speech.",
     )
     text_vocabulary_size: int = Field(512, ge=256, le=65_536, description="Pieces of bpe.")
     batch_positions: int = Field(
@@ -71,6 +71,6 @@ class TokenizeConfig(BaseModel):
             raise ValueError(f"normalised: text {self.text} always is; leave it out")
         if self.init_from is not None and (self.text != "bpe" or self.normalised):
             raise ValueError(f"init_from {self.init_from}: its text front end is used; leave text and normalised out")
-        if self.refine_times and self.text != "phonemes" and self.init_from is None:
-            raise ValueError(f"refine_times: text {self.text} does not say how words sound; set text=phonemes")
+        if self.refine_times and self.text == "bpe" and self.init_from is None:
+            raise ValueError("refine_times: text bpe keeps no words that could be timed; set text=phonemes")
         return self

@@ -82,10 +82,8 @@ def open_tokens(config: TokenizeConfig, dvae: TrainedNetwork[DVAE]) -> dict:
         "normalised": normalised,
         "refine_times": config.refine_times,
     }
-    if config.refine_times and text != "phonemes":
-        raise ValueError(
-            f"refine_times: init_from {config.init_from} reads by {text}, which says no sounds; leave it out"
-        )
+    if config.refine_times and text == "bpe":
+        raise ValueError(f"refine_times: {config.init_from} reads by bpe, which keeps no words apart; leave it out")
     if storage.exists(meta_uri):
         meta = read_meta(config.tokens)
         for key, value in wanted.items():

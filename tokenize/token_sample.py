@@ -34,7 +34,8 @@ so that the list of them is a text in the shard, JSON of its own."""
 def sample_metadata(clip: Clip, size: Sequence[int], *, words: bool = False) -> dict[str, Any]:
     """Return the metadata of a clip and the ``size`` of its medium: the positions that the codes stand for.
 
-    With ``words``, its words and their times come along, each as ``[text, start_s, end_s]``.
+    With ``words``, its words and their times come along, each as ``[text, start_s, end_s]``; refined ones have the
+    starts of the word's pieces as well.
     """
     found = {key: getattr(clip, key) for key in METADATA} | {"size": list(size)}
     if words:

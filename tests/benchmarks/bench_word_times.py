@@ -1,4 +1,4 @@
-"""How far times of words and pieces are off: Whisper's, and those that `tokenize/timing` finds by the clips' own sounds.
+"""How far times of words and pieces are off: Whisper's, and those of `tokenize/timing`.
 
 ``python tests/benchmarks/bench_word_times.py`` speaks sentences by a voice of Debian's ``flite``, which tells when each
 phoneme ends, recognises them by Whisper, and compares. Of clips in which a word was misheard nothing is counted.

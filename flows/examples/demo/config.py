@@ -73,8 +73,13 @@ class DemoConfig(BaseModel):
 
     @property
     def text(self) -> dict[str, Any]:
-        """Fields of the TokenizeConfig: the text front end."""
-        return {"text": "phonemes"} if self.from_scratch else {"init_from": self.init_from}
+        """Fields of the TokenizeConfig: the text front end, and times that are better than the recogniser's."""
+        if self.from_scratch:
+            return {"text": "phonemes", "refine_times": True}
+        from triforce.models.reading.front_end import keeps_words
+        from triforce.models.release_files import load_tokenizer_of  # torch
+
+        return {"init_from": self.init_from, "refine_times": keeps_words(load_tokenizer_of(self.init_from))}
 
     @property
     def recipes(self) -> dict[str, dict[str, Any]]:

@@ -77,7 +77,10 @@ def run_steps(folder: Path, speech_folder: Path | None, config: DemoConfig, run:
     _train("dvae", pipeline, run)
     with run.step("tokenize") as step:
         total = run_tokenize(pipeline.tokenize_config())
-        step.line = f"{total.num_clips} clips, {total.num_codes} codes in {total.num_shards} shards"
+        step.line = (
+            f"{total.num_clips} clips, {total.num_codes} codes in {total.num_shards} shards; words of "
+            f"{total.num_refined} timed by their sounds"
+        )
         step.done_before = total.num_new_shards == 0
     for stage in list(config.minutes_of)[1:]:
         _train(stage, pipeline, run)

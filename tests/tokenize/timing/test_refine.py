@@ -18,6 +18,7 @@ from late_speech import READER, by_flite, by_joe, guessed, sentences
 
 from triforce.models.audio.mel import MelConfig, log_mel
 from triforce.models.reading.interleave import time_words
+from triforce.models.reading.phonemes import PhonemeTokenizer
 from triforce.tokenize.timing.forced import Chain, align
 from triforce.tokenize.timing.refine import FEWEST_S, SpokenClip, refine
 
@@ -55,6 +56,16 @@ def clips(request) -> tuple[str, list[SpokenClip], list[list[float]]]:
 @pytest.fixture(scope="module")
 def refined(clips):
     return refine(clips[1], READER, MEL.frames_per_s)
+
+
+def test_letters_tell_it_nearly_as_well(clips):
+    _, spoken, starts = clips
+    letters = PhonemeTokenizer(spell_all=True)
+    found = refine(spoken, letters, MEL.frames_per_s)
+    begun = np.concatenate([[word[1] for word in words] for words, _ in zip(found, starts, strict=False)])
+    errors = begun - np.concatenate(starts)
+    assert np.median(np.abs(errors - np.median(errors))) < 0.03
+    assert len(found[0][0][3]) == len(letters.words(spoken[0].text)[0].read)
 
 
 def test_words_begin_where_they_do(clips, refined):

