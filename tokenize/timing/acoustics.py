@@ -16,8 +16,8 @@ RANGE_NATS = 7.0
 LOUDEST_PERCENT = 98
 """Percentile of a clip's log-mel that is its loudest. Assumed."""
 NUM_CEPSTRA = 20
-CONTEXT = 5
-"""Frames to either side that are stacked: 53 ms. Assumed."""
+CONTEXT = (-6, -3, 0, 3, 6)
+"""Neighbours of a frame that are stacked: to 64 ms on either side. Assumed."""
 NUM_DIRECTIONS = 40
 FEWEST_FRAMES = 30
 """Frames of a state that count as much for its spread as what all states scatter. Assumed."""
@@ -46,8 +46,8 @@ def normalised(clips: Sequence[np.ndarray], speakers: Sequence[object]) -> list[
 
 
 def stacked(rows: np.ndarray) -> np.ndarray:
-    """Return each frame ``(T, C)`` beside its neighbours, ``(T, (2 * CONTEXT + 1) * C)``; the ends are repeated."""
-    places = np.arange(len(rows))[:, None] + np.arange(-CONTEXT, CONTEXT + 1)
+    """Return each frame ``(T, C)`` beside its neighbours, ``(T, len(CONTEXT) * C)``; the ends are repeated."""
+    places = np.arange(len(rows))[:, None] + np.array(CONTEXT)
     return rows[places.clip(0, len(rows) - 1)].reshape(len(rows), -1)
 
 

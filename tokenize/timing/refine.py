@@ -9,6 +9,7 @@ sounds are furthest apart.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -24,6 +25,8 @@ from triforce.tokenize.timing.sounds import NUM_KINDS, NUM_STATES, PAUSE, SoundC
 FEWEST_S = 60.0
 """Seconds of sound from which sounds are learnt. Measured on flite's voice slt: pieces are off by 53 ms in the median
 of 20 s, 17 of 40, 13 of 60, 9 of 120 and 240."""
+MOST_S = 1800.0
+"""Seconds of clips that are learnt from, evenly chosen: what is learnt of them fills a quarter of a gigabyte."""
 NUM_ROUNDS = 5
 NUM_MOVES = 3
 """Rounds, the first ones, before which all times are moved together."""
@@ -58,9 +61,7 @@ class _Clip:
     names: list[str]
     timed: WordTimes | None
     chain: SoundChain
-    features: np.ndarray
-    """``(T, C)``, stacked."""
-    plain: np.ndarray
+    cepstra: np.ndarray
     """``(T, NUM_CEPSTRA)``."""
     loud: np.ndarray
     """Whether a frame may be a sound, ``(T,)``."""
@@ -81,6 +82,7 @@ def refine(clips: Sequence[SpokenClip], reader: PhonemeTokenizer, frames_per_s: 
     found: list[list[TimedWord] | None] = [None] * len(clips)
     if sum(int(clip.loud.sum()) for clip in taught) < FEWEST_S * frames_per_s:
         return found
+    taught = taught[:: math.ceil(sum(len(clip.states) for clip in taught) / (MOST_S * frames_per_s))]
     for clip in taught:
         _set_first_states(clip, frames_per_s)
     acoustics = _learn(taught, frames_per_s)
@@ -101,7 +103,7 @@ def _prepare(clips: Sequence[SpokenClip], reader: PhonemeTokenizer) -> list[_Cli
         names = split_words(normalise(clip.text))
         timed = time_words(reader, clip.text, clip.words) if clip.words else None
         chain, states = SoundChain.of(pieces), np.full(len(rows), PAUSE)
-        found.append(_Clip(pieces, names, timed, chain, stacked(rows), rows, level > threshold, states))
+        found.append(_Clip(pieces, names, timed, chain, rows, level > threshold, states))
     return found
 
 
@@ -117,7 +119,7 @@ def _set_first_states(clip: _Clip, frames_per_s: float) -> None:
 
 def _learn(clips: Sequence[_Clip], frames_per_s: float) -> Acoustics:
     """Learn the sounds of clips from the guesses of their states, which become better."""
-    features = np.concatenate([clip.features for clip in clips])
+    features = np.concatenate([stacked(clip.cepstra) for clip in clips])
     for number in range(NUM_ROUNDS):
         if number < NUM_MOVES:
             move = _best_move(clips, round(FURTHEST_S * frames_per_s))
@@ -132,7 +134,7 @@ def _learn(clips: Sequence[_Clip], frames_per_s: float) -> Acoustics:
 
 
 def _best_move(clips: Sequence[_Clip], furthest: int) -> int:
-    rows = np.concatenate([clip.plain for clip in clips])
+    rows = np.concatenate([clip.cepstra for clip in clips])
 
     def apart(move: int) -> float:
         return apartness(rows, kind_of(np.concatenate([_moved(clip.states, move) for clip in clips])), NUM_KINDS)
@@ -154,10 +156,10 @@ def _paths(acoustics: Acoustics, clips: Sequence[_Clip]) -> list[tuple[np.ndarra
     there are too few frames.
     """
     found: list[tuple[np.ndarray, float]] = [(np.zeros(0, np.int64), np.inf)] * len(clips)
-    order = sorted(range(len(clips)), key=lambda number: len(clips[number].features))
+    order = sorted(range(len(clips)), key=lambda number: len(clips[number].cepstra))
     for first in range(0, len(order), CLIPS_AT_ONCE):
         numbers = order[first : first + CLIPS_AT_ONCE]
-        scores = [acoustics.scores(clips[number].features) for number in numbers]
+        scores = [acoustics.scores(stacked(clips[number].cepstra)) for number in numbers]
         paths = align(scores, [clips[number].chain.chain for number in numbers])
         for number, score, places in zip(numbers, scores, paths, strict=True):
             found[number] = (
