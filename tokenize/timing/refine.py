@@ -113,8 +113,8 @@ def _set_first_states(clip: _Clip, frames_per_s: float) -> None:
     word = np.repeat(np.arange(len(clip.pieces)), [len(pieces) for pieces in clip.pieces])[clip.chain.sounds]
     starts = starts_of_pieces(clip.timed, clip.pieces)[clip.chain.sounds]
     ends = np.minimum(np.append(starts[1:], np.inf), clip.timed.ends_s[word])
-    frames = [np.rint(times * frames_per_s).astype(np.int64).clip(0, len(clip.states)) for times in (starts, ends)]
-    clip.states = np.where(clip.loud, clip.chain.spread(*frames, len(clip.states)), PAUSE)
+    first, last = (np.rint(times * frames_per_s).astype(np.int64).clip(0, len(clip.states)) for times in (starts, ends))
+    clip.states = np.where(clip.loud, clip.chain.spread(first, last, len(clip.states)), PAUSE)
 
 
 def _learn(clips: Sequence[_Clip], frames_per_s: float) -> Acoustics:
