@@ -87,7 +87,7 @@ def tokenize_here(config: TokenizeConfig) -> None:
     """Make all shards in this process, by the actors that Ray would start."""
     stage = require_dvae(config.release)
     open_tokens(config, stage)
-    read = ReadActor(config.corpus, stage.card, load_tokenizer(config.tokens).to_json(), False)
+    read = ReadActor(config.corpus, stage.card, load_tokenizer(config.tokens).to_json(), config.refine_times)
     encode, write = EncodeActor(config), WriteActor(config.tokens)
     for shard in extend_plan(config):
         write(encode(read(planned_row(shard))))
