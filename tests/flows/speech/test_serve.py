@@ -21,7 +21,8 @@ import pytest
 import soundfile
 import tiny_run
 
-from triforce.flows.speech.serve import ServeConfig, start, with_absolute_paths
+from triforce.flows.speech.serve import ServeConfig
+from triforce.flows.speech.serving.start import start, with_absolute_paths
 from triforce.ingest.media.encode import encode_stream
 
 KEY = "k-1234"
