@@ -22,6 +22,7 @@ from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect
 from starlette.responses import HTMLResponse, Response, StreamingResponse
 
 from triforce.flows.speech.access import is_key
@@ -58,6 +59,8 @@ OTHER_BYTES = 64 * 1024
 WARM_VOICES = 16
 """Voices that speak once before the server answers: to measure how loud a voice is takes as long as three sentences,
 while everybody waits. Those beyond are measured when they are first asked for. Assumed."""
+VOICE_CHARS = 80
+"""Characters of an unknown voice's name that a warning repeats. Assumed."""
 LOOPBACK_ORIGINS = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
 PAGE = Path(__file__).with_name("page.html")
 
@@ -281,7 +284,8 @@ class SpeechServer:
         warnings = []
         if wanted.voice not in self.voices:
             known = ", ".join(sorted(self.voices))
-            warnings.append(f"voice {wanted.voice!r} is not here, {DEFAULT_VOICE!r} speaks: this server has {known}")
+            name = wanted.voice[:VOICE_CHARS]
+            warnings.append(f"voice {name!r} is not here, {DEFAULT_VOICE!r} speaks: this server has {known}")
             wanted = wanted.model_copy(update={"voice": DEFAULT_VOICE})
         if wanted.instructions:
             warnings.append("instructions are not followed")
@@ -299,10 +303,13 @@ class SpeechServer:
         """Read no more than an input of ``max_chars`` needs, whatever the header says."""
         most = OTHER_BYTES + BYTES_PER_CHARACTER * self.config.max_chars
         body = b""
-        async for part in request.stream():
-            body += part
-            if len(body) > most:
-                raise RequestError(413, f"a body over {most} bytes", "too_long")
+        try:
+            async for part in request.stream():
+                body += part
+                if len(body) > most:
+                    raise RequestError(413, f"a body over {most} bytes", "too_long")
+        except ClientDisconnect as error:
+            raise RequestError(499, "the client has gone", "client_gone") from error
         return body
 
     async def _encoded(self, wanted: SpeechRequest, place: Place) -> AsyncGenerator[bytes]:

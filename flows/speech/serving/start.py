@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import socket
 import threading
-import time
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -104,14 +104,17 @@ def _start_replicas(config: ServeConfig, key_hash: str | None) -> Running:
 
 
 def serve_forever(config: ServeConfig) -> None:
-    """Serve until interrupted; the key comes from the environment, where no list of processes shows it."""
+    """Serve until interrupted or told to end (SIGTERM); the key comes from the environment, where no list of processes
+    shows it."""
+    ended = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: ended.set())
     address, stop = start(config, os.environ.get(KEY_VARIABLE))
     guarded = "with the key" if os.environ.get(KEY_VARIABLE) else "without a key, to this machine alone"
     print(json.dumps({"address": address, "speech": f"{address}/v1/audio/speech"}), flush=True)
     logger.warning("open %s in a browser; served %s; Ctrl-C ends it", address, guarded)
     try:
-        while True:
-            time.sleep(3600)
+        while not ended.wait(3600):
+            pass
     finally:
         stop()
 
