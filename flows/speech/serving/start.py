@@ -25,6 +25,9 @@ from triforce.models.voice.bundled import VOICE
 
 logger = logging.getLogger(__name__)
 
+SEND_BYTES = 1 << 18
+"""Sound that the kernel keeps for a client, some seconds of pcm. Left alone it takes 4 MB, a minute and a half that is
+spoken before it is seen that nobody reads."""
 STOP_S = 3
 """Seconds that answers under way have when the server is stopped. Assumed."""
 
@@ -65,6 +68,7 @@ def with_absolute_paths(config: ServeConfig) -> ServeConfig:
 def _start_here(config: ServeConfig, key_hash: str | None) -> Running:
     family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
     listening = socket.create_server((config.host, config.port), family=family)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BYTES)  # its connections have the same
     server = SpeechServer(config, key_hash)
     settings = uvicorn.Config(
         server.__serve_build_asgi_app__(),
