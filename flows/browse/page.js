@@ -4,7 +4,7 @@ const get = id => document.getElementById(id);
 const COLOURS = ['#2f7fc1', '#d9822b', '#3c9d5d', '#b04ea8', '#c2484d', '#8a7a2e', '#5a6ad0'];
 const OTHERS = '#8b8f97';
 const SYMBOLS = { at_least: '≥', at_most: '≤', is: '=', is_not: '≠', contains: 'contains', lacks: 'lacks', empty: 'is empty', filled: 'is there', yes: 'yes', no: 'no' };
-const state = { about: null, config: {}, filters: [], next: null, clip: null, entry: null, border: null, played: null, asked: 0 };
+const state = { about: null, config: {}, filters: [], next: null, clip: null, entry: null, border: null, played: null, asked: 0, visit: 0 };
 
 // ---- small parts
 
@@ -64,14 +64,14 @@ function plain(name) {  // snr_db: SNR, dB
   return stem.replaceAll('_', ' ').replace(SHORT, word => word.toUpperCase()) + (unit ? `, ${UNITS[unit]}` : '');
 }
 
-function once(task) {  // one at a time, and the last one that was asked for
+function once(task, say = complain) {  // one at a time, and the last one that was asked for
   let running = false, again = false;
   return async function run() {
     if (running) { again = true; return; }
     running = true;
     do {
       again = false;
-      try { await task(); complain(null); } catch (error) { complain(error); }
+      try { await task(); say(null); } catch (error) { say(error); }
     } while (again);
     running = false;
   };
@@ -381,6 +381,7 @@ function showFilterValue() {
 // ---- one clip
 
 async function choose(entry, item) {
+  const visit = ++state.visit;  // not the clip's id: answers of an earlier visit to the same clip are late, too
   state.entry = entry;
   state.item = item;
   showCurrent();
@@ -388,7 +389,7 @@ async function choose(entry, item) {
   history.replaceState(null, '', `#${entry.clip_id}`);
   try {
     const found = await ask(`/api/clips/${entry.clip_id}`);
-    if (state.entry.clip_id !== entry.clip_id) return;
+    if (visit !== state.visit) return;
     state.clip = found;
     showClip(entry.clip_id);
     complain(null);
@@ -414,42 +415,47 @@ function showClip(id) {
     get('player').src = `/api/clips/${id}/media`;
     loadPicture(id);
   } else get('image').src = `/api/clips/${id}/media`;
-  loadCodes(id, clip, isSound);
+  showNoCodes(clip, isSound);
+  if (!get('decode').hidden) loadCodes();
 }
 
 async function loadPicture(id) {
+  const shown = state.clip;
   state.picture = null;
   get('waveform').parentElement.setAttribute('aria-busy', 'true');
   try {
     const picture = await ask(`/api/clips/${id}/picture`);
-    if (state.entry.clip_id !== id) return;
+    if (shown !== state.clip) return;
     state.picture = picture;
     drawClip();
   } catch (error) { complain(error); }
   get('waveform').parentElement.removeAttribute('aria-busy');
 }
 
-async function loadCodes(id, clip, isSound) {
+function showNoCodes(clip, isSound) {
   state.codes = null;
-  const fits = state.about.has_release && (clip.modality || 'speech') === state.about.modality;
-  get('decode').hidden = !fits;
+  get('decode').hidden = !(state.about.has_release && (clip.modality || 'speech') === state.about.modality);
   get('codes').hidden = get('decoded-mel').hidden = true;
   get('decoded-player').hidden = !isSound;
   get('decoded-image').hidden = isSound;
   get('decoded-player').removeAttribute('src');
-  if (!fits) return;
   get('decode-about').textContent = 'Decoding …';
+}
+
+const loadCodes = once(async () => {  // of the clip that is shown; who hurries past many waits for two decodes at most
+  const shown = state.clip, { clip } = shown, path = `/api/clips/${clip.clip_id}`;
   try {
-    const codes = await ask(`/api/clips/${id}/codes`);
-    if (state.entry.clip_id !== id) return;
+    const codes = await ask(`${path}/codes`);
+    if (shown !== state.clip) return;
+    const isSound = !['image', 'video'].includes(clip.modality);
     state.codes = codes;
     get('decode-about').textContent = `${codes.codes.length} codes from a codebook of ${whole(codes.num_codes)}, ${codes.origin}; what they decode to:`;
-    if (isSound) get('decoded-player').src = `/api/clips/${id}/decoded`;
-    else get('decoded-image').src = `/api/clips/${id}/decoded`;
+    if (isSound) get('decoded-player').src = `${path}/decoded`;
+    else get('decoded-image').src = `${path}/decoded`;
     get('codes').hidden = get('decoded-mel').hidden = !isSound;
     drawClip();
-  } catch (error) { get('decode-about').textContent = error.message; }
-}
+  } catch (error) { if (shown === state.clip) get('decode-about').textContent = error.message; }
+}, () => {});
 
 function showWords(clip) {
   const place = get('words');

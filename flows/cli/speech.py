@@ -128,7 +128,8 @@ def serve(
     settings: Settings = None,
 ) -> None:
     """An OpenAI-compatible speech endpoint and a small page; the key is what TRIFORCE_API_KEY holds."""
-    from triforce.flows.speech.serve import ServeConfig, serve_forever
+    from triforce.flows.speech.serve import ServeConfig
+    from triforce.flows.speech.serving.start import serve_forever
 
     fields: dict[str, Any] = {"release": release, "host": host, "port": port, "replicas": replicas, "vocoder": vocoder}
     fields |= {"device": device, "precision": precision}

@@ -1,40 +1,35 @@
-"""``triforce serve``: OpenAI's speech endpoint over a release, and a page to type and listen.
+"""One replica of ``triforce serve``: OpenAI's speech endpoint over a release, and a page to type and listen.
 
-One replica is a process with uvicorn; several are Ray Serve's. In each an engine's thread draws and renders what all
-its clients ask for, and the handlers wait for samples, encode them and send them on. The server listens to this machine
-alone unless a key is set.
+An engine's thread draws and renders what all clients ask for, and the handlers wait for samples, encode them and send
+them on. `serving/start.py` starts replicas, `serving/places.py` and `serving/stalls.py` say who waits and for how long.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-import os
 import queue
 import secrets
-import socket
-import threading
-import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import uvicorn
 from fastapi import FastAPI, Request
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect
 from starlette.responses import HTMLResponse, Response, StreamingResponse
 
-from triforce.flows.speech.access import KEY_VARIABLE, hash_key, is_key, require_key
+from triforce.flows.speech.access import is_key
 from triforce.flows.speech.characters import named, spoken
 from triforce.flows.speech.engine import ENDED, SpeechEngine
 from triforce.flows.speech.sentences import split_spoken
+from triforce.flows.speech.serving.places import Client, Place, Places
 from triforce.flows.speech.speaker import ROWS, SpeakConfig, Speaker
 from triforce.flows.speech.speech_api import (
     ALIASES,
@@ -51,7 +46,6 @@ from triforce.flows.speech.speech_api import (
     warning_header,
 )
 from triforce.flows.speech.voices import read_voices
-from triforce.ingest import storage
 from triforce.ingest.media.encode import FORMATS, StreamEncoder
 from triforce.models.decoding.precision import Precision
 from triforce.models.voice.bundled import VOICE
@@ -65,8 +59,8 @@ OTHER_BYTES = 64 * 1024
 WARM_VOICES = 16
 """Voices that speak once before the server answers: to measure how loud a voice is takes as long as three sentences,
 while everybody waits. Those beyond are measured when they are first asked for. Assumed."""
-STOP_S = 3
-"""Seconds that answers under way have when the server is stopped. Assumed."""
+VOICE_CHARS = 80
+"""Characters of an unknown voice's name that a warning repeats. Assumed."""
 LOOPBACK_ORIGINS = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:\d+)?"
 PAGE = Path(__file__).with_name("page.html")
 
@@ -90,6 +84,13 @@ class ServeConfig(BaseModel):
     max_waiting: int = Field(
         16, ge=1, le=10_000, description="Requests that a replica works on or keeps waiting; others get status 429."
     )
+    max_stall_s: float = Field(
+        120.0,
+        ge=0.1,
+        le=86_400,
+        description="Seconds for which a client may take nothing of its sound, then its connection is closed and its "
+        "place free; one that reads slowly stays. Where one replica is served.",
+    )
     rows: int = Field(ROWS, ge=1, le=256, description="Sentences that a replica draws side by side.")
     speak: SpeakConfig = SpeakConfig()
 
@@ -108,7 +109,7 @@ class SpeechServer:
         )
         self.voices = {DEFAULT_VOICE: None} | read_voices(config.voices, self.release.sample_rate_hz)
         self.speaker = lru_cache(maxsize=64)(self._speaker)
-        self._working: set[object] = set()
+        self.places = Places(config.max_waiting)
         self.engine = self._warm_engine()
 
     def __serve_build_asgi_app__(self) -> FastAPI:
@@ -202,23 +203,16 @@ class SpeechServer:
     async def speech(self, request: Request) -> Response:
         self._authorize(request)
         wanted = parse_request(await self._body(request))
-        wanted, warnings = await run_in_threadpool(self._checked, wanted)
-        if len(self._working) >= self.config.max_waiting:
-            raise RequestError(
-                429,
-                f"{len(self._working)} texts are being spoken or wait, as many as this server takes at once "
-                "(max_waiting): try again in a second",
-                "busy",
-            )
-        place = object()
-        self._working.add(place)
-        sound = self._encoded(wanted, place)
+        place, sound = self._take_place(request, wanted), None
         try:
             # What goes wrong with the text goes wrong before the first bytes, while the status can still say so.
+            wanted, warnings = await run_in_threadpool(self._checked, wanted)
+            sound = self._encoded(wanted, place)
             first = await self._first(sound, request)
         except BaseException as error:
-            await sound.aclose()
-            self._working.discard(place)
+            if sound is not None:
+                await sound.aclose()
+            self.places.give_back(place)
             if isinstance(error, ValueError):
                 raise RequestError(400, str(error), "unreadable_input", "input") from error
             raise
@@ -228,6 +222,30 @@ class SpeechServer:
         if wanted.stream_format == "sse":
             body, media_type = self._events(body, wanted), "text/event-stream"
         return StreamingResponse(body, 200, headers, media_type, BackgroundTask(_closed, body, sound))
+
+    def _take_place(self, request: Request, wanted: SpeechRequest) -> Place:
+        """Return a place before any work is done; raises RequestError where there is none."""
+        about = f"a text of {len(wanted.input)} characters as {wanted.response_format}"
+        place = self.places.take(request.client, len(wanted.input), about)
+        if place is None:
+            wait_s = self.places.retry_after_s()
+            raise RequestError(
+                429,
+                f"{len(self.places)} texts are being spoken or wait, as many as this server takes at once "
+                f"(max_waiting): a place should be free in {wait_s} s",
+                "busy",
+                retry_after_s=wait_s,
+            )
+        return place
+
+    def stalled(self, client: Client) -> None:
+        """Say that a client's connection is closed because it takes nothing."""
+        place = self.places.of(client)
+        what = "a connection" if place is None else f"{place.about}, begun {self.places.age_s(place):.0f} s ago"
+        logger.warning(
+            "%s, of the client at %s port %d, is ended: it took nothing for %g s (max_stall_s)",
+            *(what, *client, self.config.max_stall_s),
+        )
 
     async def _first(self, sound: AsyncGenerator[bytes], request: Request) -> bytes:
         """Wait for the first bytes, as long as the client does."""
@@ -266,7 +284,8 @@ class SpeechServer:
         warnings = []
         if wanted.voice not in self.voices:
             known = ", ".join(sorted(self.voices))
-            warnings.append(f"voice {wanted.voice!r} is not here, {DEFAULT_VOICE!r} speaks: this server has {known}")
+            name = wanted.voice[:VOICE_CHARS]
+            warnings.append(f"voice {name!r} is not here, {DEFAULT_VOICE!r} speaks: this server has {known}")
             wanted = wanted.model_copy(update={"voice": DEFAULT_VOICE})
         if wanted.instructions:
             warnings.append("instructions are not followed")
@@ -284,13 +303,16 @@ class SpeechServer:
         """Read no more than an input of ``max_chars`` needs, whatever the header says."""
         most = OTHER_BYTES + BYTES_PER_CHARACTER * self.config.max_chars
         body = b""
-        async for part in request.stream():
-            body += part
-            if len(body) > most:
-                raise RequestError(413, f"a body over {most} bytes", "too_long")
+        try:
+            async for part in request.stream():
+                body += part
+                if len(body) > most:
+                    raise RequestError(413, f"a body over {most} bytes", "too_long")
+        except ClientDisconnect as error:
+            raise RequestError(499, "the client has gone", "client_gone") from error
         return body
 
-    async def _encoded(self, wanted: SpeechRequest, place: object) -> AsyncGenerator[bytes]:
+    async def _encoded(self, wanted: SpeechRequest, place: Place) -> AsyncGenerator[bytes]:
         """Yield the bytes of the sound as it is made; a client that goes frees what its text had."""
         encoder = StreamEncoder(self.release.sample_rate_hz, wanted.response_format)
         made: asyncio.Queue[np.ndarray | Exception | None] = asyncio.Queue()
@@ -307,8 +329,9 @@ class SpeechServer:
                 if data := encoder.push(part):
                     yield data
             yield encoder.close()
+            self.places.give_back(place, done=True)
         finally:
-            self._working.discard(place)
+            self.places.give_back(place)
             if job is not None:
                 self.engine.cancel(job)
             encoder.close()
@@ -334,95 +357,3 @@ async def _closed(*generators: AsyncGenerator[bytes]) -> None:
     """Close generators, the outer one first: what was not sent is not made."""
     for generator in generators:
         await generator.aclose()
-
-
-class Running(NamedTuple):
-    """A server that answers."""
-
-    address: str
-    stop: Callable[[], None]
-
-
-def start(config: ServeConfig, key: str | None = None) -> Running:
-    """Start serving: in this process, or with several replicas by Ray Serve.
-
-    Raises ValueError where others could reach it without a key.
-    """
-    from triforce.models.release_files import load_card, require_dvae
-
-    require_key(config.host, key)
-    config = with_absolute_paths(config)
-    require_dvae(config.release)
-    if load_card(config.release, "gpt") is None:
-        raise FileNotFoundError(f"{config.release}: no gpt/config.json here; train one with `triforce train gpt`")
-    key_hash = hash_key(key) if key else None
-    return _start_here(config, key_hash) if config.replicas == 1 else _start_replicas(config, key_hash)
-
-
-def with_absolute_paths(config: ServeConfig) -> ServeConfig:
-    """Return the config as a process in another folder needs it; `VOICE` is a name, not a path."""
-    release = config.release if config.release == VOICE else storage.absolute(config.release)
-    vocoder = config.vocoder
-    if vocoder and os.path.isdir(vocoder):  # else it is a name
-        vocoder = os.path.abspath(vocoder)
-    voices = config.voices and os.path.abspath(config.voices)
-    return config.model_copy(update={"release": release, "vocoder": vocoder, "voices": voices})
-
-
-def _start_here(config: ServeConfig, key_hash: str | None) -> Running:
-    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
-    listening = socket.create_server((config.host, config.port), family=family)
-    server = SpeechServer(config, key_hash)
-    settings = uvicorn.Config(
-        server.__serve_build_asgi_app__(), log_level="warning", lifespan="off", timeout_graceful_shutdown=STOP_S
-    )
-    app = uvicorn.Server(settings)
-    thread = threading.Thread(target=app.run, args=([listening],), name="http")
-    thread.start()
-
-    def stop() -> None:
-        app.should_exit = True
-        thread.join()
-        server.engine.stop()
-
-    return Running(_address(config.host, listening.getsockname()[1]), stop)
-
-
-def _start_replicas(config: ServeConfig, key_hash: str | None) -> Running:
-    try:
-        from ray import serve
-    except ImportError as error:
-        raise ImportError("several replicas need Ray Serve: pip install 'triforce[serve]'") from error
-    from triforce.tokenize.ray_session import connect
-
-    port = config.port or _free_port()
-    connect()
-    serve.start(http_options={"host": config.host, "port": port})
-    deployment = serve.deployment(
-        name="speech", num_replicas=config.replicas, max_ongoing_requests=config.max_waiting + 16
-    )(serve.ingress()(SpeechServer))
-    serve.run(deployment.bind(config, key_hash), name="triforce")
-    return Running(_address(config.host, port), serve.shutdown)
-
-
-def serve_forever(config: ServeConfig) -> None:
-    """Serve until interrupted; the key comes from the environment, where no list of processes shows it."""
-    address, stop = start(config, os.environ.get(KEY_VARIABLE))
-    guarded = "with the key" if os.environ.get(KEY_VARIABLE) else "without a key, to this machine alone"
-    print(json.dumps({"address": address, "speech": f"{address}/v1/audio/speech"}), flush=True)
-    logger.warning("open %s in a browser; served %s; Ctrl-C ends it", address, guarded)
-    try:
-        while True:
-            time.sleep(3600)
-    finally:
-        stop()
-
-
-def _address(host: str, port: int) -> str:
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]

@@ -54,10 +54,12 @@ class SpeechRequest(BaseModel):
 class RequestError(Exception):
     """An error response instead of sound."""
 
-    def __init__(self, status: int, message: str, code: str, param: str | None = None) -> None:
+    def __init__(
+        self, status: int, message: str, code: str, param: str | None = None, retry_after_s: int | None = None
+    ) -> None:
         super().__init__(message)
         kind = "invalid_request_error" if status < 500 and status != 429 else "server_error"
-        self.status = status
+        self.status, self.retry_after_s = status, retry_after_s
         self.body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
@@ -111,5 +113,7 @@ async def answer_error(_: Request, error: Exception) -> JSONResponse:
         error = RequestError(error.status_code, str(error.detail), str(error.detail).lower().replace(" ", "_"))
     elif not isinstance(error, RequestError):
         error = RequestError(500, "the server failed; its log says where", "internal_error")
-    headers = {401: {"WWW-Authenticate": "Bearer"}, 429: {"Retry-After": "1"}}.get(error.status, {})
+    headers = {"WWW-Authenticate": "Bearer"} if error.status == 401 else {}
+    if error.retry_after_s is not None:
+        headers["Retry-After"] = str(error.retry_after_s)
     return JSONResponse(error.body, error.status, headers)

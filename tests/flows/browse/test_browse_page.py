@@ -142,6 +142,31 @@ def test_the_keyboard_goes_through_clips_plays_and_marks(tab, page):
     assert tab.errors == []
 
 
+HELD = """(() => { const plain = window.fetch; window.asked = []; window.loads = 0;
+  const open = new Promise(go => { window.letGo = go; });
+  window.fetch = async path => { if (!String(path).endsWith('/codes')) return plain(path);
+    asked.push(path); const answer = await plain(path); await open; return answer; };
+  get('decoded-player').addEventListener('loadstart', () => loads++); return true; })()"""
+
+
+@pytest.mark.slow
+def test_a_clip_that_is_come_back_to_is_loaded_once(tab):
+    """Codes that were asked for on an earlier visit are late: taken, they would load the sound again under a player."""
+    tab.run(HELD)
+    shown = "document.getElementById('clip-title').textContent"
+    order = tab.run("[...document.querySelectorAll('#list .clip')].map(one => one.dataset.clip)")
+    for key, expected in (("j", 0), ("j", 1), ("j", 2), ("k", 1), ("k", 0)):
+        tab.press(key)
+        tab.until(f"{shown} === '{order[expected]}'")
+    tab.run("letGo(true)")
+    tab.until("get('decoded-player').readyState === 4")
+    tab.press("d")
+    tab.until("get('decoded-player').ended")
+    assert tab.run("loads") == 1
+    assert tab.run("asked") == [f"/api/clips/{order[0]}/codes"] * 2, "decodes of clips that nobody looks at any more"
+    assert tab.errors == []
+
+
 @pytest.mark.slow
 def test_a_title_of_markup_is_text(tab):
     tab.run("document.getElementById('search').value = '<script>'")

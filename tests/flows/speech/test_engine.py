@@ -74,7 +74,7 @@ def eventually(holds: Callable[[], bool]) -> bool:
 
 def idle(replica: SpeechServer) -> bool:
     engine = replica.engine
-    return not (engine.jobs or engine.pool.busy or replica._working)
+    return not (engine.jobs or engine.pool.busy or replica.places)
 
 
 def test_clients_side_by_side_get_what_each_gets_alone(address):
@@ -136,7 +136,7 @@ def test_a_client_that_goes_frees_its_rows_at_once(replica, address, monkeypatch
         else:
             with pytest.raises(httpx.ReadTimeout):
                 client.post(address, json=body)
-    assert eventually(lambda: not replica._working)
+    assert eventually(lambda: not replica.places)
     go_on.set()
     assert eventually(lambda: idle(replica))
     assert len(jobs[0].sentences) > 20
@@ -154,6 +154,7 @@ def test_too_many_are_told_to_come_again(replica, address):
         assert refused.status_code == 429
         assert int(refused.headers["retry-after"]) >= 1
         assert "max_waiting" in refused.json()["error"]["message"]
+        assert ask(address, "...").status_code == 429, "a text was read for which there is no place"
         for stream in streams:
             stream.__exit__(None, None, None)
     assert eventually(lambda: idle(replica))

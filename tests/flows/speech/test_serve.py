@@ -21,7 +21,8 @@ import pytest
 import soundfile
 import tiny_run
 
-from triforce.flows.speech.serve import ServeConfig, start, with_absolute_paths
+from triforce.flows.speech.serve import ServeConfig
+from triforce.flows.speech.serving.start import start, with_absolute_paths
 from triforce.ingest.media.encode import encode_stream
 
 KEY = "k-1234"
@@ -71,6 +72,15 @@ def test_paths_are_those_of_the_folder_and_the_voice_that_comes_along_is_a_name(
 @contextmanager
 def serving(folder: Path, *options: str) -> Iterator[str]:
     """Run the command over tiny networks; yields the address."""
+    with process_of(folder, *options) as (process, address):
+        yield address
+        process.send_signal(signal.SIGINT)
+    assert process.returncode == 130
+
+
+@contextmanager
+def process_of(folder: Path, *options: str) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """Run the command until it ends, for which the caller has to see; it is killed where the caller fails."""
     release = tiny_run.write_release(folder / "release")
     command = [COMMAND, "serve", "--release", release, "--port", "0", "--set", "speak.sampling.max_codes=16"]
     with (folder / "log").open("wb") as log:
@@ -83,17 +93,31 @@ def serving(folder: Path, *options: str) -> Iterator[str]:
     try:
         line = process.stdout.readline()
         assert line.startswith(b"{"), (folder / "log").read_text()[-2000:]
-        yield json.loads(line)["address"]
-    finally:
-        process.send_signal(signal.SIGINT)
+        yield process, json.loads(line)["address"]
         process.wait(120)
-    assert process.returncode == 130
+    finally:
+        process.kill()
+        process.wait(120)
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     with serving(tmp_path_factory.mktemp("serve")) as address:
         yield address
+
+
+@pytest.mark.slow
+def test_told_to_end_it_lets_those_who_listen_hear_the_end(tmp_path):
+    with process_of(tmp_path) as (process, address):
+        headers = {"Authorization": f"Bearer {KEY}"}
+        fields = {"input": "One two. " * 4, "response_format": "pcm"}
+        with httpx.stream("POST", f"{address}/v1/audio/speech", json=fields, headers=headers, timeout=60) as answer:
+            parts = answer.iter_raw()
+            first = next(parts)
+            process.terminate()
+            assert len(first) < len(first + b"".join(parts))
+    assert process.returncode == 0
+    assert "Traceback" not in (tmp_path / "log").read_text()
 
 
 @pytest.mark.slow

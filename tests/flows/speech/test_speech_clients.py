@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import io
 import json
+import logging
+import socket
 
 import av
 import httpx
@@ -115,6 +117,17 @@ def test_errors_are_the_clients_own(client, address):
     for method, path, status in (("GET", "/v1/audio/speech", 405), ("POST", "/v1/chat/completions", 404)):
         answer = httpx.request(method, f"{address}{path}", timeout=60)
         assert (answer.status_code, set(answer.json()["error"])) == (status, {"message", "type", "param", "code"})
+
+
+def test_a_client_that_goes_while_it_sends_is_no_fault_of_the_server(replica, address, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("uvicorn"), "propagate", True)
+    host, port = address.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as client:
+        client.sendall(b'POST /v1/audio/speech HTTP/1.1\r\nHost: here\r\nContent-Length: 500\r\n\r\n{"input": "Hi')
+    assert httpx.post(f"{address}/v1/audio/speech", json={"input": "Hi.", "voice": "x" * 9000}, timeout=60).is_success
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+    assert max(map(len, caplog.messages)) < 300, "what is asked for fills the log"
+    assert len(replica.places) == 0
 
 
 def test_bodies_are_as_long_as_their_inputs_may_be(client, address):
