@@ -22,7 +22,7 @@ SMALL = {
     **{"minutes": 2.5, "hours": 0.002, "speech_share": 0.2, "dvae_share": 0.1, "teacher": "false"},
     **{"dvae_batch": 2, "dvae_hidden": 16, "crop_frames": 64, "vocoder_batch": 1, "fsq_levels": "[4,4]"},
     **{"gpt_layers": 1, "gpt_width": 32, "gpt_heads": 2, "gpt_rows": 1, "context": 512},
-    **{"diffusion_hidden": 32, "diffusion_blocks": 1, "diffusion_batch": 2},
+    **{"diffusion": "true", "diffusion_hidden": 32, "diffusion_blocks": 1, "diffusion_batch": 2},
 }
 
 

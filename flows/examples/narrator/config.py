@@ -30,11 +30,11 @@ class NarratorConfig(BaseModel):
     vocoder_share: float = Field(
         0.15, gt=0, lt=1, description="Share of the time for the vocoder where it comes behind the transformer."
     )
+    diffusion: bool = Field(
+        False, description="Train a diffusion network that is told the phonemes too. None has won words yet."
+    )
     diffusion_share: float = Field(
-        0.2,
-        ge=0,
-        lt=1,
-        description="Share of the time for the diffusion network where it comes behind the transformer.",
+        0.2, gt=0, lt=1, description="Share of the time for it where it comes behind the transformer."
     )
     noise_scale: tuple[float, float] = Field(
         (0.1, 0.35), description="Range of the noise of the synthesiser's sound: little, so that codes can be foretold."

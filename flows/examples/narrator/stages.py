@@ -89,8 +89,9 @@ class Work:
 
     def minutes_before(self, *later: str) -> float:
         """Minutes until the time of stages that come behind this one, or where all run at once, until the end."""
-        shares = {"diffusion": self.config.diffusion_share, "vocoder": self.config.vocoder_share}
-        kept = self.config.minutes * sum(shares[name] for name in later) if self.config.in_turn else SPARE_MIN
+        config = self.config
+        shares = {"diffusion": config.diffusion * config.diffusion_share, "vocoder": config.vocoder_share}
+        kept = config.minutes * sum(shares[name] for name in later) if config.in_turn else SPARE_MIN
         return max(0.02, self.minutes_left - kept)
 
     def note(self, stage: str, figures: dict[str, Any]) -> None:
@@ -253,8 +254,13 @@ def gpt(work: Work) -> None:
 
 
 def diffusion(work: Work) -> None:
-    """Train what restores the decode, told the codes and the phonemes: its mean, so that speech can be streamed."""
+    """Train what restores the decode, told the codes and the phonemes: its mean, so that speech can be streamed; where
+    it is asked for.
+    """
     config, base = work.config, work.config.init_from
+    if not config.diffusion:
+        work.note("diffusion", {"trained": False})
+        return
     while load_card(work.release, "gpt") is None:  # its front end says what phonemes there are
         if work.minutes_left <= SPARE_MIN:
             raise RuntimeError("gpt: nothing written when the time was over")
