@@ -32,8 +32,8 @@ class CodeStream:
     ``seed`` is of the vocoder's noise: on a CPU the samples are those of `Release.render` but for rounding. With
     another ``speed`` frames are taken from the mel at multiples of it; `Release.render` stretches it to a whole number.
     ``haste`` lets the first samples go when the shares `HASTE` of what they depend on are known: the sound is another
-    one by little, and has no seam either. ``diffusion`` restores the decode by its mean, under
-    the guidance of ``sampler``.
+    one by little, and has no seam either. ``diffusion`` restores the decode by its mean, under the guidance of
+    ``sampler``.
     """
 
     def __init__(

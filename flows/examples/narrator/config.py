@@ -41,6 +41,10 @@ class NarratorConfig(BaseModel):
     )
     noise_w: tuple[float, float] = Field((0.0, 0.3), description="Range of the noise of its durations.")
     length_scale: tuple[float, float] = Field((0.95, 1.1), description="Range of the factor of its durations.")
+    refine_times: bool = Field(
+        False,
+        description="Find the times of words anew (`tokenize.timing`), where the synthesiser's are late. Not measured.",
+    )
     fsq_levels: tuple[int, ...] = Field((8, 8, 8, 8), description="Levels of the codes: 4096 codes.")
     dvae_hidden: int = Field(384, ge=8, description="Channels of the dVAE.")
     dvae_folded: bool = Field(False, description="Let the dVAE work at the rate of the codes alone: for CPUs.")

@@ -21,6 +21,7 @@ import torch
 
 from triforce.flows.examples.narrator.codes import read_codes, write_codes
 from triforce.flows.examples.narrator.config import NarratorConfig
+from triforce.flows.examples.narrator.times import refine_pack
 from triforce.flows.examples.narrator.voices import write_voices
 from triforce.flows.examples.piper.make_pack import make_pack
 from triforce.flows.examples.piper.synthesise import Manner, SynthesisConfig
@@ -123,6 +124,8 @@ def speech(work: Work) -> None:
             half=config.on_gpu,
         ),
     )
+    if config.refine_times:
+        figures |= refine_pack(work.pack)
     work.note("speech", figures)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from triforce.models.dvae import DVAE
+from triforce.models.reading.interleave import TimedWord
 from triforce.train.data.order import Place, uniforms
 from triforce.train.data.packed.crops import PackedCrops
 from triforce.train.data.packed.whole import whole_clips
@@ -84,6 +85,6 @@ class PackedPriors:
         return found
 
 
-def _words(clip: dict[str, Any]) -> list[tuple[str, float, float]] | None:
+def _words(clip: dict[str, Any]) -> list[TimedWord] | None:
     words = clip.get("words")
-    return [(word, start, end) for word, start, end in words] if words else None
+    return [tuple(word) for word in words] if words else None
