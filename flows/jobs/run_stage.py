@@ -59,7 +59,7 @@ def run_tokenize(
         num_clips=totals["num_clips"],
         num_codes=totals["num_codes"],
         num_failed=totals["num_failed"],
-        num_refined=totals["num_refined"],
+        num_refined=totals.get("num_refined", 0),  # none in indices from before
         hours=totals["duration_s"] / 3600,
         wall_s=time.monotonic() - started,
     )

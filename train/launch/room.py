@@ -34,7 +34,7 @@ def require_room(task: Task, config: TrainConfig, device: torch.device, sharers:
     freeze(task.model, config.train_only)  # as the trainer does: what is frozen takes less
     if free is None:
         free = free_bytes(device)
-    half = in_bfloat16(config.precision, device)
+    half = in_bfloat16(config.precision, device, task.model)
     a_sample = task.activation_bytes(half)
     if free is None or not a_sample:
         return

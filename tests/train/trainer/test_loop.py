@@ -144,6 +144,12 @@ def test_precision_by_itself_is_what_the_device_is_fast_at(monkeypatch):
         assert in_bfloat16("auto", gpu)
         assert in_bfloat16("bfloat16", cpu)
         assert not in_bfloat16("float32", gpu)
+        films, pictures = torch.nn.Conv3d(3, 4, 3), torch.nn.Conv2d(3, 4, 3)
+        assert in_bfloat16("auto", cpu, pictures) is units
+        assert not in_bfloat16("auto", cpu, films)
+        assert in_bfloat16("auto", gpu, films)
+        with pytest.raises(ValueError, match="convolutions along three axes are wrong"):
+            in_bfloat16("bfloat16", cpu, films)
 
 
 def test_two_accumulated_halves_are_one_batch(trained):
