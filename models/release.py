@@ -270,6 +270,14 @@ class Release:
             return None
         return torch.stack(told(self.diffusion.config, codes, spoken)).to(self.device)
 
+    def told(
+        self, codes: np.ndarray | torch.Tensor, text: str | None = None, spoken: np.ndarray | None = None
+    ) -> dict[str, torch.Tensor | None]:
+        """Return all that the diffusion network is told of codes ``(K,)`` beside their decode, for `restore`: `latents`
+        of the ``text`` that they say, and `tokens`.
+        """
+        return {"latents": self.latents(text, codes), "tokens": self.tokens(codes, spoken)}
+
     def restore(
         self,
         mel: torch.Tensor,
@@ -476,8 +484,7 @@ class Release:
             raise ValueError(f"speed {speed}: from 0.25 to 4")
         if not codes.size:
             return np.zeros(0, np.float32), np.zeros((self.mel_config.num_mels, 0), np.float32)
-        told = {"latents": self.latents(text, codes), "tokens": self.tokens(codes, spoken)}
-        mel = self.restore(self.decode(codes), seed=seed, config=sampler, **told)
+        mel = self.restore(self.decode(codes), seed=seed, config=sampler, **self.told(codes, text, spoken))
         if speed != 1:  # stretched between frames: pitch lies along the other axis
             frames = max(2, round(mel.shape[1] / speed))
             mel = nn.functional.interpolate(mel[None], frames, mode="linear", align_corners=True)[0]

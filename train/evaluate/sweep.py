@@ -82,7 +82,8 @@ class HeldoutClip:
     waveform: np.ndarray
     mel: torch.Tensor
     prior: torch.Tensor
-    latents: torch.Tensor | None
+    told: dict[str, torch.Tensor | None]
+    """What the network is told beside the prior."""
 
 
 def sweep(release_uri: str, heldout_uri: str, out_uri: str, config: SweepConfig | None = None) -> str:
@@ -111,7 +112,7 @@ def _prepare(release: Release, clip: Clip) -> HeldoutClip:
     waveform = decode_flac(clip.media, SAMPLE_RATE_HZ)
     mel = release.log_mel(waveform)
     codes = release.encode(waveform)
-    return HeldoutClip(clip, waveform, mel, release.decode(codes, mel.shape[-1]), release.latents(clip.text, codes))
+    return HeldoutClip(clip, waveform, mel, release.decode(codes, mel.shape[-1]), release.told(codes, clip.text))
 
 
 def _stored(out_uri: str, key: str) -> dict[str, dict[str, Any]]:
@@ -152,7 +153,7 @@ class Measure:
         """Return the mel that the vocoder gets."""
         if name in BASELINES:
             return one.prior if name == "dvae" else one.mel
-        return self.release.restore(one.prior, seed=self._seed(one), config=sampler, latents=one.latents)
+        return self.release.restore(one.prior, seed=self._seed(one), config=sampler, **one.told)
 
     def _figures(self, mels: list[torch.Tensor], sounds: list[np.ndarray], hypotheses: list[str]) -> dict[str, Any]:
         language = self.config.judge.language

@@ -108,7 +108,7 @@ def resynthesize(
 
     if release.diffusion is not None:
         started = time.perf_counter()
-        restored = release.restore(prior, seed=seed, config=sampler, latents=release.latents(text, codes))
+        restored = release.restore(prior, seed=seed, config=sampler, **release.told(codes, text))
         vocode("diffusion", restored, dvae_s + time.perf_counter() - started)
     return outputs, codes
 

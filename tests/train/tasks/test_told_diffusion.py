@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from corpora import add_recording
-from tiny_run import write_release
+from tiny_run import hum, write_release
 
 from triforce.ingest.corpus.store import Corpus
 from triforce.models.flow_samplers import SamplerConfig
@@ -21,6 +21,7 @@ from triforce.train.config import train_config
 from triforce.train.data.order import Place
 from triforce.train.data.packed.make import pack_corpus
 from triforce.train.data.restoration import PiecesAtCodes
+from triforce.train.evaluate.systems import resynthesize
 from triforce.train.job import train
 from triforce.train.tasks.registry import input_hashes, make_task
 
@@ -136,6 +137,20 @@ def test_a_text_is_read_with_its_phonemes(folder):
     told, hidden = (release.render(best.codes, spoken=known)[1] for known in (best.spoken, None))
     assert np.abs(told - hidden).max() > 1e-3
     np.testing.assert_array_equal(release.speak("one two", sampling=SamplingConfig(max_codes=40)).mel, told)
+
+
+def test_an_evaluation_tells_the_network_the_codes(folder):
+    train(config(folder, "pack"), progress=False)
+    release = Release.load(str(folder / "release"))
+    sampler = SamplerConfig(num_steps=2)
+    outputs, codes = resynthesize(release, hum(1.0), seed=3, sampler=sampler)
+    tokens = release.told(codes)["tokens"]
+    assert tokens[0].tolist() == codes.tolist()
+    assert (tokens[1] == -1).all()
+    prior = release.decode(codes, outputs["dvae"].mel.shape[-1])
+    told, untold = (release.restore(prior, seed=3, config=sampler, tokens=each) for each in (tokens, None))
+    np.testing.assert_array_equal(outputs["diffusion"].mel, told.numpy())
+    assert not torch.equal(told, untold)
 
 
 def test_the_mean_is_heard_while_codes_are_drawn(folder, tmp_path):
