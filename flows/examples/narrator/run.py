@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from triforce.flows.examples.narrator.config import CPU, NarratorConfig
@@ -38,14 +39,15 @@ def run(prepared: Path, folder: Path, config: NarratorConfig) -> None:
     link = folder / "prepared"
     if not link.exists():
         link.symlink_to(prepared.absolute())
-    failed = _in_turn(folder) if config.in_turn else _side_by_side(folder, ends)
+    stages = [name for name in STAGES if name != "diffusion" or config.diffusion]
+    failed = _in_turn(folder, stages) if config.in_turn else _side_by_side(folder, stages, ends)
     if failed:
         raise RuntimeError(f"{', '.join(failed)} failed; the logs are in {folder}")
 
 
-def _in_turn(folder: Path) -> list[str]:
+def _in_turn(folder: Path, stages: Sequence[str]) -> list[str]:
     """Run the stages one after another; return the one that failed, if any."""
-    for name in STAGES:
+    for name in stages:
         for options in ((), ("plain",))[: 1 + (name in PLAIN)]:
             started = time.monotonic()
             status = _start(name, folder, *options).wait()
@@ -57,10 +59,10 @@ def _in_turn(folder: Path) -> list[str]:
     return []
 
 
-def _side_by_side(folder: Path, ends: float) -> list[str]:
+def _side_by_side(folder: Path, stages: Sequence[str], ends: float) -> list[str]:
     """Run the stages at once, as far as they need not wait for each other; return those that failed."""
     started = time.monotonic()
-    running = {name: _start(name, folder) for name in STAGES}
+    running = {name: _start(name, folder) for name in stages}
     failed: list[str] = []
     again = set(PLAIN)
     while running and not set(failed) & set(NEEDED):

@@ -251,19 +251,15 @@ def gpt(work: Work) -> None:
     trainer = Trainer(task, loop, device=config.device)
 
     best = _BestGPT(work, trainer, task, stage.codes_hash)
-    best.write_unjudged()  # untrained: the diffusion network waits for its front end
+    if config.diffusion:
+        best.write_unjudged()  # untrained: the diffusion network waits for its front end
     trainer.fit(lambda *_: best.write_unjudged(), best.look)
     work.note("gpt", best.metrics | {"steps": trainer.state.step})
 
 
 def diffusion(work: Work) -> None:
-    """Train what restores the decode, told the codes and the phonemes: its mean, so that speech can be streamed; where
-    it is asked for.
-    """
+    """Train what restores the decode, told the codes and the phonemes: its mean, so that speech can be streamed."""
     config, base = work.config, work.config.init_from
-    if not config.diffusion:
-        work.note("diffusion", {"trained": False})
-        return
     while load_card(work.release, "gpt") is None:  # its front end says what phonemes there are
         if work.minutes_left <= SPARE_MIN:
             raise RuntimeError("gpt: nothing written when the time was over")
