@@ -295,6 +295,10 @@ class DiffusionTrainConfig(StageConfig, TaughtConfig):
     )
     model: DiffusionConfig = Field(description="Shape of the network; the recipe's where not set.")
 
+    @property
+    def reads_words(self) -> bool:
+        return self.pieces
+
     @field_validator("model", mode="wrap")
     @classmethod
     def _check_with_axes(

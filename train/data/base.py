@@ -88,8 +88,9 @@ class StoredCrops(Crops):
 
         self.device, share = device, config.validation_share
         corpus, modality, num_bytes = Corpus(config.corpus), config.modality, config.cache_bytes
-        self.store = ClipStore(corpus, sample_rate_hz, Part(share), num_bytes, modality)
-        self.validation = ClipStore(corpus, sample_rate_hz, Part(share, True), num_bytes // 8, modality)
+        words = config.reads_words
+        self.store = ClipStore(corpus, sample_rate_hz, Part(share), num_bytes, modality, words)
+        self.validation = ClipStore(corpus, sample_rate_hz, Part(share, True), num_bytes // 8, modality, words)
         self.order = ShuffledOrder(self.store.group_sizes, config.seed)
         self.eval_clips = config.eval_clips
 

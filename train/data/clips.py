@@ -31,8 +31,16 @@ class ClipStore:
     """
 
     def __init__(
-        self, corpus: Corpus, sample_rate_hz: int, part: Part, max_bytes: int, modality: str = "speech"
+        self,
+        corpus: Corpus,
+        sample_rate_hz: int,
+        part: Part,
+        max_bytes: int,
+        modality: str = "speech",
+        words: bool = False,
     ) -> None:
+        """``words`` reads the times of words too."""
+        self._columns = ["clip_id", "drop_reason", "modality", "text", *["words"] * words]
         self._sample_rate_hz, self._part, self.modality = sample_rate_hz, part, modality
         self._uris: list[str] = []
         places = list(self._places(corpus)) or [np.empty((3, 0), np.int64)]
@@ -63,7 +71,7 @@ class ClipStore:
         return self._cache[group].texts[row]
 
     def words(self, group: int, row: int) -> list[tuple[str, float, float]] | None:
-        """A clip's words with start and end in seconds; None where they are not known."""
+        """A clip's words with start and end in seconds; None where they are not known, or not read."""
         return self._cache[group].words[row]
 
     def clip_ids(self, group: int) -> list[str]:
@@ -78,10 +86,8 @@ class ClipStore:
         uri = self._uris[self._files[index]]
         medium = self.modality if self.modality in CROP_AXES else "audio"
         with overlay.open_file(uri) as file:
-            columns = ["clip_id", "drop_reason", "modality", "text", "words", medium]
-            parquet = pq.ParquetFile(file)
-            columns = [name for name in columns if name in parquet.schema_arrow.names]
-            rows = parquet.read_row_group(int(self._row_groups[index]), columns=columns)
+            columns = [*self._columns, medium]
+            rows = pq.ParquetFile(file).read_row_group(int(self._row_groups[index]), columns=columns)
         about = rows.drop_columns([medium]).to_pylist()
         kept = [
             i

@@ -34,6 +34,11 @@ class ClipDataConfig(DataConfig):
     corpus: str = Field(description="URI of the corpus whose clips are read.")
     modality: ModalityName = Field("speech", description="Which of the corpus's clips are read.")
 
+    @property
+    def reads_words(self) -> bool:
+        """Whether the times of the clips' words are read."""
+        return False
+
 
 class SoundCropConfig(ClipDataConfig):
     """What `ClipCrops` and `CropStream` read."""

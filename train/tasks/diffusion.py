@@ -24,16 +24,14 @@ from triforce.train.config import DiffusionTrainConfig
 from triforce.train.data.base import Crops
 from triforce.train.data.crops import ClipCrops, make_crops
 from triforce.train.data.order import Place
-from triforce.train.data.packed.crops import EVAL_FRAMES, PackedCrops
+from triforce.train.data.packed.crops import PackedCrops
 from triforce.train.data.packed.priors import PackedPriors
 from triforce.train.data.restoration import PiecesAtCodes, Restoration, Tokens
 from triforce.train.data.whole_clips import WholeClips
 from triforce.train.evaluate.metrics import sharpness
 from triforce.train.tasks.crop_task import CropTask, samples
 from triforce.train.tasks.inputs import corpus_hash, require_gpt_card
-from triforce.train.teachers.base import Teacher
-from triforce.train.teachers.config import taught_at
-from triforce.train.teachers.registry import make_teacher
+from triforce.train.teachers.config import taught_at, teacher_hashes, teacher_of
 
 
 class DiffusionTask(CropTask):
@@ -75,9 +73,7 @@ class DiffusionTask(CropTask):
                 f"model.upsample {self.model.config.upsample}: the dVAE in {config.release} sees 1 / {shrink} of the "
                 "positions along each axis; leave upsample out"
             )
-        self.teacher: Teacher | None = None
-        if config.teacher is not None:
-            self.teacher = make_teacher(config.teacher, config.teacher_model, mel).to(device)
+        self.teacher = teacher.to(device) if (teacher := teacher_of(config, mel)) else None
         self.evaluation = self._evaluation_clips()
         residual = torch.cat(
             [(clip.medium - self._upsampled(clip.prior, clip.medium)).flatten(1) for clip in self.evaluation], dim=1
@@ -104,13 +100,11 @@ class DiffusionTask(CropTask):
             raise ValueError(
                 f"modality {config.modality!r}: the dVAE in {config.release} codes {coded}; give modality={coded}"
             )
-        if config.pieces:  # the front end lies with the GPT
-            require_gpt_card(config.release)
-        gpt = {"gpt": require_gpt_card(config.release)["hash"]} if config.latents else {}
-        teacher = {}
-        if config.teacher is not None:
-            teacher = {"teacher": make_teacher(config.teacher, config.teacher_model, MelConfig()).hash}
-        return {"dvae": dvae.hash, "corpus": corpus_hash(config.corpus)} | gpt | teacher
+        hashes = {"dvae": dvae.hash, "corpus": corpus_hash(config.corpus)} | teacher_hashes(config)
+        if config.latents or config.pieces:  # the front end of the pieces lies with the GPT
+            gpt = require_gpt_card(config.release)
+            hashes |= {"gpt": gpt["hash"]} if config.latents else {}
+        return hashes
 
     def card(self, inputs: dict[str, str]) -> dict[str, Any]:
         """The networks that this one needs beside it, and how it is sampled."""
@@ -121,7 +115,7 @@ class DiffusionTask(CropTask):
     def _evaluation_clips(self) -> list[Restoration]:
         """Clips of the validation set."""
         if isinstance(self.whole, PackedPriors):
-            return self.whole.evaluation(EVAL_FRAMES)
+            return self.whole.evaluation()
         if self.whole is not None and (self.config.latents or self.whole.tokens):
             return self.whole.evaluation()
         clips = self.crops.evaluation()
@@ -160,16 +154,12 @@ class DiffusionTask(CropTask):
 
     def loss(self, batch: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         batch, taught = batch
-        x, prior, sizes, told = (
-            batch.medium,
-            batch.prior,
-            batch.sizes,
-            {"latents": batch.latents, "tokens": batch.tokens},
-        )
+        count = max(1, round(self.model.config.start_share * len(batch.medium))) if taught else 0
+        x, prior, sizes = batch.medium, batch.prior, batch.sizes
+        known = {"latents": batch.latents, "tokens": batch.tokens}
+        loss, means = self.model.losses(x, prior, sizes, **known, num_means=count)
         if self.teacher is None or not taught:
-            return self.model.loss(x, prior, sizes, **told), {}
-        count = max(1, round(self.model.config.start_share * len(x)))
-        loss, means = self.model.losses(x, prior, sizes, **told, num_means=count)
+            return loss, {}
         heard = self.teacher(means, x[:count], sizes[:count])
         return loss + self.config.teacher_weight * heard, {"teacher": heard}
 

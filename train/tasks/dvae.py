@@ -26,9 +26,7 @@ from triforce.train.data.order import Place
 from triforce.train.tasks.channel import jitter_channel
 from triforce.train.tasks.crop_task import CropTask, samples
 from triforce.train.tasks.inputs import corpus_hash, refuse_own_release
-from triforce.train.teachers.base import Teacher
-from triforce.train.teachers.config import taught_at
-from triforce.train.teachers.registry import make_teacher
+from triforce.train.teachers.config import taught_at, teacher_hashes, teacher_of
 
 TRAINING_ONLY = ("dropout", "commitment", "dead_share", "refresh_share", "kl_weight")
 """Settings of the network that may change where training goes on: they shape nothing."""
@@ -51,11 +49,9 @@ class DVAETask(CropTask):
         self.config, self.place, self.base = config, place, base
         self.crops = make_crops(config, mel_config or MelConfig(), device)
         self.model = self._model().to(device)
-        self.teacher: Teacher | None = None
         mel = MelConfig.model_validate(self.crops.card().get("mel", {}))
         self.log_floor = mel.log_floor
-        if config.teacher is not None:
-            self.teacher = make_teacher(config.teacher, config.teacher_model, mel).to(device)
+        self.teacher = teacher.to(device) if (teacher := teacher_of(config, mel)) else None
         self.evaluation = [
             area_average(x[None], torch.tensor([x.shape[1:]], device=device), config.shrink)[0][0]
             for x in self.crops.evaluation()
@@ -74,9 +70,7 @@ class DVAETask(CropTask):
         hashes = {"corpus": corpus_hash(config.corpus)}
         if config.init_from is not None:
             hashes["init_from"] = _base_hash(config)
-        if config.teacher is not None:
-            hashes["teacher"] = make_teacher(config.teacher, config.teacher_model, MelConfig()).hash
-        return hashes
+        return hashes | teacher_hashes(config)
 
     def _model(self) -> DVAE:
         """The network, drawn at random, or what `init_from` holds, with its codes frozen if nothing may change them."""

@@ -7,8 +7,10 @@ from typing import Self
 
 from pydantic import Field, field_validator, model_validator
 
+from triforce.models.audio.mel import MelConfig
 from triforce.train.data.config import CROP_AXES, CropConfig
-from triforce.train.teachers.registry import TeacherName
+from triforce.train.teachers.base import Teacher
+from triforce.train.teachers.registry import TeacherName, make_teacher
 
 MAX_TAUGHT_FRAMES = 2812
 """Mel frames of a crop that a teacher hears at most: Whisper's 30 s, at 93.75 a second."""
@@ -46,6 +48,17 @@ class TaughtConfig(CropConfig):
                 f"crop_frames {self.crop_frames}: teacher {self.teacher} hears {MAX_TAUGHT_FRAMES} at most, 30 s"
             )
         return self
+
+
+def teacher_of(config: TaughtConfig, mel: MelConfig) -> Teacher | None:
+    """Return the teacher that a run asks for, frozen, on the CPU."""
+    return None if config.teacher is None else make_teacher(config.teacher, config.teacher_model, mel)
+
+
+def teacher_hashes(config: TaughtConfig) -> dict[str, str]:
+    """Return the hash of the weights of the teacher that a run reads, if any, by what names it among its inputs."""
+    teacher = teacher_of(config, MelConfig())
+    return {} if teacher is None else {"teacher": teacher.hash}
 
 
 def taught_at(config: TaughtConfig, crops_a_step: int, taken: int) -> bool:

@@ -71,12 +71,12 @@ class PackedCrops(Crops):
     def card(self) -> dict[str, Any]:
         return {"mel": json.loads(self.mel_config.model_dump_json())}
 
-    def places(self, place: Place, count: int) -> CropPlaces:
-        """Where the next ``count`` crops are; moves ``place``."""
+    def places(self, place: Place, count: int, step: int = 1) -> CropPlaces:
+        """Where the next ``count`` crops are, at a multiple of ``step`` frames; moves ``place``."""
         positions, frames = place.take(count), self.config.crop_frames
         clips = self.training[self.order(positions)]
-        spare = np.maximum(0, self.lengths[clips] - frames)
-        offsets = (uniforms(positions, self.config.seed) * (spare + 1)).astype(np.int64)
+        spare = np.maximum(0, self.lengths[clips] - frames) // step
+        offsets = step * (uniforms(positions, self.config.seed) * (spare + 1)).astype(np.int64)
         return CropPlaces(clips, offsets, np.minimum(frames, self.lengths[clips]))
 
     def batch(self, place: Place, count: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -9,7 +9,7 @@ import torch
 
 from triforce.models.dvae import DVAE
 from triforce.models.reading.interleave import TimedWord
-from triforce.train.data.order import Place, uniforms
+from triforce.train.data.order import Place
 from triforce.train.data.packed.crops import PackedCrops
 from triforce.train.data.packed.whole import whole_clips
 from triforce.train.data.restoration import Restoration, Tokens
@@ -27,11 +27,12 @@ def decode_pack(crops: PackedCrops, dvae: DVAE) -> tuple[torch.Tensor, list[np.n
     codes: list[np.ndarray] = [np.zeros(0, np.int64)] * len(crops.pack)
     for chosen, mel, sizes in whole_clips(crops.pack, crops.mels, DECODED_FRAMES):
         coded = dvae.encode(mel, sizes)
+        on_host = coded.cpu().numpy()
         made = crops.pack.scale.to_bytes(dvae.decode(coded, sizes)).transpose(1, 2)
         for row, clip in enumerate(chosen):
             frames = int(crops.lengths[clip])
             decoded[crops.pack.bounds[clip] : crops.pack.bounds[clip + 1]] = made[row, :frames]
-            codes[clip] = coded[row, : dvae.config.grid((frames,))[0]].cpu().numpy()
+            codes[clip] = on_host[row, : dvae.config.grid((frames,))[0]]
     return decoded, codes
 
 
@@ -53,34 +54,26 @@ class PackedPriors:
 
     def batch(self, place: Place, count: int) -> Restoration:
         """The next crops, each from the beginning of a code on."""
-        crops = self.crops
-        positions, frames = place.take(count), crops.config.crop_frames
-        clips = crops.training[crops.order(positions)]
-        spare = np.maximum(0, crops.lengths[clips] - frames) // self.factor
-        first = (uniforms(positions, crops.config.seed) * (spare + 1)).astype(np.int64)
-        offsets = first * self.factor
-        sizes = crops.to_device(np.minimum(frames, crops.lengths[clips] - offsets))[:, None]
-        starts = crops.to_device(crops.pack.bounds[clips] + offsets)
+        crops, frames = self.crops, self.crops.config.crop_frames
+        where = crops.places(place, count, self.factor)
+        starts, sizes = crops.to_device(crops.pack.bounds[where.clips] + where.offsets), crops.to_device(where.sizes)
+        sizes = sizes[:, None]
         tokens = None
         if self.tokens is not None:
             along = np.arange(-(-frames // self.factor))
-            rows = self.bounds[clips][:, None] + first[:, None] + along
-            inside = crops.to_device(rows < self.bounds[clips + 1][:, None])
+            rows = (self.bounds[where.clips] + where.offsets // self.factor)[:, None] + along
+            inside = crops.to_device(rows < self.bounds[where.clips + 1][:, None])
             found = self.tokens[:, crops.to_device(np.minimum(rows, self.bounds[-1] - 1))]
             tokens = torch.where(inside, found, -1).movedim(0, 1)
         return Restoration(crops.cut(starts, sizes), crops.cut(starts, sizes, self.decoded), sizes, None, tokens)
 
-    def evaluation(self, max_frames: int) -> list[Restoration]:
-        """The validation clips, or where there are none training clips, at most ``max_frames`` each."""
+    def evaluation(self) -> list[Restoration]:
+        """The clips that `PackedCrops.evaluation` returns."""
         found = []
-        for clip in self.crops.validation.tolist():
-            frames = min(max_frames, int(self.crops.lengths[clip]))
-            span = slice(int(self.crops.pack.bounds[clip]), int(self.crops.pack.bounds[clip]) + frames)
-            mel, prior = (
-                self.crops.pack.scale.from_bytes(bytes_[span]).T for bytes_ in (self.crops.mels, self.decoded)
-            )
-            codes = slice(int(self.bounds[clip]), int(self.bounds[clip]) + -(-frames // self.factor))
-            tokens = None if self.tokens is None else self.tokens[:, codes]
+        for clip, mel in zip(self.crops.validation.tolist(), self.crops.evaluation(), strict=True):
+            first, frames, code = self.crops.pack.bounds[clip], mel.shape[1], self.bounds[clip]
+            prior = self.crops.pack.scale.from_bytes(self.decoded[first : first + frames]).T
+            tokens = None if self.tokens is None else self.tokens[:, code : code + -(-frames // self.factor)]
             found.append(Restoration(mel, prior, torch.tensor([frames], device=mel.device), None, tokens))
         return found
 
