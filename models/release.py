@@ -23,8 +23,9 @@ from triforce.models.audio.vocoder import GriffinLim, Vocoder, make_vocoder
 from triforce.models.audio.vocos import NeuralVocoder
 from triforce.models.blocks.conditions import told
 from triforce.models.blocks.scale import upsample
-from triforce.models.decoding.network import DecodeNetwork, PackedNetwork, for_sampling
-from triforce.models.decoding.precision import Precision
+from triforce.models.decoding import compiler
+from triforce.models.decoding.network import DecodeNetwork, PackedNetwork, compiled_library, for_sampling
+from triforce.models.decoding.precision import Compiled, Precision
 from triforce.models.decoding.products import resolve
 from triforce.models.diffusion import Diffusion
 from triforce.models.dvae import DVAE
@@ -74,11 +75,15 @@ class Release:
         device: str | torch.device = "cpu",
         vocoder: Vocoder | str | None = None,
         precision: Precision = "auto",
+        compiled: Compiled = "auto",
     ) -> None:
         self.uri = uri
-        self.precision = precision
-        resolve(precision)
+        self.precision, self.compiled = precision, compiled
         self.device = torch.device(device)
+        if compiled == "yes":
+            compiled_library(precision, compiled)
+        elif resolve(precision) == "int8" and compiled == "auto" and self.device.type == "cpu":
+            compiler.begin()  # while files are read
         if self.device.type == "cuda" and not torch.cuda.is_available():
             raise ValueError(f"device {device}: this machine has no GPU that torch can use; give device=cpu")
         self._vocoder = vocoder
@@ -91,13 +96,15 @@ class Release:
         device: str | torch.device = "cpu",
         vocoder: Vocoder | str | None = None,
         precision: Precision = "auto",
+        compiled: Compiled = "auto",
     ) -> Release:
         """Open the release at ``uri``, by default the voice that comes along; it needs at least a dVAE.
 
         ``vocoder`` is a vocoder or a name for `make_vocoder`; by default the release's own, or Griffin-Lim if it has
-        none. ``precision`` is that of the GPT's weights when it draws on a CPU (`decoding.products`).
+        none. ``precision`` is that of the GPT's weights when it draws on a CPU (`decoding.products`), and ``compiled``
+        whether its step is compiled there (`decoding.compiler`).
         """
-        release = cls(uri, device=device, vocoder=vocoder, precision=precision)
+        release = cls(uri, device=device, vocoder=vocoder, precision=precision, compiled=compiled)
         release._dvae  # noqa: B018 - an unreadable release fails here, not at first use
         return release
 
@@ -140,13 +147,15 @@ class Release:
     @cached_property
     def decoder(self) -> DecodeNetwork | None:
         """The GPT's network for drawing tokens, packed once; None where the GPT is not trained yet."""
-        return for_sampling(self._gpt.model, self.precision) if self._gpt else None
+        return for_sampling(self._gpt.model, self.precision, self.compiled) if self._gpt else None
 
     @property
     def drawn_in(self) -> str:
         """What the GPT's weights are when it draws, as in ``int8``: another rounding draws other codes."""
         network = self.decoder
-        return network.precision if isinstance(network, PackedNetwork) else f"{self.device.type} float32"
+        if not isinstance(network, PackedNetwork):
+            return f"{self.device.type} float32"
+        return f"{network.precision} compiled" if network.compiled else network.precision
 
     @property
     def dvae(self) -> DVAE:

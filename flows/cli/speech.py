@@ -11,7 +11,7 @@ import typer
 
 from triforce.flows.cli.options import Panel, ReleaseUri, SpokenRelease, example, say_which
 from triforce.flows.cli.settings import merged
-from triforce.models.decoding.precision import Precision
+from triforce.models.decoding.precision import Compiled, Precision
 from triforce.models.voice.bundled import VOICE
 
 app = typer.Typer()
@@ -27,6 +27,10 @@ Device = Annotated[str, typer.Option(help="Where the networks compute: cpu, cuda
 PrecisionOption = Annotated[
     Precision,
     typer.Option(help="Of the GPT's weights on a CPU; auto takes what is fastest there."),
+]
+CompiledOption = Annotated[
+    Compiled,
+    typer.Option(help="Whether drawing in int8 is compiled on a CPU, by gcc or clang; auto: where there is one."),
 ]
 Settings = Annotated[
     list[str] | None,
@@ -48,6 +52,7 @@ def speak(
     vocoder: Vocoder = None,
     device: Device = "cpu",
     precision: PrecisionOption = "auto",
+    compiled: CompiledOption = "auto",
     settings: Settings = None,
 ) -> None:
     """Say a text in the voice of a release."""
@@ -64,7 +69,7 @@ def speak(
     fields: dict[str, Any] = {"speed": speed, "sampling": {"num_candidates": candidates}}
     config = SpeakConfig.model_validate(merged(fields, settings))
     say_which(release)
-    model = Release.load(release, device=device, vocoder=vocoder, precision=precision)
+    model = Release.load(release, device=device, vocoder=vocoder, precision=precision, compiled=compiled)
     speaker = Speaker(model, config, voices=[read_waveform(path, model.sample_rate_hz) for path in voice or []])
     started = time.monotonic()
     utterances = list(speaker.read(text, seed=seed))
@@ -92,6 +97,7 @@ def read(
     vocoder: Vocoder = None,
     device: Device = "cpu",
     precision: PrecisionOption = "auto",
+    compiled: CompiledOption = "auto",
     settings: Settings = None,
 ) -> None:
     """Read a whole book aloud, with chapters; again, it continues where it was stopped."""
@@ -102,7 +108,7 @@ def read(
     config = ReadConfig.model_validate(merged({"seed": seed}, settings))
     target = out or Path(book.with_suffix(".m4b").name)
     say_which(release)
-    model = Release.load(release, device=device, vocoder=vocoder, precision=precision)
+    model = Release.load(release, device=device, vocoder=vocoder, precision=precision, compiled=compiled)
     voices = [read_waveform(path, model.sample_rate_hz) for path in voice or []]
     summary = read_book(book, target, model, voices=voices, config=config)
     minutes = f"{summary.duration_s / 60:.1f} min"
@@ -125,6 +131,7 @@ def serve(
     vocoder: Vocoder = None,
     device: Device = "cpu",
     precision: PrecisionOption = "auto",
+    compiled: CompiledOption = "auto",
     settings: Settings = None,
 ) -> None:
     """An OpenAI-compatible speech endpoint and a small page; the key is what TRIFORCE_API_KEY holds."""
@@ -132,7 +139,7 @@ def serve(
     from triforce.flows.speech.serving.start import serve_forever
 
     fields: dict[str, Any] = {"release": release, "host": host, "port": port, "replicas": replicas, "vocoder": vocoder}
-    fields |= {"device": device, "precision": precision}
+    fields |= {"device": device, "precision": precision, "compiled": compiled}
     fields["voices"] = None if voices is None else str(voices)
     say_which(release)
     serve_forever(ServeConfig.model_validate(merged(fields, settings)))
@@ -148,6 +155,7 @@ def draw(
     seed: Annotated[int, typer.Option(min=0, help="Seed; another number gives other pictures.")] = 0,
     device: Device = "cpu",
     precision: PrecisionOption = "auto",
+    compiled: CompiledOption = "auto",
     settings: Settings = None,
 ) -> None:
     """Draw a text by a release that was trained on pictures with texts."""
@@ -155,7 +163,7 @@ def draw(
 
     fields: dict[str, Any] = {"sampling": {"num_candidates": candidates}, "grid": grid, "seed": seed}
     config = DrawConfig.model_validate(merged(fields, settings))
-    drawing = draw_to_file(release, text, out, config, device=device, precision=precision)
+    drawing = draw_to_file(release, text, out, config, device=device, precision=precision, compiled=compiled)
     height, width = drawing.pictures[0].shape[1:]
     count = len(drawing.candidates)
     typer.echo(f"{out}: {width} x {height}, best of {count}, drawn in {drawing.wall_s:.1f} s")

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from triforce.ingest import storage
 from triforce.ingest.media.pixels import encode_png, from_planes
-from triforce.models.decoding.precision import Precision
+from triforce.models.decoding.precision import Compiled, Precision
 from triforce.models.flow_samplers import SamplerConfig
 from triforce.models.gpt_sampling import SamplingConfig
 from triforce.models.pictures.draw import RESTORED_AS, Drawing, draw_picture
@@ -42,17 +42,18 @@ def draw_to_file(
     *,
     device: str = "cpu",
     precision: Precision = "auto",
+    compiled: Compiled = "auto",
 ) -> Drawing:
     """Draw ``text`` by a release into the PNG file ``out``, and return all of it.
 
-    ``device`` and ``precision`` as in `Release.load`. Raises ValueError for another kind of file, for a text without
-    words, and where the release draws no pictures.
+    ``device``, ``precision`` and ``compiled`` as in `Release.load`. Raises ValueError for another kind of file, for a
+    text without words, and where the release draws no pictures.
     """
     config = config or DrawConfig()
     if out.suffix.lower() != ".png":
         raise ValueError(f"--out {out}: pictures are written as .png")
     drawing = draw_picture(
-        Release.load(release_uri, device=device, precision=precision),
+        Release.load(release_uri, device=device, precision=precision, compiled=compiled),
         text,
         seed=config.seed,
         sampling=config.sampling,

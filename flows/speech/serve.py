@@ -47,7 +47,7 @@ from triforce.flows.speech.speech_api import (
 )
 from triforce.flows.speech.voices import read_voices
 from triforce.ingest.media.encode import FORMATS, StreamEncoder
-from triforce.models.decoding.precision import Precision
+from triforce.models.decoding.precision import Compiled, Precision
 from triforce.models.voice.bundled import VOICE
 
 logger = logging.getLogger(__name__)
@@ -77,6 +77,9 @@ class ServeConfig(BaseModel):
     vocoder: str | None = Field(None, description="See `make_vocoder`; None: the release's own.")
     device: str = Field("cpu", description="Where the networks compute: cpu or cuda.")
     precision: Precision = Field("auto", description="Of the GPT's weights on a CPU; auto: what is fastest there.")
+    compiled: Compiled = Field(
+        "auto", description="Whether drawing in int8 is compiled on a CPU; auto: where there is a C compiler."
+    )
     voices: str | None = Field(None, description="Folder of recordings; a file's name without its ending is a voice.")
     max_chars: int = Field(
         4096, ge=1, le=100_000, description="Characters of an input at most; OpenAI's limit by default."
@@ -105,7 +108,11 @@ class SpeechServer:
         reuse_freed_memory()
         self.config, self._key_hash = config, key_hash
         self.release = Release.load(
-            config.release, device=config.device, vocoder=config.vocoder, precision=config.precision
+            config.release,
+            device=config.device,
+            vocoder=config.vocoder,
+            precision=config.precision,
+            compiled=config.compiled,
         )
         self.voices = {DEFAULT_VOICE: None} | read_voices(config.voices, self.release.sample_rate_hz)
         self.speaker = lru_cache(maxsize=64)(self._speaker)

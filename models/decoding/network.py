@@ -8,21 +8,35 @@ GPT's own step takes 1839.
 
 from __future__ import annotations
 
+import ctypes
+import logging
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch.nn import functional as F
 
 from triforce.models.blocks.fused import EPSILON
 from triforce.models.blocks.kv_cache import KVCache, SlotCache
-from triforce.models.decoding.precision import Precision
-from triforce.models.decoding.products import Product, activations, pack, resolve
+from triforce.models.decoding.compiled import CompiledMatrix, CompiledStep
+from triforce.models.decoding.compiler import CannotCompileError, library
+from triforce.models.decoding.precision import Compiled, Precision
+from triforce.models.decoding.products import (
+    MANY_ROWS,
+    Product,
+    activations,
+    pack,
+    pack_compiled,
+    resolve,
+)
 from triforce.models.decoding.weights import LayerWeights, layer_weights
 from triforce.models.decoding.workspace import Workspace, rows_of
 from triforce.models.gpt import GPT
+
+logger = logging.getLogger(__name__)
 
 MANY_TOKENS = 256
 """Tokens of a step beyond which its memory is not kept for the next. Assumed: longer ones are prompts."""
@@ -57,20 +71,37 @@ class PackedNetwork:
     reverse. Several threads may call it, each with a cache of its own.
     """
 
-    def __init__(self, gpt: GPT, precision: Precision = "auto") -> None:
+    def __init__(self, gpt: GPT, precision: Precision = "auto", compiled: Compiled = "auto") -> None:
+        """Pack the weights. Raises ValueError for ``compiled="yes"`` where the step cannot be compiled."""
         self.gpt, self.config = gpt, gpt.config
         self.precision = resolve(precision)
         self.dtype = activations(self.precision)
+        self._library = compiled_library(self.precision, compiled)
         self.cache_dtype = self.dtype
         self._memory = threading.local()
         with torch.inference_mode():
             self._embedding = gpt.embedding.weight.float()
-            self.layers: list[LayerWeights] = [layer_weights(block, self.precision) for block in gpt.blocks]
             self._norm = gpt.norm.weight.float() * gpt.config.width**0.5
+            self.layers, self._step = self._packed()
             self._rotation = torch.complex(gpt.cos.float(), gpt.sin.float())
             self._numbers = torch.arange(gpt.config.max_positions + ROUND)
             self._smallest = torch.tensor(math.sqrt(gpt.config.head_dim * EPSILON))
-            self._heads: dict[bytes, Product] = {}
+            self._heads: dict[bytes, Product | CompiledMatrix] = {}
+
+    @property
+    def compiled(self) -> bool:
+        """Whether a step of few tokens is compiled."""
+        return self._step is not None
+
+    def _packed(self) -> tuple[Sequence[LayerWeights[Product]], CompiledStep | None]:
+        if self._library is None:
+            return [layer_weights(block, partial(pack, precision=self.precision)) for block in self.gpt.blocks], None
+        layers = [layer_weights(block, partial(pack_compiled, library=self._library)) for block in self.gpt.blocks]
+        inner = [
+            LayerWeights(one.qkv.matrix, one.scale, one.out.matrix, one.gate_up.matrix, one.down.matrix)
+            for one in layers
+        ]
+        return layers, CompiledStep(self.config, inner, self._embedding, self._norm)
 
     def head(self, ids: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
         """Pack the head's rows of ``ids`` ``(V,)``, once for the same ids; returns a function from hidden states
@@ -79,7 +110,13 @@ class PackedNetwork:
         key = ids.numpy().tobytes()
         if (product := self._heads.get(key)) is None:
             with torch.inference_mode():
-                product = self._heads[key] = pack(self.gpt.head.weight[ids].float(), self.precision)
+                weight = self.gpt.head.weight[ids].float()
+                product = (
+                    pack(weight, self.precision) if self._library is None else CompiledMatrix(self._library, weight)
+                )
+                self._heads[key] = product
+        if isinstance(product, CompiledMatrix):
+            return product
         return lambda hidden: product(hidden.to(self.dtype)).float()
 
     def __call__(
@@ -92,7 +129,10 @@ class PackedNetwork:
     ) -> torch.Tensor:
         """Return the last hidden states ``(B, T, width)`` float32 of ids ``(B, T)``, as `GPT.forward` does."""
         with torch.inference_mode():
-            step = self._begin(ids, positions, pointers, cache)
+            positions, slots = self._places(ids, positions, cache)
+            if self._step is not None and ids.numel() <= MANY_ROWS:
+                return self._compiled(self._step, ids, positions, pointers, slots, cache)
+            step = self._begin(ids, positions, pointers, slots, cache)
             memory = step.memory
             memory.x.copy_(self._embedding.index_select(0, ids.reshape(-1)))
             for number, layer in enumerate(self.layers):
@@ -126,31 +166,54 @@ class PackedNetwork:
         gate, up = layer.gate_up(torch.div(memory.x, length, out=memory.normed)).chunk(2, -1)
         memory.x.add_(layer.down(F.silu(gate) * up))
 
-    def _begin(
+    def _compiled(
         self,
+        step: CompiledStep,
         ids: torch.Tensor,
-        positions: torch.Tensor | None,
+        positions: torch.Tensor,
         pointers: torch.Tensor | None,
+        slots: torch.Tensor,
         cache: KVCache | SlotCache,
-    ) -> _Step:
-        """Look up what the layers share."""
-        batch, length = ids.shape
-        past = cache.length if isinstance(cache, KVCache) else 0
+    ) -> torch.Tensor:
+        turn = self._turn(ids, positions, pointers, cache)
+        if isinstance(cache, SlotCache):
+            return step(ids, slots, turn, cache.store, cache.visible)
+        hidden = step(ids, slots, turn, cache.store, cache.store.shape[4])
+        cache.length += ids.shape[1]
+        return hidden
+
+    def _places(
+        self, ids: torch.Tensor, positions: torch.Tensor | None, cache: KVCache | SlotCache
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the positions of ids ``(B, T)`` and the slots of the cache that they are written to, both so."""
+        past, length = cache.length if isinstance(cache, KVCache) else 0, ids.shape[1]
         if past + length > self.config.max_positions:
             raise ValueError(
                 f"{past + length} tokens: this model reads {self.config.max_positions} at most; "
                 "shorten the text or prompt"
             )
         counted = self._numbers[past : past + length].expand(ids.shape)
-        if positions is None:
-            positions = counted
-        memory = self._workspace(batch, length, cache.store)
         if isinstance(cache, KVCache):
             cache.require(past + length)
-            slots, reach = counted, past + length
+        return counted if positions is None else positions, counted if isinstance(cache, KVCache) else cache.slots
+
+    def _begin(
+        self,
+        ids: torch.Tensor,
+        positions: torch.Tensor,
+        pointers: torch.Tensor | None,
+        slots: torch.Tensor,
+        cache: KVCache | SlotCache,
+    ) -> _Step:
+        """Look up what the layers share."""
+        batch, length = ids.shape
+        memory = self._workspace(batch, length, cache.store)
+        if isinstance(cache, KVCache):
+            past = cache.length
+            reach = past + length
             causal, masked = past == 0 and length > 1, past > 0 and length > 1
         else:  # rows that have ended may lie behind what is visible
-            slots, reach = cache.slots, min(cache.visible, int(cache.slots.max()) + 1)
+            reach = min(cache.visible, int(slots.max()) + 1)
             causal, masked = False, batch > 1 or length > 1
             if masked:
                 reach = min(cache.store.shape[4], -(-reach // ROUND) * ROUND)
@@ -225,8 +288,26 @@ class PlainNetwork:
 DecodeNetwork = PackedNetwork | PlainNetwork
 
 
-def for_sampling(gpt: GPT, precision: Precision = "auto") -> DecodeNetwork:
+def for_sampling(gpt: GPT, precision: Precision = "auto", compiled: Compiled = "auto") -> DecodeNetwork:
     """Return a GPT's network for drawing tokens: packed on a CPU, as it is elsewhere. Later changes of the GPT's
     weights do not reach a packed one.
     """
-    return PackedNetwork(gpt, precision) if gpt.embedding.weight.device.type == "cpu" else PlainNetwork(gpt)
+    return PackedNetwork(gpt, precision, compiled) if gpt.embedding.weight.device.type == "cpu" else PlainNetwork(gpt)
+
+
+def compiled_library(precision: Precision, compiled: Compiled) -> ctypes.CDLL | None:
+    """Return the compiled step; None where there is to be none and, for auto, where there cannot be one: ValueError
+    where there has to be.
+    """
+    precision = resolve(precision)
+    if compiled == "no" or (precision != "int8" and compiled == "auto"):
+        return None
+    if precision != "int8":
+        raise ValueError(f"compiled yes with precision {precision}: the compiled step is of int8; use precision int8")
+    try:
+        return library()
+    except CannotCompileError as error:
+        if compiled == "yes":
+            raise ValueError(f"compiled yes: {error}; or use compiled auto, which does without") from error
+        logger.info("drawing without a compiled step, which takes longer: %s", error)
+        return None

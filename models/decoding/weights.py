@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Generic, NamedTuple, TypeVar
 
 import torch
 
-from triforce.models.decoding.precision import Precision
-from triforce.models.decoding.products import Product, pack
 from triforce.models.gpt import Block
 
+Packed_co = TypeVar("Packed_co", covariant=True)
 
-class LayerWeights(NamedTuple):
+
+class LayerWeights(NamedTuple, Generic[Packed_co]):
     """What a layer computes with."""
 
-    qkv: Product
+    qkv: Packed_co
     """From a row of length 1 to queries, keys and values, ``3 * width``."""
     scale: torch.Tensor
     """Scales ``(2, 1, head_dim)`` float32 of queries and keys of length 1."""
-    out: Product
-    gate_up: Product
-    down: Product
+    out: Packed_co
+    gate_up: Packed_co
+    down: Packed_co
 
 
-def layer_weights(block: Block, precision: Precision) -> LayerWeights:
-    """Fold and pack the weights of a layer.
+def layer_weights(block: Block, pack: Callable[[torch.Tensor], Packed_co]) -> LayerWeights[Packed_co]:
+    """Fold the weights of a layer, and pack each matrix ``(out, in)`` float32.
 
     A norm divides by the root of the mean square and multiplies by its weights; here a row is divided by its length,
     and the rest goes into the matrix behind it, or into ``scale``.
@@ -39,11 +40,11 @@ def layer_weights(block: Block, precision: Precision) -> LayerWeights:
     norms = torch.stack([attention.q_norm.weight, attention.k_norm.weight]).float()
     gate_up = mlp.gate_up.weight.float() * (block.mlp_norm.weight.float() * math.sqrt(width))
     return LayerWeights(
-        pack(turned, precision),
+        pack(turned),
         (norms[:, pairs] * math.sqrt(dim))[:, None].contiguous(),
-        pack(attention.out.weight.float(), precision),
-        pack(gate_up, precision),
-        pack(mlp.down.weight.float(), precision),
+        pack(attention.out.weight.float()),
+        pack(gate_up),
+        pack(mlp.down.weight.float()),
     )
 
 

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from triforce.models.blocks.kv_cache import KVCache, SlotCache
 from triforce.models.blocks.positions import text_pointers
 from triforce.models.decoding import products
+from triforce.models.decoding.compiler import find_compiler
 from triforce.models.decoding.network import PackedNetwork, PlainNetwork, for_sampling
 from triforce.models.gpt import GPT, GPTConfig
 from triforce.models.gpt_sampling import SamplingConfig, sample_segment
@@ -19,7 +20,12 @@ from triforce.models.release import Release
 from triforce.models.vocabulary import Modality, Segment, Vocabulary
 
 TEXTS = ("A narrow path led down to the water.", "Yes.", "Nobody had thought of asking the captain for his opinion.")
-LIMITS = {"float32": (1e-4, 1e-7), "bfloat16": (0.25, 5e-4), "int8": (0.6, 1e-3)}
+LIMITS = {
+    "float32": (1e-4, 1e-7),
+    "bfloat16": (0.25, 5e-4),
+    "int8": (0.6, 1e-3),
+    "int8 compiled": (0.6, 1e-3),
+}
 """Largest difference of log-probabilities of ids over 0.001, and mean divergence (Kullback-Leibler) of what is drawn,
 both in nats, that are allowed for the voice that comes along. Measured: 3e-5 and 9e-9, 0.12 and 1.2e-4, 0.35 and
 4.0e-4."""
@@ -33,6 +39,13 @@ def make_gpt(**settings) -> GPT:
     for parameter in model.parameters():  # far from the start, where norms do nothing and positions look alike
         torch.nn.init.normal_(parameter, std=0.2) if parameter.ndim > 1 else torch.nn.init.uniform_(parameter, 0.5, 1.5)
     return model
+
+
+def make_network(gpt: GPT, name: str) -> PackedNetwork:
+    precision, _, compiled = name.partition(" ")
+    if compiled and find_compiler() is None:
+        pytest.skip("no C compiler: apt-get install gcc")
+    return PackedNetwork(gpt, precision, "yes" if compiled else "no")
 
 
 @pytest.fixture(scope="module")
@@ -83,11 +96,11 @@ def by_slots(network, ids: torch.Tensor, starts: list[int], capacity: int = 256)
     return found
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8"])
+@pytest.mark.parametrize("precision", LIMITS)
 @pytest.mark.parametrize("rows", [1, 3])
 def test_scores_along_a_reading_are_the_gpts(voice, reading, precision, rows):
     gpt, ids = voice.gpt, reading[:rows]
-    network = PackedNetwork(gpt, precision)
+    network = make_network(gpt, precision)
     hidden = by_slots(network, ids, [9, 5, 20][:rows])
     legal = torch.arange(gpt.config.vocabulary.size)
     found = network.head(legal)(hidden.flatten(0, 1)).log_softmax(-1)
