@@ -107,7 +107,8 @@ def kept_library(folder: Path, compiler: list[str]) -> Path:
     Raises OSError or subprocess.SubprocessError where the compiler does not make it.
     """
     parallel = shares_threads()
-    made_of = [SOURCE.read_text(encoding="utf-8"), *compiler, *FLAGS, str(parallel), _this_cpu()]
+    made_of = [path.read_text(encoding="utf-8") for path in sorted(SOURCE.parent.glob("*.[ch]"))]
+    made_of += [*compiler, *FLAGS, *sum(FOR_THIS_CPU, ()), str(parallel), _this_cpu()]
     state = os.stat(compiler[0])
     made_of += [str(state.st_size), str(state.st_mtime_ns)]
     path = folder / f"step-{hashlib.sha256(chr(0).join(made_of).encode()).hexdigest()[:20]}.so"

@@ -1,32 +1,20 @@
 /* A step of decoding: a few tokens through all layers of a GPT, in one call.
 
-Weights are int8, 255 steps around 0 and a scale for each output. Activations are rounded to int16 a row at a time, to so
-many steps that no sum of products leaves int32 (`Matrix.levels`); sums are exact, and all else is float32. Keys and
-values are bfloat16. One thread or several: of a parallel region all of whose loops meet in barriers. `compiled.py` holds
-the same structures, and `network.py` says what a step is. */
+Weights are int8, 255 steps around 0 and a scale for each output, keys and values bfloat16; all that is not multiplied
+by weights is float32. Several threads take a step together, and wait for each other behind each loop that they divide.
+`compiled.py` holds the same structures, and `network.py` says what a step is. */
 
-#include <math.h>
-#include <stdint.h>
-#include <string.h>
-#ifdef __AVX2__
-#include <immintrin.h>
-#endif
+#include "int8_products.h"
+
 #ifdef _OPENMP
 #include <omp.h>
 #endif
 
-#define EXPORT __attribute__((visibility("default")))
-#define INLINE static inline __attribute__((always_inline))
-#define BLOCK 16 /* outputs whose weights lie side by side */
-#define MOST 8   /* sums that are kept at once: rows, times parts of their inputs */
+#if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "the first of two numbers has to be in the lower half of what holds both"
+#endif
 
-typedef struct {
-    const int8_t *steps; /* (outputs / BLOCK, inputs / 2, BLOCK, 2), both padded with 0 */
-    const float *scale;  /* (outputs,), padded */
-    int64_t inputs;      /* a multiple of 2 * MOST */
-    int64_t outputs;     /* without padding */
-    float levels;
-} Matrix;
+#define EXPORT __attribute__((visibility("default")))
 
 typedef struct {
     Matrix qkv, out, gate_up, down;
@@ -47,127 +35,6 @@ typedef struct {
     int64_t slots, visible; /* those there are, and those that are looked at */
 } Cache;
 
-/* Sums of BLOCK outputs. `dot` adds the products of pairs of weights with a pair of inputs. */
-#if defined(__AVX512BW__)
-typedef __m512i Sums;
-typedef __m512i Weights;
-INLINE Sums nothing(void) { return _mm512_setzero_si512(); }
-INLINE Weights widened(const int8_t *w) { return _mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i *)w)); }
-INLINE Sums plus(Sums a, Sums b) { return _mm512_add_epi32(a, b); }
-INLINE void keep(int32_t *to, Sums a) { _mm512_storeu_si512(to, a); }
-INLINE Sums dot(Sums a, Weights w, int32_t pair) {
-#ifdef __AVX512VNNI__
-    return _mm512_dpwssd_epi32(a, w, _mm512_set1_epi32(pair));
-#else
-    return _mm512_add_epi32(a, _mm512_madd_epi16(w, _mm512_set1_epi32(pair)));
-#endif
-}
-#elif defined(__AVX2__)
-typedef struct { __m256i low, high; } Sums;
-typedef Sums Weights;
-INLINE Sums nothing(void) { return (Sums){_mm256_setzero_si256(), _mm256_setzero_si256()}; }
-INLINE Weights widened(const int8_t *w) {
-    const __m128i *at = (const __m128i *)w;
-    return (Weights){_mm256_cvtepi8_epi16(_mm_loadu_si128(at)), _mm256_cvtepi8_epi16(_mm_loadu_si128(at + 1))};
-}
-INLINE Sums plus(Sums a, Sums b) {
-    return (Sums){_mm256_add_epi32(a.low, b.low), _mm256_add_epi32(a.high, b.high)};
-}
-INLINE void keep(int32_t *to, Sums a) {
-    _mm256_storeu_si256((__m256i *)to, a.low);
-    _mm256_storeu_si256((__m256i *)to + 1, a.high);
-}
-INLINE Sums dot(Sums a, Weights w, int32_t pair) {
-    const __m256i x = _mm256_set1_epi32(pair);
-    return plus(a, (Sums){_mm256_madd_epi16(w.low, x), _mm256_madd_epi16(w.high, x)});
-}
-#else
-typedef struct { int32_t of[BLOCK]; } Sums;
-typedef struct { int16_t of[2 * BLOCK]; } Weights;
-INLINE Sums nothing(void) { return (Sums){{0}}; }
-INLINE Weights widened(const int8_t *w) {
-    Weights found;
-    for (int i = 0; i < 2 * BLOCK; i++) found.of[i] = w[i];
-    return found;
-}
-INLINE Sums plus(Sums a, Sums b) {
-    for (int i = 0; i < BLOCK; i++) a.of[i] += b.of[i];
-    return a;
-}
-INLINE void keep(int32_t *to, Sums a) { memcpy(to, a.of, sizeof a.of); }
-INLINE Sums dot(Sums a, Weights w, int32_t pair) {
-    int16_t x[2];
-    memcpy(x, &pair, sizeof pair);
-    for (int i = 0; i < BLOCK; i++) a.of[i] += (int32_t)w.of[2 * i] * x[0] + (int32_t)w.of[2 * i + 1] * x[1];
-    return a;
-}
-#endif
-
-INLINE int64_t padded(int64_t count, int64_t to) { return (count + to - 1) / to * to; }
-
-/* Sums of a block of outputs for `rows` rows of inputs. Each is summed in `parts`, as a sum waits for the one before. */
-INLINE void tile(const int rows, const int parts, const int8_t *w, const int16_t *x, int64_t inputs, int32_t *sums) {
-    Sums found[MOST];
-    for (int i = 0; i < rows * parts; i++) found[i] = nothing();
-    for (int64_t k = 0; k < inputs; k += 2 * parts)
-        for (int part = 0; part < parts; part++) {
-            const Weights weights = widened(w + (k + 2 * part) * BLOCK);
-            for (int row = 0; row < rows; row++) {
-                int32_t pair;
-                memcpy(&pair, x + row * inputs + k + 2 * part, sizeof pair);
-                found[row * parts + part] = dot(found[row * parts + part], weights, pair);
-            }
-        }
-    for (int row = 0; row < rows; row++) {
-        Sums sum = found[row * parts];
-        for (int part = 1; part < parts; part++) sum = plus(sum, found[row * parts + part]);
-        keep(sums + row * BLOCK, sum);
-    }
-}
-
-/* Outputs (rows, outputs) of rounded inputs (rows, inputs) with a scale each, set or, with `adds`, added to `y`. */
-static void multiply(const Matrix *m, const int16_t *x, const float *x_scale, int64_t rows, float *y, int adds) {
-    const int64_t blocks = padded(m->outputs, BLOCK) / BLOCK;
-#pragma omp for schedule(static)
-    for (int64_t block = 0; block < blocks; block++) {
-        const int8_t *w = m->steps + block * m->inputs * BLOCK;
-        const float *scale = m->scale + block * BLOCK;
-        const int64_t count = m->outputs - block * BLOCK < BLOCK ? m->outputs - block * BLOCK : BLOCK;
-        for (int64_t row = 0; row < rows;) {
-            int32_t sums[MOST * BLOCK];
-            const int16_t *from = x + row * m->inputs;
-            int64_t taken = rows - row;
-            if (taken >= 8) tile(8, 1, w, from, m->inputs, sums), taken = 8;
-            else if (taken >= 4) tile(4, 2, w, from, m->inputs, sums), taken = 4;
-            else if (taken >= 2) tile(2, 4, w, from, m->inputs, sums), taken = 2;
-            else tile(1, 8, w, from, m->inputs, sums);
-            for (int64_t i = 0; i < taken; i++, row++) {
-                float *to = y + row * m->outputs + block * BLOCK;
-                for (int64_t j = 0; j < count; j++) {
-                    const float value = (float)sums[i * BLOCK + j] * scale[j] * x_scale[row];
-                    to[j] = adds ? to[j] + value : value;
-                }
-            }
-        }
-    }
-}
-
-/* Round a row (count,) for a product; return the scale of its steps: not a number where the row holds such. */
-static float rounded(const Matrix *m, const float *x, int64_t count, int16_t *to) {
-    float most = 0, sum = 0;
-#pragma omp simd reduction(max : most) reduction(+ : sum)
-    for (int64_t i = 0; i < count; i++) {
-        const float size = fabsf(x[i]);
-        most = size > most ? size : most;
-        sum += x[i];
-    }
-    const float factor = most > 0 ? m->levels / most : 0;
-#pragma omp simd
-    for (int64_t i = 0; i < count; i++) to[i] = (int16_t)(int32_t)rintf(x[i] * factor);
-    memset(to + count, 0, (size_t)(m->inputs - count) * sizeof *to);
-    return most / m->levels + 0 * sum;
-}
-
 static float inverse_length(const float *x, int64_t count, float epsilon) {
     float squares = 0;
 #pragma omp simd reduction(+ : squares)
@@ -187,11 +54,11 @@ INLINE uint16_t to_bfloat16(float value) {
     return (uint16_t)(value == value ? nearest : 0x7fc0);
 }
 
-/* e to the power of x within 2e-7 of itself (its series around whole powers of 2); 1e-38 and 1e38 at most. */
+/* e to the power of x, from -87 to 87, within 3e-7 of itself: its series around whole powers of 2, where the logarithm
+of 2 is in two parts, the first of which has so few digits that it is multiplied exactly. */
 INLINE float exponential(float x) {
-    float power = x * 1.44269504f;
-    power = power < -126 ? -126 : power > 126 ? 126 : power;
-    const float whole = rintf(power), f = (power - whole) * 0.693147181f;
+    x = x < -87 ? -87 : x > 87 ? 87 : x;
+    const float whole = rintf(x * 1.44269504f), f = x - whole * 0.693359375f + whole * 2.12194440e-4f;
     const float series = 1 + f * (1 + f * (0.5f + f * (1 / 6.f + f * (1 / 24.f + f * (1 / 120.f + f / 720.f)))));
     union { uint32_t bits; float value; } scale = {(uint32_t)((int32_t)whole + 127) << 23};
     return series * scale.value;
@@ -217,16 +84,66 @@ static void place(const Network *n, const Layer *layer, float *qkv, const float 
                 kv[part * c->part + head * c->head + i] = to_bfloat16(qkv[(part + 1) * width + head * dim + i]);
 }
 
-/* Attention of one head of one token to `seen` slots; `weights` holds as many numbers. */
+typedef float Lanes __attribute__((vector_size(4 * BLOCK)));
+typedef uint32_t LaneBits __attribute__((vector_size(4 * BLOCK)));
+
+INLINE Lanes lanes(const float *x) {
+    Lanes found;
+    memcpy(&found, x, sizeof found);
+    return found;
+}
+
+/* Of 2 * BLOCK numbers of bfloat16 those at even places, and those at odd ones. */
+INLINE LaneBits pairs(const uint16_t *x) {
+    LaneBits found;
+    memcpy(&found, x, sizeof found);
+    return found;
+}
+INLINE Lanes first(LaneBits bits) { return (Lanes)(bits << 16); }
+INLINE Lanes second(LaneBits bits) { return (Lanes)(bits & 0xffff0000u); }
+
+INLINE float total_of(Lanes x) {
+    typedef float Eight __attribute__((vector_size(2 * BLOCK)));
+    typedef float Four __attribute__((vector_size(BLOCK)));
+    union { Lanes all; Eight parts[2]; } halves = {x};
+    union { Eight all; Four parts[2]; } quarters = {halves.parts[0] + halves.parts[1]};
+    const Four sum = quarters.parts[0] + quarters.parts[1];
+    return (sum[0] + sum[2]) + (sum[1] + sum[3]);
+}
+
+/* Weighted sums of `count` * 2 * BLOCK channels of the values. */
+INLINE void weighted(const int count, const uint16_t *v, int64_t seen, int64_t dim, const float *weights, float *to) {
+    Lanes sums[2][2];
+    for (int i = 0; i < count; i++) sums[i][0] = sums[i][1] = (Lanes){0};
+    for (int64_t slot = 0; slot < seen; slot++)
+        for (int i = 0; i < count; i++) {
+            const LaneBits value = pairs(v + slot * dim + i * 2 * BLOCK);
+            sums[i][0] += weights[slot] * first(value);
+            sums[i][1] += weights[slot] * second(value);
+        }
+    for (int i = 0; i < count * BLOCK; i++) {
+        to[2 * i] = sums[i / BLOCK][0][i % BLOCK];
+        to[2 * i + 1] = sums[i / BLOCK][1][i % BLOCK];
+    }
+}
+
+/* Attention of one head of one token to `seen` slots; `weights` holds as many numbers, `split` twice `dim`. */
 static void attend(const float *q, const uint16_t *k, const uint16_t *v, int64_t seen, int64_t dim, float *weights,
-                   float *to) {
+                   float *split, float *to) {
     const float scale = 1 / sqrtf((float)dim);
-    float most = -INFINITY, total = 0;
+    const int64_t whole = dim / (2 * BLOCK) * (2 * BLOCK);
+    float *odd = split + dim, most = -INFINITY, total = 0;
+    for (int64_t i = 0; i < whole / 2; i++) split[i] = q[2 * i], odd[i] = q[2 * i + 1];
     for (int64_t slot = 0; slot < seen; slot++) {
         const uint16_t *key = k + slot * dim;
-        float sum = 0;
-#pragma omp simd reduction(+ : sum)
-        for (int64_t i = 0; i < dim; i++) sum += q[i] * from_bfloat16(key[i]);
+        Lanes sums = {0};
+        for (int64_t i = 0; i < whole; i += 2 * BLOCK) {
+            const LaneBits both = pairs(key + i);
+            sums += lanes(split + i / 2) * first(both);
+            sums += lanes(odd + i / 2) * second(both);
+        }
+        float sum = total_of(sums);
+        for (int64_t i = whole; i < dim; i++) sum += q[i] * from_bfloat16(key[i]);
         weights[slot] = sum * scale;
         most = weights[slot] > most ? weights[slot] : most;
     }
@@ -235,12 +152,14 @@ static void attend(const float *q, const uint16_t *k, const uint16_t *v, int64_t
         weights[slot] = exponential(weights[slot] - most);
         total += weights[slot];
     }
-    for (int64_t i = 0; i < dim; i++) to[i] = 0;
-    for (int64_t slot = 0; slot < seen; slot++) {
-        const uint16_t *value = v + slot * dim;
-        const float weight = weights[slot] / total;
-#pragma omp simd
-        for (int64_t i = 0; i < dim; i++) to[i] += weight * from_bfloat16(value[i]);
+    const float share = 1 / total;
+    for (int64_t slot = 0; slot < seen; slot++) weights[slot] *= share;
+    int64_t at = 0;
+    for (; at + 4 * BLOCK <= dim; at += 4 * BLOCK) weighted(2, v + at, seen, dim, weights, to + at);
+    for (; at + 2 * BLOCK <= dim; at += 2 * BLOCK) weighted(1, v + at, seen, dim, weights, to + at);
+    for (; at < dim; at++) {
+        to[at] = 0;
+        for (int64_t slot = 0; slot < seen; slot++) to[at] += weights[slot] * from_bfloat16(v[slot * dim + at]);
     }
 }
 
@@ -255,6 +174,9 @@ static int64_t widest(const Network *n) { return 3 * n->width > 2 * n->inner ? 3
 /* Inputs of a product at most, padded. */
 static int64_t longest(const Network *n) { return padded(n->width > n->inner ? n->width : n->inner, 2 * MOST); }
 
+/* Numbers that a thread attends with. */
+static int64_t per_thread(const Network *n, int64_t visible) { return padded(visible + 2 * n->dim, BLOCK); }
+
 static Scratch divided(const Network *n, int64_t tokens, int64_t visible, int64_t threads, float *memory) {
     Scratch s;
     s.x = memory;
@@ -262,13 +184,13 @@ static Scratch divided(const Network *n, int64_t tokens, int64_t visible, int64_
     s.attended = s.wide + tokens * widest(n);
     s.scale = s.attended + tokens * n->width;
     s.weights = s.scale + tokens;
-    s.rounded = (int16_t *)(s.weights + threads * padded(visible, BLOCK));
+    s.rounded = (int16_t *)(s.weights + threads * per_thread(n, visible));
     return s;
 }
 
 /* Return the bytes of memory that a step of so many tokens needs. */
 EXPORT int64_t step_bytes(const Network *n, int64_t tokens, int64_t visible, int64_t threads) {
-    const int64_t floats = tokens * (2 * n->width + widest(n) + 1) + threads * padded(visible, BLOCK);
+    const int64_t floats = tokens * (2 * n->width + widest(n) + 1) + threads * per_thread(n, visible);
     return floats * (int64_t)sizeof(float) + tokens * longest(n) * (int64_t)sizeof(int16_t);
 }
 
@@ -297,8 +219,9 @@ static void layer_of(const Network *n, const Layer *layer, const Scratch *s, int
     for (int64_t i = 0; i < tokens * n->heads; i++) {
         const int64_t t = i / n->heads, head = i % n->heads, seen = slots[t] + 1 < c->visible ? slots[t] + 1 : c->visible;
         const uint16_t *k = c->store + t / per_row * c->row + head * c->head;
-        attend(s->wide + 3 * t * width + head * dim, k, k + c->part, seen, dim,
-               s->weights + thread_number() * padded(c->visible, BLOCK), s->attended + i * dim);
+        float *weights = s->weights + thread_number() * per_thread(n, c->visible);
+        attend(s->wide + 3 * t * width + head * dim, k, k + c->part, seen, dim, weights, weights + seen,
+               s->attended + i * dim);
     }
 #pragma omp for schedule(static)
     for (int64_t t = 0; t < tokens; t++)

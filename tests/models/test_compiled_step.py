@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import shutil
 import threading
 from pathlib import Path
 
@@ -163,12 +164,14 @@ def test_a_library_is_made_once_and_of_this_source(tmp_path, monkeypatch):
     made = path.stat().st_mtime_ns
     assert compiler.kept_library(folder, command) == path
     assert path.stat().st_mtime_ns == made
-    changed = tmp_path / "step.c"
-    changed.write_text(compiler.SOURCE.read_text() + "\n")
-    monkeypatch.setattr(compiler, "SOURCE", changed)
+    source = shutil.copytree(compiler.SOURCE.parent, tmp_path / "source")
+    monkeypatch.setattr(compiler, "SOURCE", source / "step.c")
+    assert compiler.kept_library(folder, command) == path
+    header = source / "int8_products.h"
+    header.write_text(header.read_text() + "\n")
     assert compiler.kept_library(folder, command) != path
     assert len(list(folder.iterdir())) == 2  # nothing temporary is left
-    changed.write_text("no C")
+    header.write_text("no C")
     with pytest.raises(OSError, match="error"):
         compiler.kept_library(folder, command)
     assert len(list(folder.iterdir())) == 2
