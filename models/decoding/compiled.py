@@ -16,6 +16,8 @@ BLOCK = 16
 """Outputs whose weights lie side by side, and what numbers of inputs are padded to, as in `step.c`."""
 LARGEST = 127
 """Steps of a weight at most."""
+MOST_HELD = 1 << 22
+"""Bytes of memory for a step that are kept for the next: enough for some hundred tokens. Assumed."""
 
 _Pointer, _Number = ctypes.c_void_p, ctypes.c_int64
 
@@ -136,7 +138,7 @@ class CompiledStep:
         assert store.dtype == torch.bfloat16
         assert strides[4:] == (store.shape[5], 1)
         cache = _Cache(store.data_ptr(), *strides[:4], store.shape[4], visible)
-        hidden = torch.empty(*ids.shape, self.width)
+        hidden, memory = torch.empty(*ids.shape, self.width), self._scratch(tokens, visible, threads)
         failed = self.library.step(
             ctypes.byref(self.struct),
             ctypes.byref(cache),
@@ -146,18 +148,20 @@ class CompiledStep:
             _Pointer(slots.data_ptr()),
             _Pointer(turn.data_ptr()),
             _Pointer(hidden.data_ptr()),
-            _Pointer(self._scratch(tokens, visible, threads)),
+            _Pointer(memory.data_ptr()),
             _Number(threads),
         )
         if failed:
             raise IndexError(f"ids {ids.tolist()} or slots {slots.tolist()}: the network or the cache has fewer")
         return hidden
 
-    def _scratch(self, tokens: int, visible: int, threads: int) -> int:
-        """Return the address of this thread's memory, of the size that such a step needs."""
+    def _scratch(self, tokens: int, visible: int, threads: int) -> torch.Tensor:
+        """Return memory for this thread, of the size that such a step needs at least."""
         sizes = map(_Number, (tokens, visible, threads))
         needed = self.library.step_bytes(ctypes.byref(self.struct), *sizes)
         held: torch.Tensor | None = getattr(self._memory, "held", None)
         if held is None or len(held) < needed:
-            held = self._memory.held = torch.empty(needed, dtype=torch.uint8)
-        return held.data_ptr()
+            held = torch.empty(needed, dtype=torch.uint8)
+            if needed <= MOST_HELD:
+                self._memory.held = held
+        return held

@@ -1,9 +1,10 @@
 """A GPT for drawing tokens on a CPU: the same function as `GPT.forward`, as few operators and bytes as it takes.
 
-Per layer: norms are a division (`weights.py`), queries and keys are turned as complex numbers, one write puts both key
-and value into the cache, and all memory is there before (`workspace.py`). The rotary angles are looked up once a token.
-Without autograd and without modules a token of 8 layers takes 681 operators, those inside others counted, where the
-GPT's own step takes 1839.
+In int8, where the machine has a C compiler, all layers are one call of `step.c`. Elsewhere norms are a division
+(`weights.py`), queries and keys are turned as complex numbers, one write a layer puts both key and value into the
+cache, and all memory is there before (`workspace.py`). The rotary angles are looked up once a token. Without autograd
+and without modules a token of 8 layers takes 681 operators then, those inside others counted, where the GPT's own step
+takes 1839.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import ctypes
 import logging
 import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -24,14 +25,7 @@ from triforce.models.blocks.kv_cache import KVCache, SlotCache
 from triforce.models.decoding.compiled import CompiledMatrix, CompiledStep
 from triforce.models.decoding.compiler import CannotCompileError, library
 from triforce.models.decoding.precision import Compiled, Precision
-from triforce.models.decoding.products import (
-    MANY_ROWS,
-    Product,
-    activations,
-    pack,
-    pack_compiled,
-    resolve,
-)
+from triforce.models.decoding.products import Product, activations, pack, resolve
 from triforce.models.decoding.weights import LayerWeights, layer_weights
 from triforce.models.decoding.workspace import Workspace, rows_of
 from triforce.models.gpt import GPT
@@ -82,7 +76,13 @@ class PackedNetwork:
         with torch.inference_mode():
             self._embedding = gpt.embedding.weight.float()
             self._norm = gpt.norm.weight.float() * gpt.config.width**0.5
-            self.layers, self._step = self._packed()
+            self.layers: list[LayerWeights[Product]] = []
+            self._step: CompiledStep | None = None
+            if self._library is None:
+                self.layers = [layer_weights(block, partial(pack, precision=self.precision)) for block in gpt.blocks]
+            else:
+                matrices = [layer_weights(block, partial(CompiledMatrix, self._library)) for block in gpt.blocks]
+                self._step = CompiledStep(self.config, matrices, self._embedding, self._norm)
             self._rotation = torch.complex(gpt.cos.float(), gpt.sin.float())
             self._numbers = torch.arange(gpt.config.max_positions + ROUND)
             self._smallest = torch.tensor(math.sqrt(gpt.config.head_dim * EPSILON))
@@ -90,18 +90,8 @@ class PackedNetwork:
 
     @property
     def compiled(self) -> bool:
-        """Whether a step of few tokens is compiled."""
+        """Whether it computes by the compiled step."""
         return self._step is not None
-
-    def _packed(self) -> tuple[Sequence[LayerWeights[Product]], CompiledStep | None]:
-        if self._library is None:
-            return [layer_weights(block, partial(pack, precision=self.precision)) for block in self.gpt.blocks], None
-        layers = [layer_weights(block, partial(pack_compiled, library=self._library)) for block in self.gpt.blocks]
-        inner = [
-            LayerWeights(one.qkv.matrix, one.scale, one.out.matrix, one.gate_up.matrix, one.down.matrix)
-            for one in layers
-        ]
-        return layers, CompiledStep(self.config, inner, self._embedding, self._norm)
 
     def head(self, ids: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
         """Pack the head's rows of ``ids`` ``(V,)``, once for the same ids; returns a function from hidden states
@@ -130,7 +120,7 @@ class PackedNetwork:
         """Return the last hidden states ``(B, T, width)`` float32 of ids ``(B, T)``, as `GPT.forward` does."""
         with torch.inference_mode():
             positions, slots = self._places(ids, positions, cache)
-            if self._step is not None and ids.numel() <= MANY_ROWS:
+            if self._step is not None:
                 return self._compiled(self._step, ids, positions, pointers, slots, cache)
             step = self._begin(ids, positions, pointers, slots, cache)
             memory = step.memory
@@ -178,7 +168,7 @@ class PackedNetwork:
         turn = self._turn(ids, positions, pointers, cache)
         if isinstance(cache, SlotCache):
             return step(ids, slots, turn, cache.store, cache.visible)
-        hidden = step(ids, slots, turn, cache.store, cache.store.shape[4])
+        hidden = step(ids, slots, turn, cache.store, cache.length + ids.shape[1])
         cache.length += ids.shape[1]
         return hidden
 

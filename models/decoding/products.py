@@ -8,15 +8,12 @@ units of a CPU that has them are faster with the same matrix in bfloat16, packed
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
 from torch.nn import functional as F
 
-from triforce.models.decoding.compiled import CompiledMatrix
 from triforce.models.decoding.precision import Precision
 
 Product = Callable[[torch.Tensor], torch.Tensor]
@@ -25,8 +22,6 @@ Product = Callable[[torch.Tensor], torch.Tensor]
 FEW_ROWS = 4
 """Rows up to which int8 is faster than bfloat16 in matrix units. Measured: 0.9, 1.2 and 1.9 ms against 1.9, 2.0 and 5.5
 at 1, 2 and 4 rows, 12.4 against 10.5 at 8, for 14 M weights on one busy core of a Xeon with AMX."""
-MANY_ROWS = 16
-"""Rows up to which the compiled product of int8 is as fast as bfloat16 in a CPU's own units."""
 INT8_STEP = 32
 """Inputs that the kernel of int8 takes at once: it reads past the end of a row of another length."""
 
@@ -63,25 +58,6 @@ def resolve(precision: Precision) -> Literal["float32", "bfloat16", "int8"]:
 def activations(precision: Precision) -> torch.dtype:
     """Return the type of a product's inputs and outputs."""
     return torch.float32 if resolve(precision) == "float32" else torch.bfloat16
-
-
-@dataclass(frozen=True)
-class CompiledProduct:
-    """The product of a compiled matrix, and of another for many rows where there is a faster one."""
-
-    matrix: CompiledMatrix
-    many: Product | None
-
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        if self.many is None or len(x) <= MANY_ROWS:
-            return self.matrix(x).to(x.dtype)
-        return self.many(x)
-
-
-def pack_compiled(weight: torch.Tensor, library: ctypes.CDLL) -> CompiledProduct:
-    """Pack ``weight`` ``(out, in)`` float32 in int8 for the compiled step of ``library``."""
-    matrix = CompiledMatrix(library, weight)
-    return CompiledProduct(matrix, _pack_bfloat16(weight) if has_bfloat16_units() else None)
 
 
 def pack(weight: torch.Tensor, precision: Precision) -> Product:

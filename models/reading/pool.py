@@ -7,8 +7,8 @@ one it ends the segment. So it can neither skip nor repeat a word, nor stop earl
 Each step is one call of the network with a line, or two with guidance, for each text (continuous batching: Yu et al.
 2022, Orca). A text that ends leaves its place to the next that waits. The lines in use lie next to each other, padded
 to one of `SIZES`, and attention looks at no more slots than the longest of them has filled, in multiples of `SLOTS`. A
-text draws the same whatever is read beside it, but for rounding: in half precision or int8 that is enough to lead to
-other codes.
+text draws the same whatever is read beside it, but for rounding: in half precision, or in int8 that is not compiled,
+that is enough to lead to other codes.
 """
 
 from __future__ import annotations

@@ -176,7 +176,7 @@ def main() -> None:
     model.eval().requires_grad_(False)
     compare_sampling(model, arguments.codes, arguments.rounds, clock, tuple(arguments.batch))
     for batch_size in arguments.batch if arguments.profile else ():
-        print("\n" + profile(PackedNetwork(model, "auto"), batch_size, arguments.codes))
+        print("\n" + profile(PackedNetwork(model, "auto", "no"), batch_size, arguments.codes))
 
 
 if __name__ == "__main__":

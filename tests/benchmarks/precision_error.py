@@ -16,7 +16,9 @@ import torch
 from triforce.flows.examples.piper.prepare import unseen_texts
 from triforce.models.blocks.kv_cache import SlotCache
 from triforce.models.blocks.positions import text_pointers
+from triforce.models.decoding.compiler import find_compiler
 from triforce.models.decoding.network import PackedNetwork
+from triforce.models.decoding.precision import Compiled, Precision
 from triforce.models.gpt import GPT
 from triforce.models.gpt_sampling import Candidate, SamplingConfig
 from triforce.models.reading.interleave import begins_unit, interleave
@@ -89,14 +91,18 @@ def main() -> None:
     entropy = -(wanted.exp() * wanted).sum(-1).mean()
     print(f"{len(texts)} sentences, {len(wanted)} codes, entropy {entropy:.3f} nats")
     print("| precision | mean difference of log p, weighted by p | largest, p > 0.001 | KL, nats | greedy: same |")
-    for precision in ("bfloat16", "int8"):
-        found = torch.cat([scores(PackedNetwork(exact.gpt, precision), ids) for ids in rows])
+    kinds: list[tuple[Precision, Compiled]] = [("bfloat16", "no"), ("int8", "no")]
+    if find_compiler() is not None:
+        kinds.append(("int8", "yes"))
+    for precision, compiled in kinds:
+        found = torch.cat([scores(PackedNetwork(exact.gpt, precision, compiled), ids) for ids in rows])
         difference, probability = (found - wanted).abs(), wanted.exp()
         divergence = (probability * (wanted - found)).sum(-1).mean()
-        other = [c[0] for c in Release.load(options.release, precision=precision).draw_all(texts, sampling=greedy)]
+        release = Release.load(options.release, precision=precision, compiled=compiled)
+        other = [c[0] for c in release.draw_all(texts, sampling=greedy)]
         same, before, lengths = agreement(known, other)
         print(
-            f"| {precision} | {(difference * probability).sum(-1).mean():.4f} "
+            f"| {release.drawn_in} | {(difference * probability).sum(-1).mean():.4f} "
             f"| {difference[probability > 1e-3].max():.3f} | {divergence:.6f} "
             f"| {same:.0%} of readings, {before:.0%} of codes before the first that differs, "
             f"lengths differ by {lengths:.1%} |",

@@ -21,6 +21,7 @@ from models.qwen import as_qwen3
 from torch import nn
 
 from triforce.models.blocks.kv_cache import KVCache
+from triforce.models.decoding.compiler import find_compiler
 from triforce.models.decoding.network import PackedNetwork, PlainNetwork
 from triforce.models.gpt import GPT
 from triforce.models.gpt_sampling import SamplingConfig, sample_segment
@@ -96,8 +97,10 @@ def ctranslate(model: GPT, generator, batch_size: int, num_codes: int, top_p: fl
 def systems(model: GPT, batch_size: int, num_codes: int, folder: Path) -> dict[str, Draw]:
     """What is compared, by name; of transformers' two caches the one that is faster here."""
     found = {"triforce, the GPT itself, float32": ours(PlainNetwork(model), batch_size, num_codes)}
-    for precision in ("float32", "bfloat16", "int8"):
-        found[f"triforce, {precision}"] = ours(PackedNetwork(model, precision), batch_size, num_codes)
+    for precision in BYTES:
+        found[f"triforce, {precision}"] = ours(PackedNetwork(model, precision, "no"), batch_size, num_codes)
+    if find_compiler() is not None:
+        found["triforce, int8, compiled"] = ours(PackedNetwork(model, "int8", "yes"), batch_size, num_codes)
     for dtype in (torch.float32, torch.bfloat16):
         other = as_qwen3(model).eval().to(dtype)
         both = {cache: transformers(model, other, batch_size, num_codes, cache) for cache in ("dynamic", "static")}
@@ -208,7 +211,7 @@ def _print_bounds(model: GPT, batch_size: int, rounds: int, clock: Callable[[], 
     count = sum(p.numel() for name, p in model.named_parameters() if p.ndim > 1 and name != "head.weight")
     for precision, size in BYTES.items():
         speed = reading_speed(count * size, rounds, clock)
-        alone = products_alone(PackedNetwork(model, precision), batch_size, rounds, clock)
+        alone = products_alone(PackedNetwork(model, precision, "no"), batch_size, rounds, clock)
         print(
             f"bound, {precision}: {count * size / 1e6:.1f} MB of weights a step at {speed / 1e9:.1f} GB/s, "
             f"{1000 * count * size / speed:.2f} ms; its matrix products alone {1000 * alone:.2f} ms",

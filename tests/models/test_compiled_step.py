@@ -17,6 +17,7 @@ from triforce.models.decoding import compiler
 from triforce.models.decoding.compiled import LARGEST, CompiledMatrix
 from triforce.models.decoding.network import PackedNetwork
 from triforce.models.gpt import GPT, GPTConfig
+from triforce.models.gpt_sampling import SamplingConfig
 from triforce.models.release import Release
 from triforce.models.vocabulary import Modality, Vocabulary
 
@@ -211,3 +212,14 @@ def test_a_release_draws_by_it_where_it_may(monkeypatch):
     assert Release.load(precision="float32").drawn_in == "float32"
     with pytest.raises(ValueError, match="compiled yes with precision float32"):
         Release.load(precision="float32", compiled="yes")
+
+
+@needs_compiler
+def test_a_text_draws_the_same_whatever_is_read_beside_it():
+    release = Release.load(precision="int8", compiled="yes")
+    texts = ["A narrow path led down.", "Yes.", "Nobody asked the captain.", "It is late.", "Who is there?", "Come in."]
+    sampling = SamplingConfig(max_codes=40)
+    together = release.draw_all(texts, seeds=range(6), sampling=sampling)
+    for seed, (text, found) in enumerate(zip(texts, together, strict=True)):
+        alone = release.draw_all([text], seeds=[seed], sampling=sampling)[0][0]
+        assert alone.codes.tolist() == found[0].codes.tolist()
