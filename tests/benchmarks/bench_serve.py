@@ -4,6 +4,9 @@
 ``--release``), asks for speech as 1, 4 and 16 clients at once, and prints a table. First sound is the time from a
 request to the first bytes of sound; cold is the first request to a server that has just said its address. The others
 speak the same sentences in a process each: piper's first sound is its first sentence, espeak-ng's its first samples.
+
+``--inside`` is for a core that other work shares: the server's engine in this process, without HTTP, and all times are
+CPU seconds of its one thread. With ``--compiled no`` it draws without the compiled step.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import queue
 import signal
 import statistics
 import subprocess
@@ -20,12 +24,20 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import httpx
 import numpy as np
 import psutil
+import torch
+
+from triforce.flows.speech.engine import SpeechEngine
+from triforce.flows.speech.speaker import ROWS, SpeakConfig, Speaker
+from triforce.models.decoding.precision import Compiled
+from triforce.models.memory import reuse_freed_memory
+from triforce.models.release import Release
 
 SENTENCES = (
     "The ferry leaves at noon, and nobody waits for it.",
@@ -157,6 +169,43 @@ def speak_by_server(arguments: argparse.Namespace) -> Iterator[list[str]]:
         yield long.row("triforce serve, one long text", None, sum(megabytes(pid)))
 
 
+def speak_inside(arguments: argparse.Namespace) -> Iterator[list[str]]:
+    """Yield the rows of the server's engine in this process, in CPU seconds of one thread."""
+    torch.set_num_threads(1)
+    reuse_freed_memory()
+    release = Release.load(arguments.release, compiled=arguments.compiled)
+    engine = SpeechEngine(release, num_rows=ROWS, pooled=True)
+    engine.start()
+    speaker = Speaker(release, SpeakConfig())
+    _crowd_inside(engine, speaker, 1)  # which measures the voice
+    for clients in arguments.clients:
+        asked = _crowd_inside(engine, speaker, clients)
+        yield asked.row(f"{release.drawn_in}, {clients} at once", None, megabytes(os.getpid())[0])
+    engine.stop()
+
+
+def _crowd_inside(engine: SpeechEngine, speaker: Speaker, num_clients: int) -> Asked:
+    """Hand a sentence in for each client at once."""
+    asked, started = Asked(), time.process_time()
+    ended: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
+
+    def listen(heard: list[int], part: np.ndarray | Exception | None) -> None:
+        if isinstance(part, np.ndarray):
+            if len(part) and not heard:
+                asked.first_s.append(time.process_time() - started)
+            heard.append(len(part))
+            asked.sound_s += len(part) / engine.release.sample_rate_hz
+        else:
+            ended.put(part)
+
+    for number in range(num_clients):
+        text = SENTENCES[number % len(SENTENCES)]
+        engine.submit(speaker, "default", [text], number, partial(listen, []))
+    asked.failed = sum(ended.get() is not None for _ in range(num_clients))
+    asked.wall_s = time.process_time() - started
+    return asked
+
+
 def speak_by_piper(threads: int) -> list[str] | None:
     """Return piper's row, None where it is not installed."""
     command = [sys.executable, "-c", PIPER, str(threads), json.dumps(SENTENCES)]
@@ -201,12 +250,17 @@ def main() -> None:
     parser.add_argument("--asks", type=int, default=4, help="Sentences that each client asks for.")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="Threads of piper.")
     parser.add_argument("--set", dest="settings", nargs="+", default=[], metavar="NAME=VALUE")
+    parser.add_argument("--inside", action="store_true", help="CPU seconds of the engine in this process")
+    parser.add_argument("--compiled", choices=get_args(Compiled), default="auto", help="with --inside")
     arguments = parser.parse_args()
-    rows = list(speak_by_server(arguments))
-    rows += [row for row in (speak_by_piper(arguments.threads), speak_by_espeak()) if row]
+    if arguments.inside:
+        rows = list(speak_inside(arguments))
+    else:
+        rows = list(speak_by_server(arguments))
+        rows += [row for row in (speak_by_piper(arguments.threads), speak_by_espeak()) if row]
     head = ["", "cold, ms", "first sound p50, ms", "p95, ms", "times real time", "429", "failed", "RSS, MB"]
     print("\n".join("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows)))
-    alone = [float(row[2]) for row in rows if row[0].endswith("1 client") and row[2]]
+    alone = [float(row[2]) for row in rows if row[0].endswith(("1 client", " 1 at once")) and row[2]]
     print(f"first sound warm, median: {statistics.median(alone):.0f} ms" if alone else "no sound")
 
 
