@@ -20,6 +20,7 @@ import tempfile
 import threading
 import time
 from functools import cache
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -114,23 +115,23 @@ def kept_library(folder: Path, compiler: list[str]) -> Path:
     path = folder / f"step-{hashlib.sha256(chr(0).join(made_of).encode()).hexdigest()[:20]}.so"
     if not path.is_file():
         started = time.monotonic()
-        _compile(path, compiler, "-fopenmp" if parallel else "-fopenmp-simd")
+        _compile(path, compiler, parallel)
         logger.info("compiled %s in %.1f s into %s", SOURCE.name, time.monotonic() - started, folder)
     return path
 
 
-def _compile(path: Path, compiler: list[str], threads: str) -> None:
-    failed: list[str] = []
+def _compile(path: Path, compiler: list[str], parallel: bool) -> None:
+    failed = ""
     with tempfile.TemporaryDirectory(prefix=".tmp-", dir=path.parent) as temporary:
         out = Path(temporary) / path.name
-        for native in FOR_THIS_CPU:
+        for threads, native in product(["-fopenmp", "-fopenmp-simd"][not parallel :], FOR_THIS_CPU):
             command = [*compiler, *FLAGS, threads, *native, str(SOURCE), "-o", str(out), "-lm"]
             done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=LONGEST_S)
             if done.returncode == 0:
                 out.rename(path)
                 return
-            failed.append(done.stderr.strip()[-300:])
-    raise OSError(failed[0])
+            failed = done.stderr.strip()[-300:]
+    raise OSError(failed)
 
 
 def shares_threads() -> bool:

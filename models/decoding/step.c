@@ -7,6 +7,9 @@ by weights is float32. Several threads take a step together, and wait for each o
 #include "int8_products.h"
 
 #ifdef _OPENMP
+#ifdef __clang__
+#error "its OpenMP has threads of its own, which would fight with torch's: compile without"
+#endif
 #include <omp.h>
 #endif
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import shlex
 import shutil
 import threading
 from pathlib import Path
@@ -176,6 +177,21 @@ def test_a_library_is_made_once_and_of_this_source(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="error"):
         compiler.kept_library(folder, command)
     assert len(list(folder.iterdir())) == 2
+
+
+@needs_compiler
+def test_a_compiler_without_openmp_makes_a_step_of_one_thread(tmp_path):
+    picky = tmp_path / "cc"
+    given = shlex.join(compiler.find_compiler())
+    picky.write_text(f'#!/bin/sh\ncase " $* " in *" -fopenmp "*) exit 1;; esac\nexec {given} "$@"\n')
+    picky.chmod(0o755)
+    path = compiler.kept_library(tmp_path, [str(picky)])
+    assert b"GOMP_parallel" not in path.read_bytes()
+    whole = compiler.kept_library(tmp_path, compiler.find_compiler())
+    assert (b"GOMP_parallel" in whole.read_bytes()) == compiler.shares_threads()
+    weight, x = torch.randn(32, 16), torch.randn(3, 16)
+    one, other = (CompiledMatrix(ctypes.CDLL(str(each)), weight)(x) for each in (path, whole))
+    assert torch.equal(one, other)
 
 
 def test_a_folder_that_others_write_to_is_not_loaded_from(tmp_path, monkeypatch):
