@@ -368,7 +368,16 @@ class VocoderTrainConfig(StageConfig, SoundCropConfig):
         description="URI of a release whose vocoder is where training begins, or voice, the one that comes along; "
         "discriminators begin at nothing.",
     )
-    model: VocosConfig = Field(description="Shape of the network; the recipe's where not set.")
+    model: VocosConfig = Field(
+        description="Shape of the network; where not set the recipe's, or with init_from that of its vocoder."
+    )
+
+    @classmethod
+    def recipe(cls, values: dict[str, Any], size: str) -> dict[str, Any]:
+        """The named size's fields; with ``init_from`` the shape is that of its vocoder."""
+        card = load_card(values["init_from"], "vocoder") if values.get("init_from") else None
+        found = super().recipe(values, size)
+        return found if card is None else found | {"model": card["model"]}  # a missing one is told of when it is read
 
     @model_validator(mode="after")
     def _restored_are_decoded(self) -> VocoderTrainConfig:
