@@ -12,7 +12,8 @@ A clip's way, by the functions it goes through:
 3. `tokenize` (flows/tokens.py) turns every kept clip into codes: `run_tokenize` calls `tokenize_corpus`
    (tokenize/job.py), which reads, encodes and writes shards of token samples.
 4. `train` with the stage ``gpt`` fits the transformer on the shards.
-5. `train` with the stage ``diffusion`` fits the network that restores what the dVAE lost, on the clips.
+5. `train` with the stage ``diffusion`` fits the network that restores what the dVAE lost, on the clips; where the
+   stage ``vocoder`` is asked for, it then fits the one that turns mels into sound.
 
 The release then speaks: `Release.speak` (models/release.py).
 """
@@ -20,7 +21,7 @@ The release then speaks: `Release.speak` (models/release.py).
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
@@ -37,8 +38,10 @@ from triforce.ingest.clips.clip_recording import ClipConfig
 from triforce.tokenize.config import TokenizeConfig
 from triforce.train.config import StageName, TrainConfig, train_config
 
-PipelineStage = Literal["ingest", "dvae", "tokenize", "gpt", "diffusion"]
-STAGES: tuple[PipelineStage, ...] = ("ingest", "dvae", "tokenize", "gpt", "diffusion")
+PipelineStage = Literal["ingest", "dvae", "tokenize", "gpt", "diffusion", "vocoder"]
+STAGES: tuple[PipelineStage, ...] = get_args(PipelineStage)
+UNLESS_ASKED = STAGES[:-1]
+"""The stages of a pipeline that names none: sound comes of mels without a trained vocoder too."""
 
 
 class PipelineConfig(BaseModel):
@@ -48,12 +51,15 @@ class PipelineConfig(BaseModel):
 
     folder: str = Field(min_length=1, description="URI below which corpus/, tokens/, runs/ and release/ lie.")
     sources: str = Field(description="URI of the sources.yaml.")
-    stages: tuple[PipelineStage, ...] = Field(STAGES, min_length=1, description="Stages to run, in any order here.")
+    stages: tuple[PipelineStage, ...] = Field(
+        UNLESS_ASKED, min_length=1, description="Stages to run, in any order here; vocoder only where it is named."
+    )
     clips: ClipConfig = Field(default_factory=ClipConfig, description="How recordings become clips.")
     tokenize: dict[str, Any] = Field(default_factory=dict, description="Fields of TokenizeConfig beside the folders.")
     dvae: dict[str, Any] = Field(default_factory=dict, description="Fields of TrainConfig beside the folders.")
     gpt: dict[str, Any] = Field(default_factory=dict, description="Fields of TrainConfig beside the folders.")
     diffusion: dict[str, Any] = Field(default_factory=dict, description="Fields of TrainConfig beside the folders.")
+    vocoder: dict[str, Any] = Field(default_factory=dict, description="Fields of TrainConfig beside the folders.")
 
     @field_validator("stages")
     @classmethod

@@ -358,12 +358,32 @@ class VocoderTrainConfig(StageConfig, SoundCropConfig):
         description="Share of a batch whose mels are what the release's dVAE decodes from the clips' codes, with the "
         "true sound to reach: the vocoder then knows the dVAE's blur.",
     )
+    restored: bool = Field(
+        False,
+        description="Let the release's diffusion network restore those decodes first, as its card says and told all "
+        "that it can be: for releases that speak through it. Needs a pack.",
+    )
     init_from: str | None = Field(
         None,
         description="URI of a release whose vocoder is where training begins, or voice, the one that comes along; "
         "discriminators begin at nothing.",
     )
-    model: VocosConfig = Field(description="Shape of the network; the recipe's where not set.")
+    model: VocosConfig = Field(
+        description="Shape of the network; where not set the recipe's, or with init_from that of its vocoder."
+    )
+
+    @classmethod
+    def recipe(cls, values: dict[str, Any], size: str) -> dict[str, Any]:
+        """The named size's fields; with ``init_from`` the shape is that of its vocoder."""
+        card = load_card(values["init_from"], "vocoder") if values.get("init_from") else None
+        found = super().recipe(values, size)
+        return found if card is None else found | {"model": card["model"]}  # a missing one is told of when it is read
+
+    @model_validator(mode="after")
+    def _restored_are_decoded(self) -> VocoderTrainConfig:
+        if self.restored and not self.decoded_share:
+            raise ValueError("restored=true with decoded_share 0: no mel is decoded; set decoded_share, such as 0.7")
+        return self
 
 
 TrainConfig = Annotated[

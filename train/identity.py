@@ -62,7 +62,7 @@ ADDED: dict[str, Any] = {
     "cuda_graph": False,
     **{"teacher": None, "teacher_weight": 1.0, "teacher_every": 1, "channel_jitter": 0.0},
     "shrink": 1,
-    **{"periods": (), "decoded_share": 0.0},
+    **{"periods": (), "decoded_share": 0.0, "restored": False},
     **{"spelled_share": 0.12, "text_dropout": 0.0},
 }
 """Fields that came later and decide a run's result, each hashed only where it is not what runs without it had."""

@@ -20,7 +20,8 @@ def test_a_pipeline_starts_from_any_of_its_stages():
     config = PipelineConfig(folder="data", sources="sources.yaml", stages=("gpt", "dvae", "tokenize"))
     assert config.stages_from(None) == ("dvae", "tokenize", "gpt")
     assert config.stages_from("tokenize") == ("tokenize", "gpt")
-    assert PipelineConfig(folder="data", sources="s.yaml").stages_from("ingest") == STAGES
+    assert PipelineConfig(folder="data", sources="s.yaml").stages_from("ingest") == STAGES[:-1]
+    assert PipelineConfig(folder="data", sources="s.yaml", stages=STAGES).stages_from("gpt") == STAGES[-3:]
     with pytest.raises(ValueError, match="start_from='diffusion'"):
         config.stages_from("diffusion")
 

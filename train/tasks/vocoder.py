@@ -11,14 +11,19 @@ from torch import nn
 
 from triforce.models.audio.mel import LogMel, MelConfig, log_mel
 from triforce.models.audio.vocos import Vocos, VocosConfig
+from triforce.models.diffusion import Diffusion
 from triforce.models.dvae import DVAE
-from triforce.models.release_files import TrainedNetwork, load_card, load_stage, require_dvae
+from triforce.models.flow_samplers import SamplerConfig
+from triforce.models.reading.front_end import require_phonemes
+from triforce.models.release_files import TrainedNetwork, load_card, load_stage, load_tokenizer_of, require_dvae
 from triforce.train.config import VocoderTrainConfig
 from triforce.train.data.base import SoundBatch, SoundCrops
 from triforce.train.data.crops import ClipCrops
 from triforce.train.data.order import Place
 from triforce.train.data.packed.pack import is_pack
+from triforce.train.data.packed.priors import PackRestorer
 from triforce.train.data.packed.sound import PackedSound
+from triforce.train.data.restoration import PiecesAtCodes, Tokens
 from triforce.train.tasks.crop_task import CropTask, samples
 from triforce.train.tasks.inputs import corpus_hash, refuse_own_release
 from triforce.train.tasks.vocoder_losses import (
@@ -84,14 +89,16 @@ class VocoderTask(CropTask):
         card = load_card(config.release, "dvae")
         mel = MelConfig.model_validate(card["mel"]) if card else None
         dvae = require_dvae(config.release, device).model if config.decoded_share else None
-        sounds = PackedSound(config, device, dvae) if is_pack(config.corpus) else None
+        restorer = _restorer(config, device) if config.restored else None
+        sounds = PackedSound(config, device, dvae, restorer) if is_pack(config.corpus) else None
         return cls(config, place, device, mel, dvae, sounds, _base(config, mel))
 
     @classmethod
     def input_hashes(cls, config: VocoderTrainConfig) -> dict[str, str]:
         dvae = {"dvae": require_dvae(config.release).hash} if config.decoded_share else {}
         base = {"init_from": _require_vocoder(config.init_from, config.release).hash} if config.init_from else {}
-        return {"corpus": corpus_hash(config.corpus)} | dvae | base
+        diffusion = {"diffusion": _require_diffusion(config).hash} if config.restored else {}
+        return {"corpus": corpus_hash(config.corpus)} | dvae | diffusion | base
 
     def card(self, inputs: dict[str, str]) -> dict[str, Any]:
         return {"modality": self.config.modality} | self.crops.card()
@@ -150,6 +157,29 @@ class VocoderTask(CropTask):
                 row[name] = (again - mel[:, : again.shape[1]]).abs().mean()
             errors.append(row)
         return {name: float(torch.stack([row[name] for row in errors]).mean()) for name in errors[0]}
+
+
+def _require_diffusion(config: VocoderTrainConfig, device: torch.device | None = None) -> TrainedNetwork[Diffusion]:
+    """Return the release's diffusion network; raises ValueError where the mels that are made cannot be restored."""
+    if not is_pack(config.corpus):
+        raise ValueError(f"restored=true: for packs, and {config.corpus} is none; pack it (triforce train export)")
+    found = load_stage(config.release, "diffusion", device)
+    if found is None:
+        raise FileNotFoundError(f"restored=true: no diffusion network in {config.release}; train one, or leave it out")
+    if found.model.config.latent_channels:
+        raise ValueError(f"restored=true: the diffusion network in {config.release} is told latents of a GPT")
+    return found
+
+
+def _restorer(config: VocoderTrainConfig, device: torch.device) -> PackRestorer:
+    """Return what restores as the release does: as its card says, told codes and pieces of text."""
+    diffusion, dvae = _require_diffusion(config, device), require_dvae(config.release)
+    shape, pieces = diffusion.model.config, None
+    if shape.num_pieces:
+        codes_per_s = MelConfig.model_validate(dvae.card["mel"]).frames_per_s / dvae.model.config.compression[0]
+        pieces = PiecesAtCodes(require_phonemes(load_tokenizer_of(config.release)), codes_per_s)
+    sampler = SamplerConfig.model_validate(diffusion.card.get("sampler", {}))
+    return PackRestorer(diffusion.model, sampler, Tokens(bool(shape.num_codes), pieces))
 
 
 def _require_vocoder(init_from: str, release: str) -> TrainedNetwork[Vocos]:

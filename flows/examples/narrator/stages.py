@@ -185,6 +185,7 @@ def _train_vocoder(work: Work, release: str, minutes: float, **fields: Any) -> N
         "max_minutes": max(0.01, minutes),
         "batch_size": work.config.vocoder_batch,
         "decoded_share": 0.7,
+        "restored": load_card(release, "diffusion") is not None,
         "optimizer": {"decay_share": 0.6},
     }
     _train(work, "vocoder", stage="vocoder", **(common | fields))

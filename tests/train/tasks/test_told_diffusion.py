@@ -180,6 +180,50 @@ def test_the_mean_is_heard_while_codes_are_drawn(folder, tmp_path):
     assert np.sqrt(((found - whole) ** 2).mean() / (whole**2).mean()) < 0.005
 
 
+def test_a_vocoder_learns_from_what_the_network_restores(folder, tmp_path):
+    uri = str(shutil.copytree(folder / "release", tmp_path / "release"))
+    pack_corpus(str(folder / "corpus"), tmp_path / "sound", samples=True)
+    card = {"stage": "vocoder", "corpus": str(tmp_path / "sound"), "release": uri, "runs": str(tmp_path / "runs")}
+    shape = {"hidden": 64, "inner": 128, "num_blocks": 2}
+    settings = card | {"model": shape, "batch_size": 4, "crop_frames": 33, "eval_clips": 2, "decoded_share": 0.5}
+    restored = train_config(**settings, restored=True)
+    shutil.rmtree(tmp_path / "release/diffusion", ignore_errors=True)
+    with pytest.raises(FileNotFoundError, match="no diffusion network in"):
+        input_hashes(restored)
+    mean = {"method": "mean", "num_steps": 1, "guidance": 2.0, "guidance_of": "latents"}
+    train(config(folder, "pack", release=uri, sampler=mean), progress=False)
+    release = Release.load(uri)
+    network = release.diffusion
+    torch.manual_seed(0)
+    torch.nn.init.normal_(network.head.weight, std=0.1)
+    kept = load_stage(uri, "diffusion").card
+    for name, data in stage_files("diffusion", network, kept | {"dvae_hash": release.dvae_hash}).items():
+        (tmp_path / "release/diffusion" / name).write_bytes(data)
+
+    task = make_task(restored, Place(0, 1), CPU)
+    plain = make_task(train_config(**settings), Place(0, 1), CPU)
+    pack = task.crops.crops.pack
+    number = next(index for index, clip in enumerate(pack.clips) if clip.get("words"))
+    clip, held = pack.clips[number], slice(*pack.bounds[number : number + 2])
+    codes = release.dvae.encode(pack.mel(number)[None])[0]
+    decoded = pack.scale.from_bytes(pack.scale.to_bytes(release.decode(codes, held.stop - held.start)))
+    tell = PiecesAtCodes(release.tokenizer, pack.mel_config.frames_per_s / release.dvae.config.compression[0])
+    spoken = tell(clip["clip_id"], clip["text"], [tuple(word) for word in clip["words"]], len(codes))
+    expected = release.restore(decoded, seed=number, tokens=release.tokens(codes, spoken))
+    found = pack.scale.from_bytes(task.crops.decoded[held]).T
+    assert (found - pack.scale.from_bytes(pack.scale.to_bytes(expected))).abs().mean() < 0.01
+    assert (found - decoded).abs().mean() > 0.1
+    (sound, shown), (same, before) = task.next_batch(), plain.next_batch()
+    torch.testing.assert_close(sound, same)
+    torch.testing.assert_close(shown[2:], before[2:])
+    assert not torch.allclose(shown[:2], before[:2], atol=0.1)
+    assert set(input_hashes(restored)) == {"corpus", "dvae", "diffusion"}
+    with pytest.raises(ValueError, match=r"for packs, and .* is none"):
+        input_hashes(train_config(**(settings | {"corpus": str(folder / "corpus")}), restored=True))
+    with pytest.raises(ValueError, match="restored=true with decoded_share 0"):
+        train_config(**(settings | {"decoded_share": 0}), restored=True)
+
+
 def test_what_cannot_be_told_is_refused(folder, tmp_path):
     with pytest.raises(ValueError, match="diffusion of speech alone, this is diffusion of image"):
         train_config(stage="diffusion", corpus="c", release="r", runs="x", modality="image", crop=(8, 8), pieces=True)

@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from triforce.models.diffusion import Diffusion
 from triforce.models.dvae import DVAE
+from triforce.models.flow_samplers import SamplerConfig
 from triforce.models.reading.interleave import TimedWord
 from triforce.train.data.order import Place
 from triforce.train.data.packed.crops import PackedCrops
@@ -36,6 +38,24 @@ def decode_pack(crops: PackedCrops, dvae: DVAE) -> tuple[torch.Tensor, list[np.n
     return decoded, codes
 
 
+class PackRestorer:
+    """Restores the decodes of a pack by a release's diffusion network, told what it can be told."""
+
+    def __init__(self, diffusion: Diffusion, sampler: SamplerConfig, tokens: Tokens) -> None:
+        self.diffusion, self.sampler, self.tokens = diffusion, sampler, tokens
+
+    @torch.inference_mode()
+    def __call__(self, crops: PackedCrops, decoded: torch.Tensor, codes: list[np.ndarray]) -> None:
+        """Put the restored mel of each clip in the place of its decode, bytes of the pack, given its ``codes``."""
+        pack = crops.pack
+        for number, (own, clip) in enumerate(zip(codes, pack.clips, strict=True)):
+            part = decoded[pack.bounds[number] : pack.bounds[number + 1]]
+            told = torch.from_numpy(_told(self.tokens, clip, own)).to(part.device)[None] if self.tokens else None
+            prior = pack.scale.from_bytes(part).T[None]
+            restored = self.diffusion.sample(prior, None, self.sampler, seed=number, tokens=told)
+            part.copy_(pack.scale.to_bytes(restored[0].T))
+
+
 class PackedPriors:
     """What the diffusion network learns from, of a pack."""
 
@@ -46,10 +66,7 @@ class PackedPriors:
         self.tokens: torch.Tensor | None = None
         """Tokens of all clips end to end, ``(R, codes)`` int64."""
         if tokens:
-            told = [
-                tokens.of(own, clip["clip_id"], clip.get("text") or "", _words(clip))
-                for own, clip in zip(codes, crops.pack.clips, strict=True)
-            ]
+            told = [_told(tokens, clip, own) for own, clip in zip(codes, crops.pack.clips, strict=True)]
             self.tokens = torch.from_numpy(np.concatenate(told, axis=1)).to(crops.device)
 
     def batch(self, place: Place, count: int) -> Restoration:
@@ -78,6 +95,6 @@ class PackedPriors:
         return found
 
 
-def _words(clip: dict[str, Any]) -> list[TimedWord] | None:
-    words = clip.get("words")
-    return [tuple(word) for word in words] if words else None
+def _told(tokens: Tokens, clip: dict[str, Any], codes: np.ndarray) -> np.ndarray:
+    words: list[TimedWord] | None = [tuple(word) for word in clip.get("words") or []] or None
+    return tokens.of(codes, clip["clip_id"], clip.get("text") or "", words)

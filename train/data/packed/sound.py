@@ -14,7 +14,7 @@ from triforce.train.data.config import SoundCropConfig
 from triforce.train.data.crop_stream import StreamedCrops
 from triforce.train.data.order import Place
 from triforce.train.data.packed.crops import CropPlaces, PackedCrops, writable
-from triforce.train.data.packed.priors import decode_pack
+from triforce.train.data.packed.priors import PackRestorer, decode_pack
 
 
 class PackedSound:
@@ -22,8 +22,17 @@ class PackedSound:
 
     streamed: StreamedCrops | None = None
 
-    def __init__(self, config: SoundCropConfig, device: torch.device, dvae: DVAE | None = None) -> None:
-        """With a ``dvae``, every clip is encoded and decoded whole, now. Raises ValueError for a pack of mels alone."""
+    def __init__(
+        self,
+        config: SoundCropConfig,
+        device: torch.device,
+        dvae: DVAE | None = None,
+        restorer: PackRestorer | None = None,
+    ) -> None:
+        """With a ``dvae``, every clip is encoded and decoded whole, now, and with a ``restorer`` restored as well.
+
+        Raises ValueError for a pack of mels alone.
+        """
         self.crops = crops = PackedCrops(config, device)
         if not crops.pack.has_samples:
             raise ValueError(
@@ -31,7 +40,11 @@ class PackedSound:
             )
         samples = crops.pack.samples
         self.samples = torch.from_numpy(np.array(samples) if device.type != "cpu" else writable(samples)).to(device)
-        self.decoded = None if dvae is None else decode_pack(crops, dvae)[0]
+        self.decoded: torch.Tensor | None = None
+        if dvae is not None:
+            self.decoded, codes = decode_pack(crops, dvae)
+            if restorer is not None:
+                restorer(crops, self.decoded, codes)
 
     def card(self) -> dict[str, Any]:
         return self.crops.card()
