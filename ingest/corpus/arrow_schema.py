@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from triforce.ingest.corpus.records import SAMPLE_RATE_HZ
 
@@ -106,3 +109,27 @@ CLIP_SCHEMA = pa.schema(
         )
     },
 )
+
+ZSTD_COLUMNS = (
+    *("audio", "image", "video", "text", "recognised", "words", "voice", "conditioning"),
+    *("title", "author", "collection", "url", "licence"),
+)
+"""Columns of clips that are compressed. A row group has 32 values of each of the others, some hundred bytes, and Arrow
+takes longer to prepare zstd for a column chunk than to read it (12 of 17 microseconds on an EPYC core)."""
+
+
+def clip_writer(path: Any) -> pq.ParquetWriter:
+    """Return a writer of a clip file: the one layout that all of them have."""
+    compressed = {leaf: "zstd" for name in ZSTD_COLUMNS for leaf in _leaves(name, CLIP_SCHEMA.field(name).type)}
+    return pq.ParquetWriter(path, CLIP_SCHEMA, compression=compressed, use_dictionary=["source", "recording_id"])
+
+
+def _leaves(path: str, kind: pa.DataType) -> Iterator[str]:
+    """The Parquet columns that a column of Arrow is made of."""
+    if pa.types.is_list(kind):
+        yield from _leaves(f"{path}.list.element", kind.value_type)
+    elif pa.types.is_struct(kind):
+        for field in kind:
+            yield from _leaves(f"{path}.{field.name}", field.type)
+    else:
+        yield path

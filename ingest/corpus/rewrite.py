@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from triforce.ingest import storage
-from triforce.ingest.corpus.arrow_schema import CLIP_SCHEMA
+from triforce.ingest.corpus.arrow_schema import CLIP_SCHEMA, clip_writer
 from triforce.ingest.corpus.packs import overlay
 from triforce.ingest.locks import maintenance
 
@@ -26,8 +26,7 @@ def replace_columns(uri: str, columns: Mapping[str, Sequence[Any]]) -> None:
         for name, values in columns.items():
             if len(values) != parquet.metadata.num_rows:
                 raise ValueError(f"{uri}: {len(values)} values of {name} for {parquet.metadata.num_rows} clips")
-        options = {"compression": "zstd", "use_dictionary": ["source", "recording_id"]}
-        with pq.ParquetWriter(temporary, CLIP_SCHEMA, **options) as writer:
+        with clip_writer(temporary) as writer:
             first = 0
             for group in range(parquet.num_row_groups):
                 table = parquet.read_row_group(group)

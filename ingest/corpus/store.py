@@ -12,7 +12,7 @@ import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
 from triforce.ingest import storage
-from triforce.ingest.corpus.arrow_schema import CLIP_SCHEMA, RECORDING_SCHEMA
+from triforce.ingest.corpus.arrow_schema import CLIP_SCHEMA, RECORDING_SCHEMA, clip_writer
 from triforce.ingest.corpus.packs import overlay
 from triforce.ingest.corpus.records import MEDIA_COLUMNS, Clip, Recording
 
@@ -93,9 +93,7 @@ class Corpus:
         count = 0
         with (
             storage.atomic_file(self.clips_uri(recording.source, recording.recording_id)) as path,
-            pq.ParquetWriter(
-                path, CLIP_SCHEMA, compression="zstd", use_dictionary=["source", "recording_id"]
-            ) as writer,
+            clip_writer(path) as writer,
         ):
             group: list[dict] = []
             for clip in clips:

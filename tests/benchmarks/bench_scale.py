@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from generated_corpus import age, write_corpus, write_known, write_tokens_folder
+from generated_corpus import age, write_corpus, write_known, write_packed_corpus, write_tokens_folder
 
 STEPS: dict[str, Callable[[Path], str]] = {}
 Step = Callable[[Path], str]
@@ -103,11 +103,21 @@ def verify(folder: Path) -> str:
 @step
 def refilter(folder: Path) -> str:
     from triforce.ingest.clips.filters import FilterConfig
-    from triforce.ingest.clips.refilter import refilter
+    from triforce.ingest.clips.refilter import decide_again
 
-    config = FilterConfig(min_snr_db=12.001, max_rate_iqr=3.0)
-    changes = refilter(open_corpus(folder), config, dry_run=True)
-    return f"{changes.num_rows} would change"
+    config = FilterConfig(min_snr_db=15.0, max_rate_iqr=3.0)
+    changes = decide_again(open_corpus(folder), config, dry_run=True)
+    return f"{sum(map(len, changes))} would change"
+
+
+@step
+def refilter_snr(folder: Path) -> str:
+    """The same by one score alone, as a manifest is filtered."""
+    from triforce.ingest.clips.filters import FilterConfig
+    from triforce.ingest.clips.refilter import decide_again
+
+    changes = decide_again(open_corpus(folder), FilterConfig(min_snr_db=15.0), dry_run=True)
+    return f"{sum(map(len, changes))} would change"
 
 
 @step
@@ -210,8 +220,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--recordings", type=int, default=2000)
+    parser.add_argument("--packed", action="store_true", help="write rows and clips into packs straight away")
     parser.add_argument("--known", type=int, default=1_000_000, help="recordings that discovery knows")
-    steps = [name for name in STEPS if name != "compact"]  # which changes what the others find
+    steps = [name for name in STEPS if name not in ("refilter_snr", "compact")]  # which changes what the others find
     parser.add_argument("--steps", nargs="+", choices=list(STEPS), default=steps)
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -220,7 +231,8 @@ def main() -> None:
         return
     if not (options.folder / "corpus").exists():
         options.folder.mkdir(parents=True, exist_ok=True)
-        write_corpus(options.folder / "corpus", options.recordings)
+        write = write_packed_corpus if options.packed else write_corpus
+        write(options.folder / "corpus", options.recordings)
         age(options.folder / "corpus")
     if not (options.folder / "tokens").exists():
         write_tokens_folder(options.folder / "tokens")

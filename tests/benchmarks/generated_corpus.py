@@ -1,16 +1,18 @@
 """A corpus of any size with hardly any sound in it, written as fast as a disk takes it.
 
 A few recordings are written by the corpus's own writer; all others are copies of their files with other ids, which is
-why the columns that hold ids are not compressed. Rows, columns, row groups and footers are those of a real corpus.
+why no column that holds ids is compressed. Rows, columns, row groups and footers are those of a real corpus.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,9 @@ import pyarrow.parquet as pq
 
 from triforce.ingest import ledger
 from triforce.ingest.corpus.arrow_schema import CLIP_SCHEMA
+from triforce.ingest.corpus.packs.compact import MAX_PACK_FILES
+from triforce.ingest.corpus.packs.pack_file import Content, pack_name, write_pack
+from triforce.ingest.corpus.packs.pack_list import FOLDER
 from triforce.ingest.corpus.records import SAMPLE_RATE_HZ, Clip, Media, Recording, Status, Word, make_recording_id
 from triforce.ingest.corpus.store import Corpus
 from triforce.ingest.media.encode import encode_flac
@@ -31,7 +36,7 @@ MAX_LINKS = 60_000
 PLACE = "f00dfacef00dface"
 """The id that templates have, and copies have another in its place."""
 MEDIA = b"no sound"
-WITH_IDS = ("clip_id", "recording_id", "url")
+ENDINGS = ("parquet", "mp3")
 VOCABULARY = [f"{a}{b}{c}" for a in ("ka", "lo", "mi", "ru", "te") for b in ("na", "so", "vi", "") for c in "aeioustr"]
 
 
@@ -48,36 +53,57 @@ def write_corpus(uri: Path, num_recordings: int, clips_per_recording: int = 225,
     return corpus
 
 
+def write_packed_corpus(uri: Path, num_recordings: int, clips_per_recording: int = 225, num_sources: int = 4) -> Corpus:
+    """Write the corpus that `write_corpus` and `triforce corpus compact` would leave, by one writing of each pack."""
+    corpus = Corpus(str(uri))
+    templates = list(_templates(uri.with_name(f"{uri.name}-templates"), clips_per_recording))
+    for place in range(num_sources):
+        source = f"feed-{place}"
+        ledger.write_pending(corpus, source, [])
+        ids = {make_recording_id(source, str(number)): number for number in range(place, num_recordings, num_sources)}
+        write_links(uri / "recordings" / f"source={source}", [f"{recording_id}.mp3" for recording_id in ids], MEDIA)
+        names = sorted(ids)
+        for order, begin in enumerate(range(0, len(names), MAX_PACK_FILES)):
+            some = [(name, templates[ids[name] % NUM_TEMPLATES]) for name in names[begin : begin + MAX_PACK_FILES]]
+            for kind, folder in enumerate(("recordings", "clips")):
+                copies = ((name, copy_of(template[kind], name, source)) for name, template in some)
+                contents = (Content(f"{name}.parquet", len(data), partial(io.BytesIO, data)) for name, data in copies)
+                packed = uri / folder / f"source={source}" / FOLDER
+                packed.mkdir(parents=True, exist_ok=True)
+                write_pack(packed / pack_name(order + 1, 0, f"{order:012x}"), contents)
+    return corpus
+
+
 def write_known(uri: Path, num_recordings: int, source: str = "feed-0") -> None:
     """Write the files of as many fetched recordings, as links to a few: discovery asks whether they are there."""
-    corpus = Corpus(str(uri))
-    folder = uri / "recordings" / f"source={source}"
-    folder.mkdir(parents=True)
-    ledger.write_pending(corpus, source, [])
-    first: dict[str, Path] = {}
-    for number in range(num_recordings):
-        name = make_recording_id(source, f"https://example.org/e/{number}")
-        for ending in ("parquet", "mp3"):
-            path = folder / f"{name}.{ending}"
-            if number % MAX_LINKS:
-                os.link(first[ending], path)
-            else:
-                path.write_bytes(MEDIA)
-                first[ending] = path
+    ledger.write_pending(Corpus(str(uri)), source, [])
+    names = [make_recording_id(source, f"https://example.org/e/{number}") for number in range(num_recordings)]
+    write_links(uri / "recordings" / f"source={source}", [f"{name}.{end}" for name in names for end in ENDINGS], MEDIA)
+
+
+def write_links(folder: Path, names: list[str], data: bytes) -> None:
+    """Write files of the same content, as links to a few."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, name in enumerate(names):
+        if number % MAX_LINKS:
+            os.link(folder / names[number - number % MAX_LINKS], folder / name)
+        else:
+            (folder / name).write_bytes(data)
+
+
+def copy_of(template: bytes, recording_id: str, source: str) -> bytes:
+    """Return a template with another recording's ids."""
+    return template.replace(PLACE.encode(), recording_id.encode()).replace(b"feed-x", source.encode())
 
 
 def add_copy(uri: Path, template: tuple[bytes, bytes], number: int, num_sources: int) -> str:
     """Write one more recording; return its id."""
     source = f"feed-{number % num_sources}"
     recording_id = make_recording_id(source, str(number))
-    names = ((PLACE.encode(), recording_id.encode()), (b"feed-x", source.encode()))
     for folder, data in zip(("recordings", "clips"), template, strict=True):
-        for old, new in names:
-            data = data.replace(old, new)
-        with open(uri / folder / f"source={source}" / f"{recording_id}.parquet", "wb") as file:
-            file.write(data)
-    with open(uri / "recordings" / f"source={source}" / f"{recording_id}.mp3", "wb") as file:
-        file.write(MEDIA)
+        path = uri / folder / f"source={source}" / f"{recording_id}.parquet"
+        path.write_bytes(copy_of(data, recording_id, source))
+    (uri / "recordings" / f"source={source}" / f"{recording_id}.mp3").write_bytes(MEDIA)
     return recording_id
 
 
@@ -105,24 +131,20 @@ def _templates(folder: Path, num_clips: int) -> Iterator[tuple[bytes, bytes]]:
         corpus.write_recording(recording)
         corpus.write_clips(recording, _clips(recording, num_clips, seed))
         clips = Path(corpus.clips_uri("feed-x", PLACE))
-        compression = {path: "zstd" for path in _leaves(clips)} | dict.fromkeys(WITH_IDS, "none")
-        _rewrite(clips, compression)
+        _make_legible(clips)
         row = Path(corpus.recording_uri("feed-x", PLACE))
         pq.write_table(pq.read_table(row, partitioning=None), row, compression="none")
         yield row.read_bytes(), clips.read_bytes()
 
 
-def _leaves(path: Path) -> list[str]:
-    schema = pq.ParquetFile(path).schema
-    return [schema.column(index).path for index in range(len(schema))]
-
-
-def _rewrite(path: Path, compression: dict[str, str]) -> None:
-    table_groups = pq.ParquetFile(path)
-    tables = [table_groups.read_row_group(index) for index in range(table_groups.num_row_groups)]
-    with pq.ParquetWriter(
-        path, CLIP_SCHEMA, compression=compression, use_dictionary=["source", "recording_id"]
-    ) as writer:
+def _make_legible(path: Path) -> None:
+    """Write a clips file again as it is, but for the addresses, which hold ids and are not compressed here."""
+    file = pq.ParquetFile(path)
+    chunks = [file.metadata.row_group(0).column(number) for number in range(file.metadata.num_columns)]
+    compressed = [chunk.path_in_schema for chunk in chunks if chunk.compression != "UNCOMPRESSED"]
+    options = {name: "zstd" for name in compressed if name != "url"}
+    tables = [file.read_row_group(index) for index in range(file.num_row_groups)]
+    with pq.ParquetWriter(path, CLIP_SCHEMA, compression=options, use_dictionary=["source", "recording_id"]) as writer:
         for table in tables:
             writer.write_table(table)
 
