@@ -6,7 +6,6 @@ Needs root and Linux's ``ip``. Nothing of the machine's own network is touched.
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import subprocess
 import time
@@ -18,6 +17,8 @@ import psutil
 SUBNET = "10.77.0"
 PREFIX = "triforce-"
 SWITCH = f"{PREFIX}switch"
+END_S = 10.0
+"""How long what runs on a host may take to end before it is killed."""
 
 
 def _ip(*words: str) -> None:
@@ -141,13 +142,15 @@ class Host:
     def end(self) -> None:
         """End everything that runs here, whoever started it."""
         listed = subprocess.run(["ip", "netns", "pids", self.namespace], capture_output=True, text=True).stdout
+        alive = []
+        for pid in map(int, listed.split()):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                alive.append(psutil.Process(pid))
         for number in (signal.SIGTERM, signal.SIGKILL):
-            for pid in map(int, listed.split()):
-                try:
-                    os.kill(pid, number)
-                except ProcessLookupError:
-                    continue
-            time.sleep(2 if number == signal.SIGTERM and listed else 0)
+            for process in alive:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.send_signal(number)
+            _, alive = psutil.wait_procs(alive, timeout=END_S)
 
 
 def wait_for(what: str, is_so: Callable[[], bool], timeout_s: float, every_s: float = 0.5) -> float:
