@@ -9,7 +9,8 @@ from typing import Any
 
 from triforce.flows.browse.catalogue import Catalogue, each_name
 from triforce.flows.browse.queries import KINDS, OPERATORS, Overlay
-from triforce.flows.browse.verdicts import REASONS, THRESHOLDS
+from triforce.flows.browse.thresholds import THRESHOLDS
+from triforce.ingest.clips.columns.verdicts import REASONS
 from triforce.ingest.clips.filters import FilterConfig
 from triforce.ingest.clips.score_index import SCORES, TEXT_SCORES
 from triforce.ingest.corpus.records import Clip

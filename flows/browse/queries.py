@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, Field
 
 from triforce.flows.browse.catalogue import ORIGIN_TEXTS, Catalogue
-from triforce.flows.browse.verdicts import REASONS
+from triforce.ingest.clips.columns.verdicts import REASONS
 from triforce.ingest.clips.score_index import FLAGS, INTEGERS, NAMES, SCORES, TEXT_SCORES
 
 TEXT_BLOCK = 1 << 16

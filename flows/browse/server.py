@@ -31,7 +31,7 @@ from triforce.flows.browse.clip_view import Networks, medium_of, picture, read_c
 from triforce.flows.browse.guard import Guard
 from triforce.flows.browse.queries import Overlay, Query, matching, page, sort_keys
 from triforce.flows.browse.summaries import Judge, histograms
-from triforce.flows.browse.verdicts import THRESHOLDS
+from triforce.flows.browse.thresholds import THRESHOLDS
 from triforce.flows.speech.access import KEY_VARIABLE, require_key
 from triforce.ingest import storage
 from triforce.ingest.clips.filters import FilterConfig

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from triforce.flows.browse.catalogue import Catalogue
-from triforce.flows.browse.verdicts import KEPT, REASONS, THRESHOLDS, Threshold, judge, with_limit
+from triforce.flows.browse.thresholds import THRESHOLDS, Threshold, with_limit
 from triforce.ingest import storage
+from triforce.ingest.clips.columns.verdicts import KEPT, REASONS, judge
 from triforce.ingest.clips.filters import FilterConfig
 from triforce.ingest.clips.score_index import SCORES, TEXT_SCORES
 

@@ -6,6 +6,7 @@ import dataclasses
 import datetime
 import json
 import sys
+from collections import Counter
 from itertools import islice
 from typing import Annotated
 
@@ -270,17 +271,18 @@ def refilter(
     """Decide again which clips are kept, from their stored scores and from marks; no audio is touched."""
     from triforce.flows.cli.settings import merged
     from triforce.ingest.clips.filters import FilterConfig
-    from triforce.ingest.clips.refilter import refilter as run_refilter
+    from triforce.ingest.clips.refilter import decide_again
     from triforce.ingest.strict_yaml import load_model
 
     fields = load_model(config, FilterConfig).model_dump(exclude_unset=True) if config else {}
     limits = FilterConfig.model_validate(merged(fields, settings))
-    changes = run_refilter(open_corpus(uri), limits, dry_run=dry_run)
-    counts = changes.group_by(["before", "after"]).aggregate([("clip_id", "count")]).sort_by("clip_id_count")
-    for row in reversed(counts.to_pylist()):
-        print(f"{row['before'] or 'kept':<18} -> {row['after'] or 'kept':<18} {row['clip_id_count']}")
+    counts: Counter[tuple[str | None, str | None]] = Counter()
+    for changes in decide_again(open_corpus(uri), limits, dry_run=dry_run):
+        counts.update(zip(*(changes[name].to_pylist() for name in ("before", "after")), strict=True))
+    for (before, after), count in counts.most_common():
+        print(f"{before or 'kept':<18} -> {after or 'kept':<18} {count}")
     verb = "would change" if dry_run else "changed"
-    print(f"{len(changes)} clips {verb}; the next `triforce tokenize` renews the shards that hold them")
+    print(f"{counts.total()} clips {verb}; the next `triforce tokenize` renews the shards that hold them")
 
 
 @app.command(epilog=example("corpus browse data/corpus --release data/release"))

@@ -10,8 +10,8 @@ import itertools
 import re
 import unicodedata
 from bisect import bisect_right
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, TypeVar
 
 
 class Script(NamedTuple):
@@ -68,44 +68,74 @@ def script_of(character: str) -> Script | None:
 
 def spoken_letters(text: str) -> float:
     """Return the length of a text in letters of an alphabet: the number of its characters, where it is in one."""
-    if text.isascii():
-        return float(len(text))
-    return sum(1.0 if (script := script_of(character)) is None else script.letters for character in text)
+    return float(len(text)) if text.isascii() else sum(map(_LETTERS.__getitem__, text))
 
 
 def plain_words(text: str | None) -> list[str]:
     """Return the words of a text in lower case without punctuation; text without spaces is one word up to a mark."""
     if text is None or text.isascii():
         return _ASCII_WORD.findall((text or "").lower())
-    kept = [
-        character if character.isalnum() or character in "'_" or unicodedata.category(character)[0] == "M" else " "
-        for character in text.lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
-    ]
-    return "".join(kept).split()
+    return text.lower().translate(_IN_WORDS).split()
 
 
 def spaced_words(text: str | None) -> list[str]:
     """Return the words that are written with spaces: of mixed text, the parts in such scripts."""
-    return [part for has_spaces, part in _parts(text) if has_spaces]
+    return [part for has_spaces, part in _parts(plain_words(text)) if has_spaces]
 
 
 def repeatable_units(text: str | None) -> list[str]:
     """Return the parts of a text that seldom come twice: words, and without spaces each run of three characters."""
+    return units_of(plain_words(text))[0]
+
+
+def units_of(words: list[str]) -> tuple[list[str], list[str]]:
+    """Return what `repeatable_units` and `spaced_words` give for a text of these plain words."""
     units: list[str] = []
-    for has_spaces, part in _parts(text):
+    spaced: list[str] = []
+    for has_spaces, part in _parts(words):
         units += [part] if has_spaces else [part[at : at + 3] for at in range(max(1, len(part) - 2))]
-    return units
+        spaced += [part] if has_spaces else []
+    return units, spaced
 
 
-def _parts(text: str | None) -> Iterator[tuple[bool, str]]:
-    for word in plain_words(text):
+def _parts(words: list[str]) -> Iterator[tuple[bool, str]]:
+    for word in words:
         if word.isascii():
             yield True, word
             continue
-        for has_spaces, part in itertools.groupby(word, _has_spaces):
+        for has_spaces, part in itertools.groupby(word, _HAS_SPACES.__getitem__):
             yield has_spaces, "".join(part)
+
+
+Key, Value = TypeVar("Key", str, int), TypeVar("Value")
+
+
+class _Remembered(dict[Key, Value]):
+    """A function, remembered: of the few characters that texts are made of it is asked for millions of times."""
+
+    def __init__(self, function: Callable[[Key], Value]) -> None:
+        self._function = function
+
+    def __missing__(self, key: Key) -> Value:
+        return self.setdefault(key, self._function(key))
+
+
+def _letters(character: str) -> float:
+    script = script_of(character)
+    return 1.0 if script is None else script.letters
 
 
 def _has_spaces(character: str) -> bool:
     script = script_of(character)
     return script is None or script.has_spaces
+
+
+def _in_word(code: int) -> str:
+    """What becomes of a character in plain words, by its code."""
+    character = chr(code)
+    if character == "\N{RIGHT SINGLE QUOTATION MARK}":
+        return "'"
+    return character if character.isalnum() or character in "'_" or unicodedata.category(character)[0] == "M" else " "
+
+
+_LETTERS, _HAS_SPACES, _IN_WORDS = _Remembered(_letters), _Remembered(_has_spaces), _Remembered(_in_word)

@@ -45,7 +45,8 @@ PHANTOM_PHRASES = {
 }
 """What Whisper writes over music and silence, by language: the ends of the videos it was trained on. A clip of nothing
 else is dropped."""
-_PHANTOMS = frozenset(" ".join(plain_words(phrase)) for phrases in PHANTOM_PHRASES.values() for phrase in phrases)
+PLAIN_PHANTOMS = frozenset(" ".join(plain_words(phrase)) for phrases in PHANTOM_PHRASES.values() for phrase in phrases)
+"""Their words without punctuation, which a text is compared with."""
 
 SHORT_WORDED = frozenset({"en", "es", "fr", "it", "pt", "ca", "gl", "ro"})
 """Languages that write compounds apart: no word of theirs is as long as `FilterConfig.max_word_chars`. All others may
@@ -179,7 +180,7 @@ def _is_phantom(clip: Clip, config: FilterConfig) -> bool:
 
 def is_phantom_phrase(text: str | None) -> bool:
     """Return whether a text is nothing but what Whisper writes over music and silence."""
-    return " ".join(plain_words(text)) in _PHANTOMS
+    return " ".join(plain_words(text)) in PLAIN_PHANTOMS
 
 
 def _has_long_word(clip: Clip, config: FilterConfig) -> bool:

@@ -16,6 +16,7 @@ import soundfile
 
 from triforce.ingest import ledger, storage
 from triforce.ingest.corpus.arrow_schema import CLIP_SCHEMA
+from triforce.ingest.corpus.clip_index import READ_AHEAD_BYTES
 from triforce.ingest.corpus.packs import overlay
 from triforce.ingest.corpus.packs.change import remove_files
 from triforce.ingest.corpus.packs.check import broken_packs, remove_broken, rotten_files
@@ -171,7 +172,8 @@ def _verify_media(corpus: Corpus, recording: Recording, sizes: dict[str, int], d
 def _verify_clips(corpus: Corpus, recording: Recording, deep: bool) -> Iterator[Fault]:
     path = f"clips/source={recording.source}/{recording.recording_id}.parquet"
     try:
-        with overlay.open_file(corpus.clips_uri(recording.source, recording.recording_id)) as file:
+        uri, block_size = corpus.clips_uri(recording.source, recording.recording_id), None if deep else READ_AHEAD_BYTES
+        with overlay.open_file(uri, block_size=block_size) as file:
             parquet, last_sample = pq.ParquetFile(file), 0
             known = {field.name: field.type for field in CLIP_SCHEMA}  # an older version wrote fewer columns
             if any(known.get(field.name) != field.type for field in parquet.schema_arrow):

@@ -20,7 +20,7 @@ from generated_corpus import age, write_corpus
 from triforce.flows.browse.catalogue import open_catalogue, state_of
 from triforce.flows.browse.queries import Filter, Overlay, Query, matching, page, sort_keys
 from triforce.flows.browse.summaries import Judge, histograms
-from triforce.flows.browse.verdicts import THRESHOLDS
+from triforce.flows.browse.thresholds import THRESHOLDS
 from triforce.ingest.clips.filters import FilterConfig
 from triforce.ingest.corpus.store import Corpus
 

@@ -12,12 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from mixed_corpus import AGREEMENTS, AT_LIMITS, OVERLAPS, TEXTS, TITLE, write_mixed
+from mixed_corpus import AT_LIMITS, TEXTS, TITLE, configs, write_mixed
 
 from triforce.flows.browse.catalogue import Catalogue, open_catalogue, state_of
 from triforce.flows.browse.queries import KINDS, OPERATORS, Filter, Overlay, Query, matching, page, sort_keys
 from triforce.flows.browse.summaries import NUM_BINS, Judge, histograms
-from triforce.flows.browse.verdicts import KEPT, REASONS, THRESHOLDS, judge
+from triforce.flows.browse.thresholds import THRESHOLDS
+from triforce.ingest.clips.columns.verdicts import KEPT, REASONS, judge
 from triforce.ingest.clips.filters import FilterConfig, letters_per_s
 from triforce.ingest.clips.marks import mark_wrong
 from triforce.ingest.clips.refilter import refilter
@@ -230,35 +231,6 @@ def test_a_filter_that_means_nothing_is_refused(mixed, overlay, filters, words):
         matching(mixed[1], Query(filters=(filters,)), overlay)
     with pytest.raises(ValueError, match="use a score"):
         sort_keys(mixed[1], "text", overlay)
-
-
-@st.composite
-def configs(draw):
-    def some(name: str, *more: float):
-        return draw(st.sampled_from([*(v for v in AT_LIMITS[name] if v is not None), *more]))
-
-    fields = {"min_s": draw(st.sampled_from([0.0, 2.5, 3.0, 6.0])), "max_s": draw(st.sampled_from([6.0, 20.0, 30.0]))}
-    fields |= {"max_no_speech_prob": some("no_speech_prob"), "min_avg_logprob": some("avg_logprob", -5.0)}
-    fields |= {"max_compression_ratio": some("compression_ratio"), "min_snr_db": some("snr_db", -10.0)}
-    fields |= {"min_unique_word_share": draw(st.sampled_from([0.0, 0.4, 0.5, 1.0]))}
-    fields |= {
-        "max_word_chars": draw(st.sampled_from([8, 25, 26, 90])),
-        "max_compound_chars": draw(st.sampled_from([12, 44, 70])),
-    }
-    fields |= {"min_chars_per_s": some("chars_per_s", 0.0), "max_chars_per_s": some("chars_per_s", 40.0)}
-    fields |= {"max_rate_iqr": draw(st.sampled_from([None, 0.5, 1.5]))}
-    fields |= {"languages": draw(st.sampled_from([None, ("en",), ("de", "zh")]))}
-    fields |= {"min_language_probability": some("language_probability"), "max_clipped_share": some("clipped_share")}
-    fields |= {"min_bandwidth_hz": some("bandwidth_hz", 0.0), "min_modulation_db": some("modulation_db", 0.0)}
-    fields |= {"max_edge_db": some("edge_db", 0.0), "min_voice_similarity": some("voice_similarity", 0.0)}
-    fields |= {"max_overlap_share": draw(st.sampled_from([1.0, *filter(None, OVERLAPS)]))}
-    fields |= {"min_agreement": draw(st.sampled_from([0.0, *filter(None, AGREEMENTS)]))}
-    fields |= {"min_dnsmos": some("dnsmos_ovrl", 0.0), "min_rms_dbfs": some("rms_dbfs")}
-    if draw(st.booleans()):  # else hardly a clip would be kept, and the last filters would never be asked
-        fields = dict(
-            draw(st.lists(st.sampled_from(sorted(fields.items(), key=str)), max_size=3, unique_by=lambda one: one[0]))
-        )
-    return FilterConfig(**fields)
 
 
 @given(config=configs())

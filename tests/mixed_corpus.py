@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 from corpora import WORDS, sweep
+from hypothesis import strategies as st
 
+from triforce.ingest.clips.filters import FilterConfig
 from triforce.ingest.corpus.records import (
     PUBLISHED,
     RECOGNISER,
@@ -140,3 +142,34 @@ def write_heard(folder: Path, num_clips: int = 12) -> Corpus:
         corpus.write_recording(recording)
         corpus.write_clips(recording, clips)
     return corpus
+
+
+@st.composite
+def configs(draw: st.DrawFn) -> FilterConfig:
+    """Limits of which some lie at scores that the corpus has."""
+
+    def some(name: str, *more: float):
+        return draw(st.sampled_from([*(v for v in AT_LIMITS[name] if v is not None), *more]))
+
+    fields = {"min_s": draw(st.sampled_from([0.0, 2.5, 3.0, 6.0])), "max_s": draw(st.sampled_from([6.0, 20.0, 30.0]))}
+    fields |= {"max_no_speech_prob": some("no_speech_prob"), "min_avg_logprob": some("avg_logprob", -5.0)}
+    fields |= {"max_compression_ratio": some("compression_ratio"), "min_snr_db": some("snr_db", -10.0)}
+    fields |= {"min_unique_word_share": draw(st.sampled_from([0.0, 0.4, 0.5, 1.0]))}
+    fields |= {
+        "max_word_chars": draw(st.sampled_from([8, 25, 26, 90])),
+        "max_compound_chars": draw(st.sampled_from([12, 44, 70])),
+    }
+    fields |= {"min_chars_per_s": some("chars_per_s", 0.0), "max_chars_per_s": some("chars_per_s", 40.0)}
+    fields |= {"max_rate_iqr": draw(st.sampled_from([None, 0.5, 1.5]))}
+    fields |= {"languages": draw(st.sampled_from([None, ("en",), ("de", "zh")]))}
+    fields |= {"min_language_probability": some("language_probability"), "max_clipped_share": some("clipped_share")}
+    fields |= {"min_bandwidth_hz": some("bandwidth_hz", 0.0), "min_modulation_db": some("modulation_db", 0.0)}
+    fields |= {"max_edge_db": some("edge_db", 0.0), "min_voice_similarity": some("voice_similarity", 0.0)}
+    fields |= {"max_overlap_share": draw(st.sampled_from([1.0, *filter(None, OVERLAPS)]))}
+    fields |= {"min_agreement": draw(st.sampled_from([0.0, *filter(None, AGREEMENTS)]))}
+    fields |= {"min_dnsmos": some("dnsmos_ovrl", 0.0), "min_rms_dbfs": some("rms_dbfs")}
+    if draw(st.booleans()):  # else hardly a clip would be kept, and the last filters would never be asked
+        fields = dict(
+            draw(st.lists(st.sampled_from(sorted(fields.items(), key=str)), max_size=3, unique_by=lambda one: one[0]))
+        )
+    return FilterConfig(**fields)

@@ -1,77 +1,27 @@
-"""The filters on whole columns: which clips are kept at which thresholds, and which clips a threshold decides.
+"""The filters on whole columns: why each of many clips is dropped, or not.
 
-`triforce.ingest.clips.filters` decides of one clip; here the same is computed for all of them at once, from what
-`triforce.ingest.clips.score_index` remembers. A test holds the two against each other.
+`triforce.ingest.clips.filters` decides of one clip; here the same is computed for all of them at once, from columns of
+a clip file or from what `triforce.ingest.clips.score_index` remembers. A test holds the two against each other.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 import numpy as np
 
 from triforce.ingest.clips.filters import SHORT_WORDED, FilterConfig
-from triforce.ingest.clips.refilter import MIN_CLIPS_FOR_RATE
 from triforce.ingest.corpus.records import PUBLISHED, DropReason
 
 Columns = Mapping[str, np.ndarray]
-"""Columns of N clips by name, as `score_index` has them; of `NAMES` the places in `Names`."""
+"""Columns of N clips by name, as `score_index` has them, and ``text_is_null``; of its `NAMES` the places in `Names`."""
 Names = Mapping[str, list[str | None]]
 """The different values of the columns of few texts."""
 KEPT = 0
 REASONS = (None, *DropReason)
 """What a verdict's number means; 0: kept."""
-
-
-@dataclass(frozen=True)
-class Threshold:
-    """A limit of `FilterConfig`, and the score that it is about."""
-
-    field: str
-    score: str
-    keeps_above: bool
-    """Whether clips over the limit are kept, or those under it."""
-
-    @property
-    def nothing(self) -> float:
-        """The limit at which nothing is dropped."""
-        return -np.inf if self.keeps_above else np.inf
-
-    @property
-    def everything(self) -> float:
-        """The limit at which every clip is dropped that it is about."""
-        return -self.nothing
-
-
-THRESHOLDS = (
-    Threshold("min_s", "duration_s", True),
-    Threshold("max_s", "duration_s", False),
-    Threshold("min_snr_db", "snr_db", True),
-    Threshold("min_avg_logprob", "avg_logprob", True),
-    Threshold("min_agreement", "agreement", True),
-    Threshold("max_no_speech_prob", "no_speech_prob", False),
-    Threshold("max_compression_ratio", "compression_ratio", False),
-    Threshold("min_unique_word_share", "unique_word_share", True),
-    Threshold("min_language_probability", "language_probability", True),
-    Threshold("min_chars_per_s", "letters_per_s", True),
-    Threshold("max_chars_per_s", "letters_per_s", False),
-    Threshold("max_edge_db", "edge_db", False),
-    Threshold("max_clipped_share", "clipped_share", False),
-    Threshold("min_rms_dbfs", "rms_dbfs", True),
-    Threshold("min_modulation_db", "modulation_db", True),
-    Threshold("min_bandwidth_hz", "bandwidth_hz", True),
-    Threshold("min_voice_similarity", "voice_similarity", True),
-    Threshold("max_overlap_share", "overlap_share", False),
-    Threshold("min_dnsmos", "dnsmos_ovrl", True),
-    Threshold("max_word_chars", "longest_word", False),
-    Threshold("max_compound_chars", "longest_word", False),
-)
-
-
-def with_limit(config: FilterConfig, threshold: Threshold, limit: float) -> FilterConfig:
-    """Return the config with another limit, which may be infinite: it is not a valid file then."""
-    return config.model_copy(update={threshold.field: limit})
+MIN_CLIPS_FOR_RATE = 20
+"""Clips of a source from which its speaking rate is known well enough to drop outliers; after Emilia."""
 
 
 def judge(clips: Columns, names: Names, config: FilterConfig, marked: np.ndarray) -> np.ndarray:
@@ -93,17 +43,23 @@ def judge(clips: Columns, names: Names, config: FilterConfig, marked: np.ndarray
 
 
 def _is_unusual_rate(clips: Columns, reasons: np.ndarray, max_rate_iqr: float) -> np.ndarray:
-    """As `refilter` does: the quartiles are those of the clips of a source that nothing else drops."""
+    """The quartiles are those of the clips of a source that nothing else drops."""
     rate, unusual = clips["letters_per_s"], np.zeros(len(reasons), bool)
     usable = (reasons == KEPT) & ~np.isnan(rate)
     for source in np.unique(clips["source"][usable]):
         here = usable & (clips["source"] == source)
-        rates = rate[here]
-        if len(rates) >= MIN_CLIPS_FOR_RATE:
-            low, high = np.percentile(rates.astype(np.float32).astype(np.float64), [25, 75])
-            spread = max_rate_iqr * (high - low)
-            unusual |= here & ((rate < low - spread) | (rate > high + spread))
+        if limits := rate_limits(rate[here].astype(np.float32), max_rate_iqr):
+            unusual |= here & ((rate < limits[0]) | (rate > limits[1]))
     return unusual
+
+
+def rate_limits(rates: np.ndarray, max_rate_iqr: float) -> tuple[float, float] | None:
+    """Return the lowest and highest rate of a source that no outlier has, from its kept clips' rates, float32 ``(N,)``;
+    None where they are too few."""
+    if len(rates) < MIN_CLIPS_FOR_RATE:
+        return None
+    low, high = np.percentile(rates.astype(np.float64), [25, 75])
+    return float(low - max_rate_iqr * (high - low)), float(high + max_rate_iqr * (high - low))
 
 
 def _below(scores: np.ndarray, limit: float) -> np.ndarray:
