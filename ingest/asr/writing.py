@@ -107,7 +107,8 @@ def _parts(words: list[str]) -> Iterator[tuple[bool, str]]:
             yield has_spaces, "".join(part)
 
 
-Key, Value = TypeVar("Key", str, int), TypeVar("Value")
+Key = TypeVar("Key", str, int)
+Value = TypeVar("Value")
 
 
 class _Remembered(dict[Key, Value]):

@@ -97,7 +97,8 @@ def decide_again(corpus: Corpus, config: FilterConfig, *, dry_run: bool = False)
     """
     for source in corpus.sources():
         files, marked = corpus.clip_files(source), marked_ids(corpus, source)
-        judged, limits = _judge(files, config, marked), None
+        judged: Iterable[Judged] = _judge(files, config, marked)
+        limits: tuple[float, float] | None = None
         with contextlib.ExitStack() as stack:
             if config.max_rate_iqr is not None:
                 judged = spool = _Spool(stack.enter_context(tempfile.TemporaryFile()), judged)
@@ -157,5 +158,5 @@ class _Spool:
         self._file.seek(0)
         with pa.ipc.open_stream(self._file) as reader:
             for sizes, batch in zip(self._sizes, reader, strict=True):
-                *texts, reasons, rates = batch.columns
-                yield Judged(sizes, *texts, reasons.to_numpy(), rates.to_numpy())
+                recording_ids, clip_ids, before, reasons, rates = batch.columns
+                yield Judged(sizes, recording_ids, clip_ids, before, reasons.to_numpy(), rates.to_numpy())

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import soundfile
@@ -21,7 +20,7 @@ from triforce.ingest.corpus.packs import overlay
 from triforce.ingest.corpus.packs.change import remove_files
 from triforce.ingest.corpus.packs.check import broken_packs, remove_broken, rotten_files
 from triforce.ingest.corpus.packs.pack_list import FOLDER
-from triforce.ingest.corpus.records import DATASET, MEDIA_COLUMNS, Clip, Recording, Status, make_clip_id
+from triforce.ingest.corpus.records import DATASET, MEDIA_COLUMNS, Clip, Recording, Status, make_clip_id, make_clip_ids
 from triforce.ingest.corpus.stats import files_by_recording
 from triforce.ingest.corpus.store import Corpus
 from triforce.ingest.errors import Rejected
@@ -175,8 +174,7 @@ def _verify_clips(corpus: Corpus, recording: Recording, deep: bool) -> Iterator[
         uri, block_size = corpus.clips_uri(recording.source, recording.recording_id), None if deep else READ_AHEAD_BYTES
         with overlay.open_file(uri, block_size=block_size) as file:
             parquet, last_sample = pq.ParquetFile(file), 0
-            known = {field.name: field.type for field in CLIP_SCHEMA}  # an older version wrote fewer columns
-            if any(known.get(field.name) != field.type for field in parquet.schema_arrow):
+            if not _is_known(parquet.schema_arrow):
                 yield Fault(FaultKind.BAD_CLIP, path, "another schema than this version writes")
                 return
             places = ["clip_id", "recording_id", "start_sample", "end_sample"]
@@ -195,14 +193,21 @@ def _verify_clips(corpus: Corpus, recording: Recording, deep: bool) -> Iterator[
         yield Fault(FaultKind.UNREADABLE_CLIPS, path, str(error))
 
 
+def _is_known(schema: pa.Schema) -> bool:
+    """Whether this version writes each of the columns; an older one wrote fewer."""
+    if schema.equals(CLIP_SCHEMA):
+        return True
+    known = {field.name: field.type for field in CLIP_SCHEMA}
+    return all(known.get(field.name) == field.type for field in schema)
+
+
 def _places_hold(table: pa.Table, recording: Recording) -> bool:
     """Whether `_place_problem` finds nothing in a whole file."""
     starts, ends = (table[name].to_numpy() for name in ("start_sample", "end_sample"))
-    ids = [make_clip_id(recording.recording_id, start) for start in starts.tolist()]
-    return (
-        bool((starts < ends).all() and (np.diff(starts, prepend=0) >= 0).all())
-        and table["clip_id"].to_pylist() == ids
-        and table["recording_id"].unique().to_pylist() in ([], [recording.recording_id])
+    if not ((starts < ends).all() and (starts[:1] >= 0).all() and (starts[1:] >= starts[:-1]).all()):
+        return False
+    return table["clip_id"].to_pylist() == make_clip_ids(recording.recording_id, starts.tolist()) and (
+        table["recording_id"].unique().to_pylist() in ([], [recording.recording_id])
     )
 
 

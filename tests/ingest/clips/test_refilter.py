@@ -59,7 +59,11 @@ def reasons_one_by_one(corpus: Corpus, config: FilterConfig) -> dict[str, str | 
 
 
 @given(config=configs())
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 def test_whole_columns_are_judged_as_clip_by_clip(mixed, config):
     changes = {row["clip_id"]: row["after"] for row in refilter(mixed, config, dry_run=True).to_pylist()}
     expected = reasons_one_by_one(mixed, config)
@@ -131,7 +135,7 @@ ANY_TEXT = st.one_of(st.none(), st.sampled_from(TEXTS), WORDY, st.text(st.charac
 
 
 @given(texts=st.lists(ANY_TEXT, max_size=12), limit=st.sampled_from(SHARES), skipped=st.integers(0, 2))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_scores_of_texts_are_those_of_each_text(texts, limit, skipped):
     array = pa.array([*["left out"] * skipped, *texts], pa.string()).slice(skipped)
     rates = np.linspace(3, 20, len(texts)).astype(np.float32)
