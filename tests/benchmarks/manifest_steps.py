@@ -16,7 +16,6 @@ from pathlib import Path
 
 MIN_SNR_DB = 15.0
 CLIPS_PER_SHARD = 256
-SHARD_FILES = 16
 
 
 def is_kept(metadata: dict) -> bool:
@@ -43,8 +42,8 @@ def datatrove(step: str, folder: Path) -> str:
     if step != "count":
         pipeline.append(JsonlWriter(str(out / "written"), "${rank}.jsonl", compression=None))
     executor = LocalPipelineExecutor(pipeline, tasks=1, workers=1, logging_dir=str(out / "logs"))
-    stats = json.loads(json.dumps([one.to_dict() for one in executor.run().stats]))
-    return json.dumps(stats)
+    found = executor.run().stats[1].to_dict()["stats"]
+    return f"{found['forwarded']} of {found['total']}"
 
 
 def nemo(step: str, folder: Path) -> str:
