@@ -43,7 +43,8 @@ PEAK_FLOPS = 312e12
 CONV_SHARE, GPT_SHARE = 0.25, 0.40
 
 # Measured: tests/benchmarks/bench_scale.py, 20 000 recordings of 225 clips, milliseconds of one busy core a recording;
-# twice where the first time makes what is remembered. Assumed: from there on it grows with the number of recordings.
+# twice where the first time makes what is remembered; `verify` with 2 000 recordings, and it and `refilter` on a core
+# that had hardly time for them. Assumed: from there on it grows with the number of recordings.
 METADATA_MS = {
     "index of clip files, once": 2.4,
     "hash of a run's inputs": 0.02,
@@ -51,10 +52,14 @@ METADATA_MS = {
     "training's start": 0.11,
     "index of rows, once": 1.0,
     "stats": 0.05,
+    "verify without bytes": 3.4,
+    "refilter, looked at and not done": 3.5,
 }
 # Derived: a listing names 1 000 objects; a clip file is looked at once, with a request for its size, one for its footer
 # and two for each of its 8 row groups, before and behind the sound; a row takes one for its size and one for itself.
+# `verify` asks for what stands before the sound alone, and for the row.
 LISTED, INDEX_REQUESTS, ROW_REQUESTS = 1000, 18, 2
+VERIFY_REQUESTS = 10 + ROW_REQUESTS
 
 PART_BYTES = 8 << 20  # a multipart upload's part, of which each is a request
 
@@ -112,6 +117,8 @@ def metadata_rows(hours: float) -> list[tuple[str, float, float]]:
     requests = {name: pages for name in METADATA_MS}
     requests["index of clip files, once"] += recordings * INDEX_REQUESTS
     requests["index of rows, once"] += recordings * ROW_REQUESTS
+    requests["verify without bytes"] += recordings * VERIFY_REQUESTS
+    requests["refilter, looked at and not done"] += recordings * INDEX_REQUESTS
     return [(name, recordings * ms / 1000, requests[name]) for name, ms in METADATA_MS.items()]
 
 
