@@ -11,12 +11,10 @@ from triforce.models.voice.bundled import VOICE, has_voice
 SCRATCH = "scratch"
 """Name of the beginning at nothing."""
 SHARES = {
-    VOICE: {"dvae": 0.45, "gpt": 0.36, "vocoder": 0.19},
+    VOICE: {"dvae": 0.55, "gpt": 0.45},
     SCRATCH: {"dvae": 0.4, "gpt": 0.54, "diffusion": 0.06},
 }
 """How the minutes are divided among the networks. Assumed."""
-ORDER = ("dvae", "gpt", "diffusion", "vocoder")
-"""The networks in the order of training."""
 MOST_STEPS = 20_000
 """Steps that no network reaches in the demo's minutes: time ends its training."""
 SAMPLING = {"temperature": 0.7, "guidance": 1.5, "max_codes_per_word": 24}
@@ -40,7 +38,7 @@ class DemoConfig(BaseModel):
         "default where it is there, a release of yours that reads, or scratch: nothing, all networks learn from the "
         "demo's speech alone.",
     )
-    minutes: float = Field(16.0, gt=0, description="Longest training time of the networks together, in minutes.")
+    minutes: float = Field(13.0, gt=0, description="Longest training time of the networks together, in minutes.")
     shares: dict[str, float] = Field(
         {}, description="How the minutes are divided among the networks; a network without a share is left out."
     )
@@ -51,25 +49,15 @@ class DemoConfig(BaseModel):
 
     @model_validator(mode="after")
     def _check_shares(self) -> DemoConfig:
-        known = set(ORDER) - ({"vocoder"} if self.from_scratch else set())
-        if self.shares and not ({"dvae", "gpt"} <= set(self.shares) <= known and min(self.shares.values()) > 0):
-            others = " and ".join(sorted(known - {"dvae", "gpt"}))
-            raise ValueError(f"shares {self.shares}: give dvae and gpt a share over 0, and {others} one or none")
+        known = SHARES[SCRATCH]
+        if self.shares and not ({"dvae", "gpt"} <= set(self.shares) <= set(known) and min(self.shares.values()) > 0):
+            raise ValueError(f"shares {self.shares}: give dvae and gpt a share over 0, and diffusion one or none")
         return self
 
     @property
     def from_scratch(self) -> bool:
         """Whether nothing is begun at."""
         return self.init_from == SCRATCH
-
-    @property
-    def tunes_vocoder(self) -> bool:
-        """Whether there is a vocoder to go on with."""
-        if self.from_scratch or "vocoder" not in (self.shares or SHARES[VOICE]):
-            return False
-        from triforce.models.release_files import load_card  # torch
-
-        return load_card(self.init_from, "vocoder") is not None
 
     @property
     def num_unseen_texts(self) -> int | None:
@@ -79,11 +67,9 @@ class DemoConfig(BaseModel):
     @property
     def minutes_of(self) -> dict[str, float]:
         """Minutes of each network that is trained, in the order of training."""
-        shares = dict(self.shares or SHARES[SCRATCH if self.from_scratch else VOICE])
-        if not self.tunes_vocoder:
-            shares.pop("vocoder", None)
+        shares = self.shares or SHARES[SCRATCH if self.from_scratch else VOICE]
         total = sum(shares.values())
-        return {stage: round(self.minutes * shares[stage] / total, 3) for stage in ORDER if stage in shares}
+        return {stage: round(self.minutes * shares[stage] / total, 3) for stage in SHARES[SCRATCH] if stage in shares}
 
     @property
     def text(self) -> dict[str, Any]:
@@ -99,7 +85,7 @@ class DemoConfig(BaseModel):
     def recipes(self) -> dict[str, dict[str, Any]]:
         """Fields of each trained network's config beside its folders."""
         scratch = {"dvae": DVAE, "gpt": GPT, "diffusion": {}}
-        tuned = {"dvae": TUNED_DVAE, "gpt": TUNED_GPT, "diffusion": {}, "vocoder": TUNED_VOCODER}
+        tuned = {"dvae": TUNED_DVAE, "gpt": TUNED_GPT, "diffusion": {}}
         steps = self.max_steps or MOST_STEPS
         recipes = {}
         for stage, minutes in self.minutes_of.items():
@@ -134,12 +120,3 @@ TUNED_GPT: dict[str, Any] = {
 """At a lower rate than from scratch, so that what was learnt from hours is not lost to minutes, and with dropout: the
 voice's own transformer began to overfit six hours in its ninth epoch, and here an epoch takes half a minute. Assumed.
 """
-TUNED_VOCODER: dict[str, Any] = {
-    "size": "small",
-    "loss_weights": {},
-    "periods": (),
-    "batch_size": 16,
-    "decoded_share": 0.5,
-    "optimizer": {"learning_rate": 5e-4, "warmup_steps": 50, "decay_share": 0.6, "ema_decay": 0.99},
-}
-"""Spectra alone: discriminators take four fifths of a step on a CPU."""

@@ -36,8 +36,7 @@ def step_names(config: DemoConfig) -> list[str]:
     """Return the names of the demo's steps, in order."""
     training = [f"train-{stage}" for stage in config.minutes_of]
     first = ["speech", "sites", *(f"ingest-{kind}" for kind in SOURCES), "heldout", *training[:1], "tokenize"]
-    taken = [] if config.from_scratch or config.tunes_vocoder else ["vocoder"]
-    return [*first, *training[1:], *taken, "speak", "evaluate", "report"]
+    return [*first, *training[1:], *([] if config.from_scratch else ["vocoder"]), "speak", "evaluate", "report"]
 
 
 def run_demo(folder: Path, speech: Path | None = None, config: DemoConfig | None = None) -> None:
@@ -85,7 +84,7 @@ def run_steps(folder: Path, speech_folder: Path | None, config: DemoConfig, run:
         step.done_before = total.num_new_shards == 0
     for stage in list(config.minutes_of)[1:]:
         _train(stage, pipeline, run)
-    if not config.from_scratch and not config.tunes_vocoder:
+    if not config.from_scratch:
         take_vocoder(config.init_from, pipeline.uri("release"), run)
 
     release, evaluation = folder / "release", folder / "evaluation/evaluation.json"

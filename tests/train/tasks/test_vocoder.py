@@ -105,6 +105,8 @@ def test_training_goes_on_from_another_releases_vocoder(folder, tmp_path):
         make_trainer(folder, init_from=str(base), model=SETTINGS["model"] | {"hidden": 32})
     with pytest.raises(ValueError, match="the release that is written"):
         make_trainer(folder, init_from=str(folder / "release"))
+    small = train_config(stage="vocoder", size="small", corpus="c", release="r", runs="x", init_from=str(base))
+    assert small.model == first.ema.vocoder.config  # no shape is asked for
     (base / "vocoder/config.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"no vocoder/config\.json there"):
         make_trainer(folder, init_from=str(base))
