@@ -24,38 +24,46 @@ def error_db(found: np.ndarray, whole: np.ndarray) -> float:
     return float(20 * np.log10(np.sqrt(((found - whole) ** 2).mean() / (whole**2).mean()) + 1e-12))
 
 
-def streamed(stream: CodeStream, codes: np.ndarray, sizes: list[int]) -> np.ndarray:
-    return np.concatenate(parts_of(stream, codes, sizes))
+def streamed(stream: CodeStream, codes: np.ndarray, sizes: list[int], spoken: np.ndarray | None = None) -> np.ndarray:
+    return np.concatenate(parts_of(stream, codes, sizes, spoken))
 
 
-def parts_of(stream: CodeStream, codes: np.ndarray, sizes: list[int]) -> list[np.ndarray]:
+def parts_of(
+    stream: CodeStream, codes: np.ndarray, sizes: list[int], spoken: np.ndarray | None = None
+) -> list[np.ndarray]:
+    def told(part: slice) -> np.ndarray | None:
+        return None if spoken is None else spoken[part]
+
     parts, start = [], 0
     for size in sizes:
-        parts.append(stream.push(codes[start : start + size]))
+        part = slice(start, start + size)
+        parts.append(stream.push(codes[part], told(part)))
         start += size
-    return [*parts, stream.push(codes[start:], last=True)]
+    rest = slice(start, None)
+    return [*parts, stream.push(codes[rest], told(rest), last=True)]
 
 
 @pytest.mark.skipif(not has_voice(), reason="the voice that comes along has no weights here")
 def test_the_voice_that_comes_along_has_no_seams():
     release = Release.load()
-    codes = release.draw("The ferry leaves at noon, and nobody waits for it.", seed=3)[0].codes
+    best = release.draw("The ferry leaves at noon, and nobody waits for it.", seed=3)[0]
+    codes, spoken = best.codes, best.spoken
     assert len(codes) > 50
-    whole, _ = release.render(codes, seed=7)
+    whole, _ = release.render(codes, spoken=spoken, seed=7)
     for sizes in ([30, 7, 7, 14], [1] * len(codes), [], [len(codes)], [40, 1]):
-        parts = parts_of(CodeStream(release.dvae, release.vocoder.model, seed=7), codes, sizes)
+        parts = parts_of(release.stream(seed=7), codes, sizes, spoken)
         found = np.concatenate(parts)
         assert error_db(found, whole) < LEAST_DB
         seams = np.cumsum([len(part) for part in parts])[:-1]
         steps, same = np.diff(found), np.diff(whole)
         assert all(abs(steps[seam - 1] - same[seam - 1]) < 2e-3 for seam in seams if 0 < seam < len(whole))
-    hasty = CodeStream(release.dvae, release.vocoder.model, seed=7, haste=True)
-    assert hasty.codes_for(7200) <= CodeStream(release.dvae, release.vocoder.model).codes_for(7200) - 6
-    found = streamed(hasty, codes, [hasty.codes_for(7200), 12])
+    hasty = release.stream(seed=7, haste=True)
+    assert hasty.codes_for(7200) <= release.stream().codes_for(7200) - 6
+    found = streamed(hasty, codes, [hasty.codes_for(7200), 12], spoken)
     near, far = (release.log_mel(sound) for sound in (found, whole))
     assert (near - far).abs().mean() < 0.02
-    fast = streamed(CodeStream(release.dvae, release.vocoder.model, seed=7, speed=1.5), codes, [7] * 7)
-    at_once = CodeStream(release.dvae, release.vocoder.model, seed=7, speed=1.5).push(codes, last=True)
+    fast = streamed(release.stream(seed=7, speed=1.5), codes, [7] * 7, spoken)
+    at_once = release.stream(seed=7, speed=1.5).push(codes, spoken, last=True)
     assert error_db(fast, at_once) < LEAST_DB
     assert len(fast) == pytest.approx(len(whole) / 1.5, abs=512)
 

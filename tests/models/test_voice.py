@@ -106,7 +106,8 @@ def test_an_installation_speaks_at_once_anywhere(tmp_path):
     work.mkdir()
     # A proxy that nothing answers at: whatever asks the network fails.
     offline = {name: "http://127.0.0.1:9" for name in ("HTTP_PROXY", "HTTPS_PROXY")} | {"HF_HUB_OFFLINE": "1"}
-    environment = os.environ | offline | {"PYTHONPATH": str(installed), "HOME": str(work / "home")}
+    offline["XDG_CACHE_HOME"] = str(tmp_path / "cache")
+    environment = os.environ | offline | {"PYTHONPATH": str(installed), "HOME": str(tmp_path / "home")}
     done = subprocess.run(
         [sys.executable, *SPEAK, "-o", "x.wav"], cwd=work, env=environment, capture_output=True, text=True, timeout=120
     )

@@ -31,7 +31,8 @@ class NarratorConfig(BaseModel):
         0.15, gt=0, lt=1, description="Share of the time for the vocoder where it comes behind the transformer."
     )
     diffusion: bool = Field(
-        False, description="Train a diffusion network that is told the phonemes too. None has won words yet."
+        False,
+        description="Train a diffusion network that is told the phonemes too. Its WER is lower, not beyond chance.",
     )
     diffusion_share: float = Field(
         0.2, gt=0, lt=1, description="Share of the time for it where it comes behind the transformer."
@@ -43,7 +44,7 @@ class NarratorConfig(BaseModel):
     length_scale: tuple[float, float] = Field((0.95, 1.1), description="Range of the factor of its durations.")
     refine_times: bool = Field(
         False,
-        description="Find the times of words anew (`tokenize.timing`), where the synthesiser's are late. Not measured.",
+        description="Find the times of words anew (`tokenize.timing`), where the synthesiser's are late.",
     )
     fsq_levels: tuple[int, ...] = Field((8, 8, 8, 8), description="Levels of the codes: 4096 codes.")
     dvae_hidden: int = Field(384, ge=8, description="Channels of the dVAE.")

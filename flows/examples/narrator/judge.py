@@ -70,6 +70,9 @@ class Systems:
         self.heard[number] = soxr.resample(samples, rate, self.rate)
         return self.heard[number]
 
+    def _piper(self, number: int, text: str) -> np.ndarray:
+        return self.heard[number] if number in self.heard else self.piper(number, text)
+
     def espeak(self, number: int, text: str) -> np.ndarray:
         """Speak by espeak-ng."""
         said = subprocess.run(["espeak-ng", "--stdout", text], check=True, capture_output=True).stdout
@@ -78,11 +81,11 @@ class Systems:
 
     def decoded(self, number: int, text: str) -> np.ndarray:
         """Encode what piper said, decode it, and invert the mel without a network."""
-        return self.griffin_lim(self.release.decode(self.release.encode(self.heard[number]))).numpy()
+        return self.griffin_lim(self.release.decode(self.release.encode(self._piper(number, text)))).numpy()
 
     def restored(self, number: int, text: str) -> np.ndarray:
         """Encode what piper said, decode it, and invert the mel by the release's vocoder."""
-        return self.release.vocode(self.release.decode(self.release.encode(self.heard[number])))
+        return self.release.vocode(self.release.decode(self.release.encode(self._piper(number, text))))
 
     def voice(self, candidates: int) -> Say:
         """Return the voice with a number of candidates."""
@@ -92,13 +95,23 @@ class Systems:
 
 
 def judge(
-    release: Release, texts: Sequence[str], sampling: SamplingConfig, folder: Path | None, *, best: bool = False
+    release: Release,
+    texts: Sequence[str],
+    sampling: SamplingConfig,
+    folder: Path | None,
+    *,
+    best: bool = False,
+    only: Sequence[str] = (),
 ) -> dict[str, dict[str, Any]]:
-    """Return each system's figures; some of the utterances and ``judge.json`` are written into ``folder``."""
+    """Return each system's figures; some of the utterances and ``judge.json`` are written into ``folder``. With
+    ``only`` those systems alone are judged whose names begin so.
+    """
     judges = Judge(JudgeConfig(model="base"))
     draws = resample_clips(len(texts), NUM_RESAMPLES, seed=0)
     figures: dict[str, dict[str, Any]] = {}
     for name, say in Systems(release, sampling).all(best).items():
+        if only and not name.startswith(tuple(only)):
+            continue
         say(0, texts[0])  # what is loaded and compiled once is not counted
         started = time.perf_counter()
         sounds = [say(number, text) for number, text in enumerate(texts)]
@@ -154,6 +167,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="folder for utterances and judge.json")
     parser.add_argument("--limit", type=int, default=None, help="sentences at most; default: all 200")
     parser.add_argument("--best", action="store_true", help=f"also the best of {BEST_OF} candidates")
+    parser.add_argument("--only", nargs="+", default=(), help="systems, by how their names begin: piper voice")
     parser.add_argument("--temperature", type=float, default=0.7)
     parser.add_argument("--guidance", type=float, default=1.5)
     parser.add_argument("--precision", choices=get_args(Precision), default="auto", help="of the GPT's weights")
@@ -161,7 +175,7 @@ def main() -> None:
     sampling = SamplingConfig(temperature=options.temperature, guidance=options.guidance)
     print(HEADER)
     release = Release.load(options.release, precision=options.precision)
-    judge(release, unseen_texts()[: options.limit], sampling, options.out, best=options.best)
+    judge(release, unseen_texts()[: options.limit], sampling, options.out, best=options.best, only=options.only)
 
 
 if __name__ == "__main__":
