@@ -115,13 +115,6 @@ def unique_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def to_int8(tensor: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Round a matrix or filters ``(N, ...)`` to int8, and return it with the size of a step ``(N,)`` in each row."""
-    scale = (tensor.float().flatten(1).abs().amax(1) / 127).clamp_min(1e-12)
-    steps = (tensor.float() / scale.view(-1, *[1] * (tensor.ndim - 1))).round().to(torch.int8)
-    return steps, scale
-
-
 def from_int8(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Return weights in which those that are stored as int8, with their steps as ``NAME.scale``, are numbers again."""
     whole = {}

@@ -9,13 +9,12 @@ from collections.abc import Sequence
 import torch
 
 from triforce.models.blocks.fused import EPSILON
+from triforce.models.blocks.int8 import LARGEST, to_int8
 from triforce.models.decoding.weights import LayerWeights
 from triforce.models.gpt import GPTConfig
 
 BLOCK = 16
 """Outputs whose weights lie side by side, and what numbers of inputs are padded to, as in `step.c`."""
-LARGEST = 127
-"""Steps of a weight at most."""
 ALONE = 4
 """Tokens up to which one thread takes a step: two wait for each other longer than they save (1.5 ms against 4.5)."""
 MOST_HELD = 1 << 22
@@ -61,8 +60,7 @@ class CompiledMatrix:
         """Pack ``weight`` ``(out, in)`` float32."""
         self.library = library
         self.num_outputs, self.num_inputs = weight.shape
-        scale = (weight.abs().amax(1) / LARGEST).clamp_min(torch.finfo(torch.float32).tiny)
-        steps = (weight / scale[:, None]).round().clamp(-LARGEST, LARGEST).to(torch.int8)
+        steps, scale = to_int8(weight)
         rows, columns = (-(-size // BLOCK) * BLOCK for size in weight.shape)
         padded = torch.zeros(rows, columns, dtype=torch.int8)
         padded[: self.num_outputs, : self.num_inputs] = steps

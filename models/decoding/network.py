@@ -86,27 +86,27 @@ class PackedNetwork:
             self._rotation = torch.complex(gpt.cos.float(), gpt.sin.float())
             self._numbers = torch.arange(gpt.config.max_positions + ROUND)
             self._smallest = torch.tensor(math.sqrt(gpt.config.head_dim * EPSILON))
-            self._heads: dict[bytes, Product | CompiledMatrix] = {}
+            self._heads: dict[bytes, Product] = {}
 
     @property
     def compiled(self) -> bool:
         """Whether it computes by the compiled step."""
         return self._step is not None
 
-    def head(self, ids: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+    def head(self, ids: torch.Tensor) -> Product:
         """Pack the head's rows of ``ids`` ``(V,)``, once for the same ids; returns a function from hidden states
         ``(N, width)`` to float32 scores ``(N, V)``.
         """
         key = ids.numpy().tobytes()
-        if (product := self._heads.get(key)) is None:
+        if key not in self._heads:
             with torch.inference_mode():
-                weight = self.gpt.head.weight[ids].float()
-                product = (
-                    pack(weight, self.precision) if self._library is None else CompiledMatrix(self._library, weight)
-                )
-                self._heads[key] = product
-        if isinstance(product, CompiledMatrix):
-            return product
+                self._heads[key] = self._packed_head(self.gpt.head.weight[ids].float())
+        return self._heads[key]
+
+    def _packed_head(self, weight: torch.Tensor) -> Product:
+        if self._library is not None:
+            return CompiledMatrix(self._library, weight)
+        product = pack(weight, self.precision)
         return lambda hidden: product(hidden.to(self.dtype)).float()
 
     def __call__(
@@ -183,9 +183,11 @@ class PackedNetwork:
                 "shorten the text or prompt"
             )
         counted = self._numbers[past : past + length].expand(ids.shape)
-        if isinstance(cache, KVCache):
-            cache.require(past + length)
-        return counted if positions is None else positions, counted if isinstance(cache, KVCache) else cache.slots
+        positions = counted if positions is None else positions
+        if isinstance(cache, SlotCache):
+            return positions, cache.slots
+        cache.require(past + length)
+        return positions, counted
 
     def _begin(
         self,

@@ -205,15 +205,19 @@ static int64_t thread_number(void) {
 #endif
 }
 
+/* Divide rows (tokens, width) of `x` by their length, and round them for a matrix behind a norm. */
+static void normed(const Network *n, const Matrix *m, const Scratch *s, int64_t tokens) {
+#pragma omp for schedule(static)
+    for (int64_t t = 0; t < tokens; t++) {
+        const float *x = s->x + t * n->width;
+        s->scale[t] = rounded(m, x, n->width, s->rounded + t * m->inputs) * inverse_length(x, n->width, n->norm_epsilon);
+    }
+}
+
 static void layer_of(const Network *n, const Layer *layer, const Scratch *s, int64_t tokens, int64_t per_row,
                      const int64_t *slots, const float *turn, const Cache *c) {
     const int64_t width = n->width, dim = n->dim, inner = n->inner;
-#pragma omp for schedule(static)
-    for (int64_t t = 0; t < tokens; t++) {
-        const float *x = s->x + t * width;
-        const float length = inverse_length(x, width, n->norm_epsilon);
-        s->scale[t] = rounded(&layer->qkv, x, width, s->rounded + t * layer->qkv.inputs) * length;
-    }
+    normed(n, &layer->qkv, s, tokens);
     multiply(&layer->qkv, s->rounded, s->scale, tokens, s->wide, 0);
 #pragma omp for schedule(static)
     for (int64_t t = 0; t < tokens; t++)
@@ -230,12 +234,7 @@ static void layer_of(const Network *n, const Layer *layer, const Scratch *s, int
     for (int64_t t = 0; t < tokens; t++)
         s->scale[t] = rounded(&layer->out, s->attended + t * width, width, s->rounded + t * layer->out.inputs);
     multiply(&layer->out, s->rounded, s->scale, tokens, s->x, 1);
-#pragma omp for schedule(static)
-    for (int64_t t = 0; t < tokens; t++) {
-        const float *x = s->x + t * width;
-        const float length = inverse_length(x, width, n->norm_epsilon);
-        s->scale[t] = rounded(&layer->gate_up, x, width, s->rounded + t * layer->gate_up.inputs) * length;
-    }
+    normed(n, &layer->gate_up, s, tokens);
     multiply(&layer->gate_up, s->rounded, s->scale, tokens, s->wide, 0);
 #pragma omp for schedule(static)
     for (int64_t t = 0; t < tokens; t++) {

@@ -89,7 +89,7 @@ class VocoderTask(CropTask):
         card = load_card(config.release, "dvae")
         mel = MelConfig.model_validate(card["mel"]) if card else None
         dvae = require_dvae(config.release, device).model if config.decoded_share else None
-        restorer = _restorer(config, device) if config.restored else None
+        restorer = _restorer(config, dvae, mel, device) if config.restored and dvae and mel else None
         sounds = PackedSound(config, device, dvae, restorer) if is_pack(config.corpus) else None
         return cls(config, place, device, mel, dvae, sounds, _base(config, mel))
 
@@ -171,13 +171,13 @@ def _require_diffusion(config: VocoderTrainConfig, device: torch.device | None =
     return found
 
 
-def _restorer(config: VocoderTrainConfig, device: torch.device) -> PackRestorer:
+def _restorer(config: VocoderTrainConfig, dvae: DVAE, mel: MelConfig, device: torch.device) -> PackRestorer:
     """Return what restores as the release does: as its card says, told codes and pieces of text."""
-    diffusion, dvae = _require_diffusion(config, device), require_dvae(config.release)
+    diffusion = _require_diffusion(config, device)
     shape, pieces = diffusion.model.config, None
     if shape.num_pieces:
-        codes_per_s = MelConfig.model_validate(dvae.card["mel"]).frames_per_s / dvae.model.config.compression[0]
-        pieces = PiecesAtCodes(require_phonemes(load_tokenizer_of(config.release)), codes_per_s)
+        reader = require_phonemes(load_tokenizer_of(config.release))
+        pieces = PiecesAtCodes(reader, mel.frames_per_s / dvae.config.compression[0])
     sampler = SamplerConfig.model_validate(diffusion.card.get("sampler", {}))
     return PackRestorer(diffusion.model, sampler, Tokens(bool(shape.num_codes), pieces))
 

@@ -20,6 +20,7 @@ from typing import Any, get_args
 import numpy as np
 import soundfile
 import soxr
+import torch
 
 from triforce.flows.examples import voice
 from triforce.flows.examples.piper.prepare import unseen_texts
@@ -70,9 +71,6 @@ class Systems:
         self.heard[number] = soxr.resample(samples, rate, self.rate)
         return self.heard[number]
 
-    def _piper(self, number: int, text: str) -> np.ndarray:
-        return self.heard[number] if number in self.heard else self.piper(number, text)
-
     def espeak(self, number: int, text: str) -> np.ndarray:
         """Speak by espeak-ng."""
         said = subprocess.run(["espeak-ng", "--stdout", text], check=True, capture_output=True).stdout
@@ -81,11 +79,15 @@ class Systems:
 
     def decoded(self, number: int, text: str) -> np.ndarray:
         """Encode what piper said, decode it, and invert the mel without a network."""
-        return self.griffin_lim(self.release.decode(self.release.encode(self._piper(number, text)))).numpy()
+        return self.griffin_lim(self._decode(number, text)).numpy()
 
     def restored(self, number: int, text: str) -> np.ndarray:
         """Encode what piper said, decode it, and invert the mel by the release's vocoder."""
-        return self.release.vocode(self.release.decode(self.release.encode(self._piper(number, text))))
+        return self.release.vocode(self._decode(number, text))
+
+    def _decode(self, number: int, text: str) -> torch.Tensor:
+        heard = self.heard[number] if number in self.heard else self.piper(number, text)
+        return self.release.decode(self.release.encode(heard))
 
     def voice(self, candidates: int) -> Say:
         """Return the voice with a number of candidates."""

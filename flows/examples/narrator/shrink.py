@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from triforce.models.release_files import from_int8, to_int8
+from triforce.models.blocks.int8 import to_int8
+from triforce.models.release_files import from_int8
 from triforce.train.config import FOLDERS
 
 IN_INT8 = frozenset({"gpt"})
