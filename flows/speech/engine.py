@@ -1,9 +1,10 @@
-"""The one thread that computes for all who listen: it draws their sentences side by side and sends them the sound.
+"""What computes for all who listen: one thread draws their sentences side by side, others make the sound of them.
 
 A text is a job. Of each the next sentences are in a pool of readings, first one, and `AHEAD` as soon as its first
-sound has left; the pool gives the next free row to the job that has the fewest. Sound leaves while its sentence is
-still being drawn. A release that does not read word by word, or that Whisper listens to, speaks sentence by sentence: a
-sentence of each job in turn.
+sound has left; the pool gives the next free row to the job that has the fewest. Sound is made and leaves while its
+sentence is still being drawn, a part of each job at a time, and of those who have heard nothing yet before all others.
+The cores are shared out: one half makes sound, the other draws. A release that does not read word by word, or that
+Whisper listens to, speaks sentence by sentence: a sentence of each job in turn.
 """
 
 from __future__ import annotations
@@ -12,13 +13,18 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
+import torch
 
 from triforce.flows.speech.loudness import faded, silence
+from triforce.flows.speech.serving.sound_threads import SoundThreads, Work
 from triforce.flows.speech.speaker import PAUSE_S, Speaker, Utterance
 from triforce.flows.speech.utterance_stream import FIRST_S, MOST_S, UtteranceStream, measure_gain
+from triforce.ingest.cores import num_cores
 from triforce.models.reading.pool import Reading
 from triforce.models.release import Release
 
@@ -54,6 +60,10 @@ class Job:
     """Sound of the first of them."""
     part_s: float = FIRST_S
     """Length of the next part."""
+    making: Future[np.ndarray] | None = None
+    """Sound of the first of them that is being made."""
+    makes_last: bool = False
+    """Whether that sentence ends with it."""
     begun: bool = False
     """Whether any sound has left."""
     num_sent: int = 0
@@ -62,11 +72,13 @@ class Job:
 
 
 class SpeechEngine:
-    """Owns the networks while it runs; all other threads only hand jobs in."""
+    """Owns the networks while it runs; all threads but its own only hand jobs in."""
 
     def __init__(self, release: Release, *, num_rows: int, pooled: bool) -> None:
         self.release, self.num_rows = release, num_rows
         self.pool = release.pool(num_rows, joins=JOINS) if pooled else None
+        self.num_making = max(1, num_cores() // 2)
+        self.sound = SoundThreads(self.num_making)
         self.jobs: list[Job] = []
         self.gains: dict[str, float] = {}
         self._inbox: deque[Job] = deque()
@@ -79,7 +91,7 @@ class SpeechEngine:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread; jobs that are not done get an error."""
+        """End the threads; jobs that are not done get an error."""
         with self._changed:
             self._stopping = True
             self._changed.notify()
@@ -119,6 +131,9 @@ class SpeechEngine:
             self._changed.notify()
 
     def _run(self) -> None:
+        if self.pool is not None:
+            torch.set_num_threads(max(1, num_cores() - self.num_making))  # this thread's alone
+            self.sound.start()
         try:
             while self._wait():
                 try:
@@ -134,6 +149,7 @@ class SpeechEngine:
                 self.jobs += self._inbox
                 self._inbox.clear()
             self._give_up(RuntimeError(ENDED))
+            self.sound.stop()
 
     def _give_up(self, error: Exception) -> None:
         """End all texts at work."""
@@ -161,10 +177,21 @@ class SpeechEngine:
             while not self._stopping:
                 self.jobs += self._inbox
                 self._inbox.clear()
-                if any(job.cancelled or job.readings or self._may_go_on(job) for job in self.jobs):
+                if (self.pool is not None and self.pool.busy) or any(map(self._is_due, self.jobs)):
                     break
                 self._changed.wait()
             return not self._stopping
+
+    def _is_due(self, job: Job) -> bool:
+        """Return whether a turn does something for a job, beside a step of the pool."""
+        if job.cancelled:
+            return True
+        return job.making.done() if job.making is not None else bool(job.readings) or self._may_go_on(job)
+
+    def _made(self, _: Future[np.ndarray]) -> None:
+        """Say that sound was made."""
+        with self._changed:
+            self._changed.notify()
 
     def _may_go_on(self, job: Job) -> bool:
         return job.num_sent - job.num_taken <= BUFFER_S * self.release.sample_rate_hz
@@ -187,6 +214,8 @@ class SpeechEngine:
         if self.pool is not None:
             for reading, _ in job.readings:
                 self.pool.cancel(reading)
+        if job.making is not None:
+            job.making.cancel()
         job.readings.clear()
         if job in self.jobs:
             self.jobs.remove(job)
@@ -204,7 +233,7 @@ class SpeechEngine:
         if not self._may_go_on(job):
             return
         if job.sentences:
-            self._send_whole(job, job.speaker.speak(job.sentences.popleft(), seed=job.seed))
+            self._send(job, self._with_pause(job.speaker.speak(job.sentences.popleft(), seed=job.seed)))
             job.seed += 1
         self._end(job)
 
@@ -226,34 +255,40 @@ class SpeechEngine:
             job.seed += 1
 
     def _send_ready(self, job: Job) -> None:
-        """Send what can be heard already of a job's first sentences."""
-        while job.readings:
-            reading, text = job.readings[0]
-            streams = self.release.streams(job.speaker.config.sampler)
-            over = self._send_parts(job, reading) if streams else self._send_sentence(job, reading, text)
-            if not over:
+        """Send the sound that was made of a job's first sentence, and have made what can be heard next."""
+        if job.making is not None:
+            if not job.making.done():
                 return
-            job.readings.popleft()
-            job.sound = None
+            made, job.making = job.making, None
+            self._send(job, made.result())
+            if job.makes_last:
+                job.readings.popleft()
+                job.sound = None
+        if job.readings and (work := self._next_sound(job)) is not None:
+            job.making = self.sound.submit(work, urgent=not job.begun)
+            job.making.add_done_callback(self._made)
         self._end(job)
 
-    def _send_parts(self, job: Job, reading: Reading) -> bool:
-        """Send the next part of a sentence where it is settled; return whether that was the last."""
+    def _next_sound(self, job: Job) -> Work | None:
+        """Return what makes the next part of a job's first sentence; None where it is not settled yet."""
         assert self.pool is not None
-        if reading.config.num_candidates > 1 and not reading.done:
-            return False
+        reading, text = job.readings[0]
+        config = job.speaker.config
+        streams, job.makes_last = self.release.streams(config.sampler), reading.done
+        if not reading.done and (reading.config.num_candidates > 1 or not streams):
+            return None
+        if not streams:
+            return partial(self._whole, job.speaker, text, reading)
         if job.sound is None:
-            config = job.speaker.config
             stream = self.release.stream(
                 seed=reading.seed, speed=config.speed, haste=not job.begun, sampler=config.sampler
             )
             job.sound = UtteranceStream(stream, self._gain(job), self.release.sample_rate_hz)
         if not reading.done and self.pool.num_codes(reading) < job.sound.needs(job.part_s):
-            return False
-        part = job.sound.push(self.pool.codes(reading), self.pool.spoken(reading), last=reading.done)
+            return None
         job.part_s = min(2 * job.part_s, MOST_S)
-        self._send(job, part)
-        return reading.done
+        codes, spoken = self.pool.codes(reading), self.pool.spoken(reading)
+        return partial(job.sound.push, codes, spoken, last=reading.done)
 
     def _gain(self, job: Job) -> float:
         """Return the gain of a job's voice, measured when it is first heard."""
@@ -261,13 +296,10 @@ class SpeechEngine:
             self.gains[job.voice] = measure_gain(job.speaker)
         return self.gains[job.voice]
 
-    def _send_sentence(self, job: Job, reading: Reading, text: str) -> bool:
-        """Send a sentence where it has ended, for releases whose sound is made of all of it."""
-        if not reading.done:
-            return False
-        self._send_whole(job, job.speaker.render(text, reading.candidates[0], reading.seed, 0))
-        return True
+    def _whole(self, speaker: Speaker, text: str, reading: Reading) -> np.ndarray:
+        """Return the sound of a sentence, for releases that make it of all of its codes."""
+        return self._with_pause(speaker.render(text, reading.candidates[0], reading.seed, 0))
 
-    def _send_whole(self, job: Job, utterance: Utterance) -> None:
+    def _with_pause(self, utterance: Utterance) -> np.ndarray:
         rate = self.release.sample_rate_hz
-        self._send(job, np.concatenate([faded(utterance.waveform, rate), silence(PAUSE_S, rate)]))
+        return np.concatenate([faded(utterance.waveform, rate), silence(PAUSE_S, rate)])

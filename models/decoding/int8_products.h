@@ -12,7 +12,8 @@ Activations are rounded to int16 a row at a time, to so many steps that no sum o
 
 #define INLINE static inline __attribute__((always_inline))
 #define BLOCK 16 /* outputs whose weights lie side by side */
-#define MOST 8   /* sums that are kept at once: rows, times parts of their inputs */
+#define MOST 8   /* sums that are kept at once for a block: rows, times parts of their inputs */
+#define BESIDE 2 /* blocks at once: a pair of inputs is read once for all of them */
 
 typedef struct {
     const int8_t *steps; /* (outputs / BLOCK, inputs / 2, BLOCK, 2), both padded with 0 */
@@ -80,23 +81,57 @@ INLINE Sums dot(Sums a, Weights w, int32_t pair) {
 
 INLINE int64_t padded(int64_t count, int64_t to) { return (count + to - 1) / to * to; }
 
-/* Sums of a block of outputs for `rows` rows of inputs. Each is summed in `parts`, as a sum waits for the one before. */
-INLINE void tile(const int rows, const int parts, const int8_t *w, const int16_t *x, int64_t inputs, int32_t *sums) {
-    Sums found[MOST];
-    for (int i = 0; i < rows * parts; i++) found[i] = nothing();
+/* Sums of blocks of outputs for `rows` rows of inputs, (blocks, rows, BLOCK). Each is summed in `parts`, as a sum waits
+for the one before. */
+INLINE void tile(const int blocks, const int rows, const int parts, const int8_t *w, const int16_t *x, int64_t inputs,
+                 int32_t *sums) {
+    Sums found[BESIDE * MOST];
+    for (int i = 0; i < blocks * rows * parts; i++) found[i] = nothing();
     for (int64_t k = 0; k < inputs; k += 2 * parts)
         for (int part = 0; part < parts; part++) {
-            const Weights weights = widened(w + (k + 2 * part) * BLOCK);
+            Weights weights[BESIDE];
+            for (int i = 0; i < blocks; i++) weights[i] = widened(w + (i * inputs + k + 2 * part) * BLOCK);
             for (int row = 0; row < rows; row++) {
                 int32_t pair;
                 memcpy(&pair, x + row * inputs + k + 2 * part, sizeof pair);
-                found[row * parts + part] = dot(found[row * parts + part], weights, pair);
+                for (int i = 0; i < blocks; i++) {
+                    Sums *sum = found + (i * rows + row) * parts + part;
+                    *sum = dot(*sum, weights[i], pair);
+                }
             }
         }
-    for (int row = 0; row < rows; row++) {
-        Sums sum = found[row * parts];
-        for (int part = 1; part < parts; part++) sum = plus(sum, found[row * parts + part]);
-        keep(sums + row * BLOCK, sum);
+    for (int i = 0; i < blocks * rows; i++) {
+        Sums sum = found[i * parts];
+        for (int part = 1; part < parts; part++) sum = plus(sum, found[i * parts + part]);
+        keep(sums + i * BLOCK, sum);
+    }
+}
+
+/* Outputs of `blocks` blocks from `first` on, for all rows: see `multiply`. */
+INLINE void columns(const int blocks, const Matrix *m, int64_t first, const int16_t *x, const float *x_scale,
+                    int64_t rows, float *y, int adds) {
+    const int8_t *w = m->steps + first * m->inputs * BLOCK;
+    const int64_t begin = first * BLOCK, left = m->outputs - begin;
+    for (int64_t row = 0; row < rows;) {
+        int32_t sums[BESIDE * MOST * BLOCK];
+        const int16_t *from = x + row * m->inputs;
+        int64_t taken = rows - row;
+        if (taken >= 8) tile(blocks, 8, 1, w, from, m->inputs, sums), taken = 8;
+        else if (taken >= 4) tile(blocks, 4, 2, w, from, m->inputs, sums), taken = 4;
+        else if (taken >= 2) tile(blocks, 2, 4, w, from, m->inputs, sums), taken = 2;
+        else tile(blocks, 1, 8, w, from, m->inputs, sums);
+        for (int64_t i = 0; i < blocks; i++) {
+            const int64_t count = left - i * BLOCK < BLOCK ? left - i * BLOCK : BLOCK;
+            const float *scale = m->scale + begin + i * BLOCK;
+            for (int64_t t = 0; t < taken; t++) {
+                float *to = y + (row + t) * m->outputs + begin + i * BLOCK;
+                for (int64_t j = 0; j < count; j++) {
+                    const float value = (float)sums[(i * taken + t) * BLOCK + j] * scale[j] * x_scale[row + t];
+                    to[j] = adds ? to[j] + value : value;
+                }
+            }
+        }
+        row += taken;
     }
 }
 
@@ -104,27 +139,9 @@ INLINE void tile(const int rows, const int parts, const int8_t *w, const int16_t
 static void multiply(const Matrix *m, const int16_t *x, const float *x_scale, int64_t rows, float *y, int adds) {
     const int64_t blocks = padded(m->outputs, BLOCK) / BLOCK;
 #pragma omp for schedule(static)
-    for (int64_t block = 0; block < blocks; block++) {
-        const int8_t *w = m->steps + block * m->inputs * BLOCK;
-        const float *scale = m->scale + block * BLOCK;
-        const int64_t count = m->outputs - block * BLOCK < BLOCK ? m->outputs - block * BLOCK : BLOCK;
-        for (int64_t row = 0; row < rows;) {
-            int32_t sums[MOST * BLOCK];
-            const int16_t *from = x + row * m->inputs;
-            int64_t taken = rows - row;
-            if (taken >= 8) tile(8, 1, w, from, m->inputs, sums), taken = 8;
-            else if (taken >= 4) tile(4, 2, w, from, m->inputs, sums), taken = 4;
-            else if (taken >= 2) tile(2, 4, w, from, m->inputs, sums), taken = 2;
-            else tile(1, 8, w, from, m->inputs, sums);
-            for (int64_t i = 0; i < taken; i++, row++) {
-                float *to = y + row * m->outputs + block * BLOCK;
-                for (int64_t j = 0; j < count; j++) {
-                    const float value = (float)sums[i * BLOCK + j] * scale[j] * x_scale[row];
-                    to[j] = adds ? to[j] + value : value;
-                }
-            }
-        }
-    }
+    for (int64_t first = 0; first < blocks; first += BESIDE)
+        if (blocks - first >= BESIDE) columns(BESIDE, m, first, x, x_scale, rows, y, adds);
+        else columns(1, m, first, x, x_scale, rows, y, adds);
 }
 
 /* Round a row (count,) for a product; return the scale of its steps: not a number where the row holds such. */

@@ -58,10 +58,13 @@ def test_the_voice_that_comes_along_has_no_seams():
         steps, same = np.diff(found), np.diff(whole)
         assert all(abs(steps[seam - 1] - same[seam - 1]) < 2e-3 for seam in seams if 0 < seam < len(whole))
     hasty = release.stream(seed=7, haste=True)
-    assert hasty.codes_for(7200) <= release.stream().codes_for(7200) - 6
-    found = streamed(hasty, codes, [hasty.codes_for(7200), 12], spoken)
-    near, far = (release.log_mel(sound) for sound in (found, whole))
-    assert (near - far).abs().mean() < 0.02
+    assert hasty.codes_for(7200) <= release.stream().codes_for(7200) - 12
+    parts = parts_of(hasty, codes, [hasty.codes_for(7200), 12], spoken)
+    first = len(parts[0])
+    near, far = (release.log_mel(sound[:first]) for sound in (parts[0], whole))
+    assert (near - far).abs().mean() < 0.01
+    near, far = (release.log_mel(sound) for sound in (np.concatenate(parts), whole))
+    assert (near - far).abs().mean() < 0.2  # the voice's fundamental goes on from another phase
     fast = streamed(release.stream(seed=7, speed=1.5), codes, [7] * 7, spoken)
     at_once = release.stream(seed=7, speed=1.5).push(codes, spoken, last=True)
     assert error_db(fast, at_once) < LEAST_DB
