@@ -10,8 +10,10 @@ from triforce.models.voice.bundled import VOICE, has_voice
 
 SCRATCH = "scratch"
 """Name of the beginning at nothing."""
+STAGES = ("dvae", "gpt", "diffusion", "vocoder")
+"""Networks that can be trained, in this order."""
 SHARES = {
-    VOICE: {"dvae": 0.55, "gpt": 0.45},
+    VOICE: {"dvae": 0.44, "gpt": 0.43, "vocoder": 0.13},
     SCRATCH: {"dvae": 0.4, "gpt": 0.54, "diffusion": 0.06},
 }
 """How the minutes are divided among the networks. Assumed."""
@@ -38,7 +40,7 @@ class DemoConfig(BaseModel):
         "default where it is there, a release of yours that reads, or scratch: nothing, all networks learn from the "
         "demo's speech alone.",
     )
-    minutes: float = Field(13.0, gt=0, description="Longest training time of the networks together, in minutes.")
+    minutes: float = Field(13.5, gt=0, description="Longest training time of the networks together, in minutes.")
     shares: dict[str, float] = Field(
         {}, description="How the minutes are divided among the networks; a network without a share is left out."
     )
@@ -49,9 +51,11 @@ class DemoConfig(BaseModel):
 
     @model_validator(mode="after")
     def _check_shares(self) -> DemoConfig:
-        known = SHARES[SCRATCH]
-        if self.shares and not ({"dvae", "gpt"} <= set(self.shares) <= set(known) and min(self.shares.values()) > 0):
-            raise ValueError(f"shares {self.shares}: give dvae and gpt a share over 0, and diffusion one or none")
+        given = set(self.shares)
+        if self.shares and not ({"dvae", "gpt"} <= given <= set(STAGES) and min(self.shares.values()) > 0):
+            raise ValueError(
+                f"shares {self.shares}: give dvae and gpt a share over 0, and diffusion and vocoder one or none"
+            )
         return self
 
     @property
@@ -67,9 +71,17 @@ class DemoConfig(BaseModel):
     @property
     def minutes_of(self) -> dict[str, float]:
         """Minutes of each network that is trained, in the order of training."""
-        shares = self.shares or SHARES[SCRATCH if self.from_scratch else VOICE]
+        shares = dict(self.shares or SHARES[SCRATCH if self.from_scratch else VOICE])
+        if "vocoder" in shares and not self.shares and not self._has_vocoder:
+            del shares["vocoder"]  # there is none to begin at: Griffin-Lim
         total = sum(shares.values())
-        return {stage: round(self.minutes * shares[stage] / total, 3) for stage in SHARES[SCRATCH] if stage in shares}
+        return {stage: round(self.minutes * shares[stage] / total, 3) for stage in STAGES if stage in shares}
+
+    @property
+    def _has_vocoder(self) -> bool:
+        from triforce.models.release_files import load_card  # torch
+
+        return load_card(self.init_from, "vocoder") is not None
 
     @property
     def text(self) -> dict[str, Any]:
@@ -84,8 +96,8 @@ class DemoConfig(BaseModel):
     @property
     def recipes(self) -> dict[str, dict[str, Any]]:
         """Fields of each trained network's config beside its folders."""
-        scratch = {"dvae": DVAE, "gpt": GPT, "diffusion": {}}
-        tuned = {"dvae": TUNED_DVAE, "gpt": TUNED_GPT, "diffusion": {}}
+        scratch = {"dvae": DVAE, "gpt": GPT, "diffusion": {}, "vocoder": {}}
+        tuned = {"dvae": TUNED_DVAE, "gpt": TUNED_GPT, "diffusion": {}, "vocoder": TUNED_VOCODER}
         steps = self.max_steps or MOST_STEPS
         recipes = {}
         for stage, minutes in self.minutes_of.items():
@@ -120,3 +132,6 @@ TUNED_GPT: dict[str, Any] = {
 """At a lower rate than from scratch, so that what was learnt from hours is not lost to minutes, and with dropout: the
 voice's own transformer began to overfit six hours in its ninth epoch, and here an epoch takes half a minute. Assumed.
 """
+TUNED_VOCODER: dict[str, Any] = {"decoded_share": 0.0, "loss_weights": {"adversarial": 0.0}, "batch_size": 16}
+"""On true mels and by spectra alone: it learns the speaker's timbre, and what it knew of decodes stays. With half of the
+mels decodes it learnt to blur them (train/README.md)."""

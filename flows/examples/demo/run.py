@@ -36,7 +36,12 @@ def step_names(config: DemoConfig) -> list[str]:
     """Return the names of the demo's steps, in order."""
     training = [f"train-{stage}" for stage in config.minutes_of]
     first = ["speech", "sites", *(f"ingest-{kind}" for kind in SOURCES), "heldout", *training[:1], "tokenize"]
-    return [*first, *training[1:], *([] if config.from_scratch else ["vocoder"]), "speak", "evaluate", "report"]
+    return [*first, *training[1:], *(["vocoder"] if takes_vocoder(config) else []), "speak", "evaluate", "report"]
+
+
+def takes_vocoder(config: DemoConfig) -> bool:
+    """Whether the vocoder is the one that was begun at, as it is."""
+    return not config.from_scratch and "vocoder" not in config.minutes_of
 
 
 def run_demo(folder: Path, speech: Path | None = None, config: DemoConfig | None = None) -> None:
@@ -84,7 +89,7 @@ def run_steps(folder: Path, speech_folder: Path | None, config: DemoConfig, run:
         step.done_before = total.num_new_shards == 0
     for stage in list(config.minutes_of)[1:]:
         _train(stage, pipeline, run)
-    if not config.from_scratch:
+    if takes_vocoder(config):
         take_vocoder(config.init_from, pipeline.uri("release"), run)
 
     release, evaluation = folder / "release", folder / "evaluation/evaluation.json"
