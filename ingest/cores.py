@@ -1,11 +1,22 @@
-"""How many cores this process may use: a container or ``taskset`` may leave it fewer than the machine has."""
+"""How many cores this process may use, and work that is shared by them: a container or ``taskset`` may leave it fewer
+than the machine has.
+"""
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
+
+ItemT = TypeVar("ItemT")
+ResultT = TypeVar("ResultT")
+
+AHEAD = 4
+"""Results a thread that are made before they are asked for. Assumed."""
 
 CGROUPS = Path("/sys/fs/cgroup")
 """Where Linux shows the groups of processes whose use is limited."""
@@ -49,3 +60,25 @@ def _quota(folder: Path) -> float | None:
     except (OSError, ValueError):
         return None
     return None if quota in ("max", "-1") else int(quota) / int(period)
+
+
+def map_ahead(work: Callable[[ItemT], ResultT], items: Iterable[ItemT], num_threads: int) -> Iterator[ResultT]:
+    """Yield what ``work`` makes of each item, in order, made by threads; no more than `AHEAD` a thread are held.
+
+    What it raises is raised in its turn. With one thread all is done in the caller's.
+    """
+    if num_threads == 1:
+        yield from map(work, items)
+        return
+    waiting: deque[Future[ResultT]] = deque()
+    with ThreadPoolExecutor(num_threads) as pool:
+        try:
+            for item in items:
+                waiting.append(pool.submit(work, item))
+                if len(waiting) > AHEAD * num_threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()

@@ -2,9 +2,9 @@
 
 A text is a job. Of each the next sentences are in a pool of readings, first one, and `AHEAD` as soon as its first
 sound has left; the pool gives the next free row to the job that has the fewest. Sound is made and leaves while its
-sentence is still being drawn, a part of each job at a time, and of those who have heard nothing yet before all others.
-The cores are shared out: one half makes sound, the other draws. A release that does not read word by word, or that
-Whisper listens to, speaks sentence by sentence: a sentence of each job in turn.
+sentence is still being drawn, a part of each job at a time, and earlier for those who have heard nothing yet. The cores
+are shared out: one half makes sound, the other draws. A release that does not read word by word, or that Whisper
+listens to, speaks sentence by sentence: a sentence of each job in turn.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from triforce.flows.speech.loudness import faded, silence
-from triforce.flows.speech.serving.sound_threads import SoundThreads, Work
+from triforce.flows.speech.serving.sound_threads import SoundThreads, Work, use_threads
 from triforce.flows.speech.speaker import PAUSE_S, Speaker, Utterance
 from triforce.flows.speech.utterance_stream import FIRST_S, MOST_S, UtteranceStream, measure_gain
 from triforce.ingest.cores import num_cores
@@ -77,8 +77,10 @@ class SpeechEngine:
     def __init__(self, release: Release, *, num_rows: int, pooled: bool) -> None:
         self.release, self.num_rows = release, num_rows
         self.pool = release.pool(num_rows, joins=JOINS) if pooled else None
-        self.num_making = max(1, num_cores() // 2)
-        self.sound = SoundThreads(self.num_making)
+        cores = min(num_cores(), torch.get_num_threads())  # a user's OMP_NUM_THREADS, and Ray's, count
+        num_making = max(1, min(cores // 2, num_rows))
+        self.num_drawing = max(1, cores - num_making)
+        self.sound = SoundThreads(num_making)
         self.jobs: list[Job] = []
         self.gains: dict[str, float] = {}
         self._inbox: deque[Job] = deque()
@@ -131,10 +133,10 @@ class SpeechEngine:
             self._changed.notify()
 
     def _run(self) -> None:
-        if self.pool is not None:
-            torch.set_num_threads(max(1, num_cores() - self.num_making))  # this thread's alone
-            self.sound.start()
         try:
+            if self.pool is not None:
+                self.sound.start()
+                use_threads(self.num_drawing)
             while self._wait():
                 try:
                     self._turn()
@@ -186,7 +188,9 @@ class SpeechEngine:
         """Return whether a turn does something for a job, beside a step of the pool."""
         if job.cancelled:
             return True
-        return job.making.done() if job.making is not None else bool(job.readings) or self._may_go_on(job)
+        if job.making is not None:
+            return job.making.done() or self._may_begin(job)
+        return bool(job.readings) or self._may_go_on(job)
 
     def _made(self, _: Future[np.ndarray]) -> None:
         """Say that sound was made."""
@@ -195,6 +199,10 @@ class SpeechEngine:
 
     def _may_go_on(self, job: Job) -> bool:
         return job.num_sent - job.num_taken <= BUFFER_S * self.release.sample_rate_hz
+
+    def _may_begin(self, job: Job) -> bool:
+        """Return whether the next sentence of a job may be drawn."""
+        return bool(job.sentences) and len(job.readings) < (AHEAD if job.begun else 1) and self._may_go_on(job)
 
     def _each(self, job: Job, work: Callable[[Job], None]) -> None:
         """Do a part of a job's work; what goes wrong with it ends no other."""
@@ -246,7 +254,7 @@ class SpeechEngine:
     def _begin_sentences(self, job: Job) -> None:
         """Put the next sentences into the pool."""
         assert self.pool is not None
-        while job.sentences and len(job.readings) < (AHEAD if job.begun else 1) and self._may_go_on(job):
+        while self._may_begin(job):
             text = job.sentences.popleft()
             sampling = self.release.sampling_of(job.speaker.config.sampling)
             prompt = job.speaker.prompt
@@ -286,7 +294,7 @@ class SpeechEngine:
             job.sound = UtteranceStream(stream, self._gain(job), self.release.sample_rate_hz)
         if not reading.done and self.pool.num_codes(reading) < job.sound.needs(job.part_s):
             return None
-        job.part_s = min(2 * job.part_s, MOST_S)
+        job.part_s = min(2 * job.part_s, MOST_S) if job.begun else FIRST_S
         codes, spoken = self.pool.codes(reading), self.pool.spoken(reading)
         return partial(job.sound.push, codes, spoken, last=reading.done)
 

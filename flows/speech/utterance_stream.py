@@ -13,8 +13,8 @@ from triforce.flows.speech.speaker import PAUSE_S, Speaker
 from triforce.models.audio.streaming import CodeStream
 
 FIRST_S, MOST_S = 0.3, 2.4
-"""Length of the first part of a text and of the longest ones; each is twice the one before. Assumed: a listener hears
-the first soon, and the later ones cost less."""
+"""Length of the first two parts of a text and of the longest ones; from the third on each is twice the one before.
+Assumed: a listener hears the first soon, the second before that is over, and the later ones cost less."""
 SAMPLES = (
     "The ferry leaves at noon, and nobody waits for it.",
     "How many people live there now?",

@@ -6,18 +6,22 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from array import array
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import IO
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from triforce.ingest import storage
 from triforce.ingest.clips.columns.read_columns import judged_columns, read_judged
 from triforce.ingest.clips.columns.verdicts import KEPT, REASONS, judge, rate_limits
 from triforce.ingest.clips.filters import FilterConfig
 from triforce.ingest.clips.marks import marked_ids
+from triforce.ingest.cores import map_ahead, num_cores
+from triforce.ingest.corpus.file_index import READERS
 from triforce.ingest.corpus.records import DropReason
 from triforce.ingest.corpus.rewrite import replace_columns
 from triforce.ingest.corpus.store import Corpus
@@ -97,6 +101,8 @@ def decide_again(corpus: Corpus, config: FilterConfig, *, dry_run: bool = False)
     """
     for source in corpus.sources():
         files, marked = corpus.clip_files(source), marked_ids(corpus, source)
+        if not files:
+            continue
         judged: Iterable[Judged] = _judge(files, config, marked)
         limits: tuple[float, float] | None = None
         with contextlib.ExitStack() as stack:
@@ -114,12 +120,13 @@ def decide_again(corpus: Corpus, config: FilterConfig, *, dry_run: bool = False)
                     yield file.changes(source)
 
 
-def _judge(files: Iterable[str], config: FilterConfig, marked: Collection[str]) -> Iterator[Judged]:
+def _judge(files: Sequence[str], config: FilterConfig, marked: Collection[str]) -> Iterator[Judged]:
     """Judge the clips of files by all but how unusual a rate is, some files at a time."""
     config = config.model_copy(update={"max_rate_iqr": None})
     tables: dict[str, pa.Table] = {}
-    for uri in files:
-        tables[uri] = read_judged(uri, config)
+    threads = 1 if len(files) == 1 else num_cores() if storage.is_local(files[0]) else READERS
+    for uri, table in zip(files, map_ahead(partial(read_judged, config=config), files, threads), strict=True):
+        tables[uri] = table
         if sum(map(len, tables.values())) >= CLIPS_AT_A_TIME:
             yield _judge_tables(tables, config, marked)
             tables = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -14,8 +14,10 @@ import pyarrow.parquet as pq
 import soundfile
 
 from triforce.ingest import ledger, storage
+from triforce.ingest.cores import map_ahead, num_cores
 from triforce.ingest.corpus.arrow_schema import CLIP_SCHEMA
 from triforce.ingest.corpus.clip_index import READ_AHEAD_BYTES
+from triforce.ingest.corpus.file_index import READERS
 from triforce.ingest.corpus.packs import overlay
 from triforce.ingest.corpus.packs.change import remove_files
 from triforce.ingest.corpus.packs.check import broken_packs, remove_broken, rotten_files
@@ -113,28 +115,27 @@ def _verify_source(corpus: Corpus, source: str, deep: bool, repair: bool, on_pro
     sizes = storage.list_sizes(storage.join(corpus.uri, "recordings", f"source={source}"))
     fetched: set[str] = set()
     with_media: set[str] = set()  # what the cut rejects keeps its file
-    for recording_id in sorted(corpus.recording_ids(source)):
+
+    def check(recording_id: str) -> tuple[str, Recording | None, list[Fault]]:
         row_path = f"recordings/source={source}/{recording_id}.parquet"
-        if on_progress:
-            on_progress(row_path)
         try:
             recording = corpus.read_recording(source, recording_id)
         except (pa.ArrowException, OSError, TypeError, IndexError) as error:
-            yield Fault(FaultKind.UNREADABLE_ROW, row_path, str(error))
+            return row_path, None, [Fault(FaultKind.UNREADABLE_ROW, row_path, str(error))]
+        return row_path, recording, list(_verify_recording(corpus, recording, row_path, sizes, clipped, deep))
+
+    threads = num_cores() if storage.is_local(corpus.uri) else READERS
+    for row_path, recording, found in map_ahead(check, sorted(corpus.recording_ids(source)), threads):
+        if on_progress:
+            on_progress(row_path)
+        yield from found
+        if recording is None:
             continue
         if recording.media_path:
-            with_media.add(recording_id)
+            with_media.add(recording.recording_id)
         if recording.status != Status.FETCHED:
             continue
-        fetched.add(recording_id)
-        if recording.source_kind != DATASET:
-            yield from _verify_media(corpus, recording, sizes, deep)
-        elif recording_id not in clipped:
-            yield Fault(
-                FaultKind.MISSING_MEDIA, row_path, f"{recording_id} of a dataset was imported, its clips are gone"
-            )
-        if recording_id in clipped:
-            yield from _verify_clips(corpus, recording, deep)
+        fetched.add(recording.recording_id)
         if repair and recording.sha256:
             _restore_claims(corpus, recording)
     for recording_id in sorted(files.keys() - with_media):
@@ -144,6 +145,21 @@ def _verify_source(corpus: Corpus, source: str, deep: bool, repair: bool, on_pro
         path = f"clips/source={source}/{recording_id}.parquet"
         if not _is_settled_without_media(corpus, source, recording_id):
             yield Fault(FaultKind.STRAY_CLIPS, path, "no row says that its recording was fetched")
+
+
+def _verify_recording(
+    corpus: Corpus, recording: Recording, row_path: str, sizes: dict[str, int], clipped: Collection[str], deep: bool
+) -> Iterator[Fault]:
+    """Yield the faults of what was fetched: its media file, of so many bytes as ``sizes`` says, and its clips."""
+    if recording.status != Status.FETCHED:
+        return
+    recording_id = recording.recording_id
+    if recording.source_kind != DATASET:
+        yield from _verify_media(corpus, recording, sizes, deep)
+    elif recording_id not in clipped:
+        yield Fault(FaultKind.MISSING_MEDIA, row_path, f"{recording_id} of a dataset was imported, its clips are gone")
+    if recording_id in clipped:
+        yield from _verify_clips(corpus, recording, deep)
 
 
 def _is_settled_without_media(corpus: Corpus, source: str, recording_id: str) -> bool:

@@ -13,7 +13,12 @@ Activations are rounded to int16 a row at a time, to so many steps that no sum o
 #define INLINE static inline __attribute__((always_inline))
 #define BLOCK 16 /* outputs whose weights lie side by side */
 #define MOST 8   /* sums that are kept at once for a block: rows, times parts of their inputs */
-#define BESIDE 2 /* blocks at once: a pair of inputs is read once for all of them */
+/* Blocks at once: a pair of inputs is read once for all of them. AVX2 alone has registers for the sums of one. */
+#if defined(__AVX2__) && !defined(__AVX512BW__)
+#define BESIDE 1
+#else
+#define BESIDE 2
+#endif
 
 typedef struct {
     const int8_t *steps; /* (outputs / BLOCK, inputs / 2, BLOCK, 2), both padded with 0 */

@@ -6,7 +6,7 @@ request to the first bytes of sound; cold is the first request to a server that 
 speak the same sentences in a process each: piper's first sound is its first sentence, espeak-ng's its first samples.
 
 ``--inside`` is for a core that other work shares: the server's engine in this process, without HTTP, and all times are
-CPU seconds of its one thread. With ``--compiled no`` it draws without the compiled step.
+CPU seconds of its threads. With ``--compiled no`` it draws without the compiled step.
 """
 
 from __future__ import annotations
@@ -75,6 +75,8 @@ class Asked:
 
     first_s: list[float] = field(default_factory=list)
     """Time to the first sound of each answer."""
+    stall_s: list[float] = field(default_factory=list)
+    """How long a listener of each answer who hears it from its first sound on waits for more of it, at most."""
     sound_s: float = 0.0
     refused: int = 0
     failed: int = 0
@@ -84,9 +86,10 @@ class Asked:
         """Return a row of the table."""
         rate = self.sound_s / self.wall_s if self.wall_s else 0.0
         p50, p95 = (f"{1000 * np.quantile(self.first_s, q):.0f}" if self.first_s else "" for q in (0.5, 0.95))
+        stall = f"{1000 * np.quantile(self.stall_s, 0.95):.0f}" if self.stall_s else ""
         cold = "" if cold_s is None else f"{1000 * cold_s:.0f}"
         memory = "" if megabytes is None else f"{megabytes:.0f}"
-        return [name, cold, p50, p95, f"{rate:.1f}", f"{self.refused}", f"{self.failed}", memory]
+        return [name, cold, p50, p95, stall, f"{rate:.1f}", f"{self.refused}", f"{self.failed}", memory]
 
 
 @contextmanager
@@ -111,7 +114,7 @@ def server(arguments: argparse.Namespace) -> Iterator[tuple[str, int, float]]:
 def ask(address: str, text: str, seed: int, asked: Asked) -> None:
     """Ask for a text and note what comes."""
     body = {"input": text, "response_format": "pcm", "seed": seed}
-    started, size = time.perf_counter(), 0
+    started, first, size, stall = time.perf_counter(), 0.0, 0, 0.0
     try:
         with httpx.stream("POST", f"{address}/v1/audio/speech", json=body, timeout=300) as answer:
             if answer.status_code == 429 and "retry-after" in answer.headers:
@@ -119,9 +122,13 @@ def ask(address: str, text: str, seed: int, asked: Asked) -> None:
                 return
             answer.raise_for_status()
             for part in answer.iter_raw():
+                now = time.perf_counter() - started
                 if part and not size:
-                    asked.first_s.append(time.perf_counter() - started)
+                    asked.first_s.append(now)
+                    first = now
+                stall = max(stall, now - first - size / 2 / 24_000 if size else 0.0)
                 size += len(part)
+            asked.stall_s.append(stall)
     except httpx.HTTPError as error:
         print(f"failed: {error}", file=sys.stderr)
         asked.failed += 1
@@ -170,7 +177,7 @@ def speak_by_server(arguments: argparse.Namespace) -> Iterator[list[str]]:
 
 
 def speak_inside(arguments: argparse.Namespace) -> Iterator[list[str]]:
-    """Yield the rows of the server's engine in this process, in CPU seconds of one thread."""
+    """Yield the rows of the server's engine in this process, in CPU seconds of its threads."""
     torch.set_num_threads(1)
     reuse_freed_memory()
     release = Release.load(arguments.release, compiled=arguments.compiled)
@@ -258,7 +265,8 @@ def main() -> None:
     else:
         rows = list(speak_by_server(arguments))
         rows += [row for row in (speak_by_piper(arguments.threads), speak_by_espeak()) if row]
-    head = ["", "cold, ms", "first sound p50, ms", "p95, ms", "times real time", "429", "failed", "RSS, MB"]
+    head = ["", "cold, ms", "first sound p50, ms", "p95, ms", "runs dry p95, ms", "times real time"]
+    head += ["429", "failed", "RSS, MB"]
     print("\n".join("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows)))
     alone = [float(row[2]) for row in rows if row[0].endswith(("1 client", " 1 at once")) and row[2]]
     print(f"first sound warm, median: {statistics.median(alone):.0f} ms" if alone else "no sound")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from triforce.ingest import cores
-from triforce.ingest.cores import cgroups, num_cores
+from triforce.ingest.cores import AHEAD, cgroups, map_ahead, num_cores
 
 
 @pytest.fixture
@@ -36,3 +36,22 @@ def test_a_quota_is_worth_fewer_cores(machine, monkeypatch):
     assert num_cores() == 4
     (machine / "pod" / "main" / "cpu.max").write_text("20000 100000\n")
     assert num_cores() == 1
+
+
+@pytest.mark.parametrize("num_threads", [1, 3])
+def test_results_come_in_order_and_errors_in_their_turn(num_threads):
+    assert list(map_ahead(lambda x: x * x, range(100), num_threads)) == [x * x for x in range(100)]
+    found = []
+    with pytest.raises(ZeroDivisionError):
+        for one in map_ahead(lambda x: 1 / (3 - x), range(100), num_threads):
+            found.append(one)
+    assert found == [1 / 3, 1 / 2, 1]
+
+
+def test_no_more_is_made_ahead_than_is_said():
+    begun = []
+    results = map_ahead(begun.append, range(1000), 2)
+    next(results)
+    assert len(begun) <= 1 + 2 * AHEAD
+    results.close()
+    assert len(begun) <= 1 + 2 * AHEAD

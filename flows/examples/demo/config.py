@@ -72,13 +72,14 @@ class DemoConfig(BaseModel):
     def minutes_of(self) -> dict[str, float]:
         """Minutes of each network that is trained, in the order of training."""
         shares = dict(self.shares or SHARES[SCRATCH if self.from_scratch else VOICE])
-        if "vocoder" in shares and not self.shares and not self._has_vocoder:
+        if "vocoder" in shares and not self.shares and not self.has_vocoder:
             del shares["vocoder"]  # there is none to begin at: Griffin-Lim
-        total = sum(shares.values())
-        return {stage: round(self.minutes * shares[stage] / total, 3) for stage in STAGES if stage in shares}
+        each = self.minutes / sum(shares.values())
+        return {stage: max(0.001, round(each * shares[stage], 3)) for stage in STAGES if stage in shares}
 
     @property
-    def _has_vocoder(self) -> bool:
+    def has_vocoder(self) -> bool:
+        """Whether the release that is begun at has a vocoder."""
         from triforce.models.release_files import load_card  # torch
 
         return load_card(self.init_from, "vocoder") is not None
@@ -133,5 +134,5 @@ TUNED_GPT: dict[str, Any] = {
 voice's own transformer began to overfit six hours in its ninth epoch, and here an epoch takes half a minute. Assumed.
 """
 TUNED_VOCODER: dict[str, Any] = {"decoded_share": 0.0, "loss_weights": {"adversarial": 0.0}, "batch_size": 16}
-"""On true mels and by spectra alone: it learns the speaker's timbre, and what it knew of decodes stays. With half of the
-mels decodes it learnt to blur them (train/README.md)."""
+"""On true mels and by spectra alone: it learns the speaker's timbre, and what it knew of decodes stays. With half of
+the mels decodes it learnt to blur them (train/README.md)."""

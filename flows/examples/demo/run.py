@@ -249,6 +249,10 @@ def _require_beginning(config: DemoConfig) -> None:
             f"FROM={config.init_from}: no gpt/config.json here to go on from; name a release that reads, or train all "
             "networks from nothing: make demo FROM=scratch"
         )
+    if "vocoder" in config.minutes_of and not config.from_scratch and not config.has_vocoder:
+        raise FileNotFoundError(
+            f"FROM={config.init_from}: no vocoder/config.json here to go on from; leave vocoder out of shares"
+        )
 
 
 def _remember(folder: Path, speech: Path | None, config: DemoConfig) -> None:

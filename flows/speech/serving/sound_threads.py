@@ -19,22 +19,39 @@ import torch
 
 Work = Callable[[], np.ndarray]
 
+JUMP = 16
+"""Works that an urgent one is made before, though they came before it; with no limit those who come again and again
+would keep others from being heard. Assumed."""
+
+
+def use_threads(number: int) -> None:
+    """Compute with so many threads in the calling thread, and in those that compute for the first time after it.
+
+    Torch has one number for all threads that have not computed yet: a thread takes it with its first operation, over
+    what it had been told before, unless it has asked for it.
+    """
+    torch.get_num_threads()
+    torch.set_num_threads(number)
+
 
 class SoundThreads:
-    """Makes what it is given: what is urgent first, else in the order in which it came."""
+    """Makes what it is given in the order in which it came, what is urgent up to `JUMP` works earlier."""
 
     def __init__(self, num_threads: int) -> None:
         self._work: queue.PriorityQueue[tuple[float, int, Future[np.ndarray], Work | None]] = queue.PriorityQueue()
         self._numbers = itertools.count()
+        self._ready: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._threads = [
             threading.Thread(target=self._run, name=f"speech-sound-{number}", daemon=True)
             for number in range(num_threads)
         ]
 
     def start(self) -> None:
-        """Begin to work."""
+        """Begin to work; each thread computes with one core from here on."""
         for thread in self._threads:
             thread.start()
+        for _ in self._threads:
+            self._ready.get()
 
     def stop(self) -> None:
         """End the threads; what was not begun is not made."""
@@ -47,11 +64,13 @@ class SoundThreads:
     def submit(self, work: Work, *, urgent: bool) -> Future[np.ndarray]:
         """Return what will hold the samples of ``work``, or what it raised."""
         future: Future[np.ndarray] = Future()
-        self._work.put((0.0 if urgent else 1.0, next(self._numbers), future, work))
+        number = next(self._numbers)
+        self._work.put((number - JUMP * urgent, number, future, work))
         return future
 
     def _run(self) -> None:
-        torch.set_num_threads(1)  # this thread's alone
+        use_threads(1)
+        self._ready.put(None)
         while True:
             _, _, future, work = self._work.get()
             if work is None:

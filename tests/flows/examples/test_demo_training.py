@@ -9,7 +9,7 @@ from corpora import add_recording
 from tiny_run import tokenize_here, write_release
 
 from triforce.flows.examples.demo.config import DemoConfig
-from triforce.flows.examples.demo.run import pipeline_config, step_names, take_vocoder
+from triforce.flows.examples.demo.run import pipeline_config, run_demo, step_names, take_vocoder
 from triforce.flows.examples.timed_steps import Timings, release_hashes
 from triforce.flows.jobs.run_stage import run_train
 from triforce.ingest.corpus.store import Corpus
@@ -65,6 +65,13 @@ def test_a_vocoder_that_gets_no_minutes_is_taken_as_it_is(folder, has_one):
     assert "done before" in lines[-1]
     taken = load_card(str(folder / "release"), "vocoder")
     assert (taken or {}).get("hash") == (base.vocoder_hash if has_one else None)
+
+
+def test_a_vocoder_with_minutes_needs_one_to_begin_at(folder):
+    base = write_release(folder / "base", stages=("dvae", "gpt"), reads=True)
+    config = DemoConfig(init_from=base, shares={"dvae": 1, "gpt": 1, "vocoder": 1})
+    with pytest.raises(FileNotFoundError, match="leave vocoder out of shares"):
+        run_demo(folder / "run", config=config)
 
 
 def test_all_networks_learn_from_nothing_by_the_same_front_end(folder):
