@@ -24,8 +24,8 @@ class EmojiConfig(BaseModel):
     num_combinations: int = Field(150, ge=1, description="Unseen combinations that are drawn and described, at most.")
     num_concepts: int = Field(100, ge=0, description="Pictures of unseen concepts that are restored and drawn.")
     candidates: int = Field(8, ge=1, le=64, description="Pictures drawn for each name, of which the best is taken.")
-    temperature: float = Field(0.8, ge=0, le=2, description="Sampling temperature of codes.")
-    guidance: float = Field(2.0, ge=1, le=10, description="Guidance of drawing by the text.")
+    temperature: float = Field(0.6, ge=0, le=2, description="Sampling temperature of codes.")
+    guidance: float = Field(3.0, ge=1, le=10, description="Guidance of drawing by the text.")
     diffusion_steps: int = Field(8, ge=1, le=100, description="Steps of the diffusion network's sampler.")
     diffusion_temperature: float = Field(
         1.0,
