@@ -10,7 +10,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any, Literal
 import av
 import numpy as np
 import soundfile
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from tqdm import tqdm
 
 from triforce.flows.speech.books.book import Book
@@ -31,12 +31,18 @@ from triforce.flows.speech.speaker import SpeakConfig, Speaker, Utterance
 from triforce.ingest import storage
 from triforce.ingest.media.encode import encode_flac, int16_frames
 from triforce.models.release import Release
+from triforce.train.evaluate.judge import JudgeConfig
 
 logger = logging.getLogger(__name__)
 
 Pause = Literal["part", "sentence", "paragraph", "chapter"]
 PAUSES_S: dict[Pause, float] = {"part": 0.12, "sentence": 0.35, "paragraph": 0.8, "chapter": 2.0}
 SENTENCE_ENDS = frozenset(".!?…\"'”’)»。！？」』）؟।")
+
+TRIES = 3
+"""Attempts at most at a piece of a book."""
+LISTENER: dict[str, Any] = {"model": "tiny.en", "compute_type": "int8"}
+"""Who listens to a book: larger Whispers take most of the time, and what is heard only decides what is said again."""
 
 
 class ReadConfig(BaseModel):
@@ -65,7 +71,18 @@ class ReadConfig(BaseModel):
     )
     narrator: str = Field("Triforce", description="Who reads, as players show it.")
     bit_rate: int = Field(64_000, ge=16_000, le=320_000, description="Bit rate of the AAC, bits a second.")
-    speak: SpeakConfig = SpeakConfig(tries=3)
+    speak: SpeakConfig = SpeakConfig(tries=TRIES, judge=JudgeConfig(**LISTENER))
+
+    @field_validator("speak", mode="before")
+    @classmethod
+    def _fill_in(cls, given: Any) -> Any:
+        """Fields of ``speak`` that are not given are those of a book; the listener of a book knows English alone."""
+        if not isinstance(given, Mapping):
+            return given
+        judge = given.get("judge", {})
+        if isinstance(judge, Mapping) and judge.get("language", "en") == "en":
+            judge = LISTENER | dict(judge)
+        return {"tries": TRIES, **given, "judge": judge}
 
 
 @dataclass(frozen=True)

@@ -75,12 +75,12 @@ class Asked:
 
     first_s: list[float] = field(default_factory=list)
     """Time to the first sound of each answer."""
-    stall_s: list[float] = field(default_factory=list)
-    """How long a listener of each answer who hears it from its first sound on waits for more of it, at most."""
     sound_s: float = 0.0
     refused: int = 0
     failed: int = 0
     wall_s: float = 0.0
+    stall_s: list[float] = field(default_factory=list)
+    """How long a listener of each answer who hears it from its first sound on waits for more of it, at most."""
 
     def row(self, name: str, cold_s: float | None, megabytes: float | None) -> list[str]:
         """Return a row of the table."""

@@ -41,6 +41,17 @@ def book(tmp_path: Path) -> Path:
     return path
 
 
+def test_a_setting_of_how_it_is_spoken_leaves_the_others_as_they_are_for_books():
+    def spoken(**speak) -> tuple[int, str, str]:
+        found = ReadConfig.model_validate({"speak": speak}).speak
+        return found.tries, found.judge.model, found.judge.compute_type
+
+    assert ReadConfig().speak == ReadConfig.model_validate({"speak": {}}).speak
+    assert spoken(speed=1.2) == (3, "tiny.en", "int8")
+    assert spoken(tries=1, judge={"model": "base"}) == (1, "base", "int8")
+    assert spoken(judge={"language": "de"}) == (3, "base", "float32")
+
+
 def test_pieces_know_what_ends_with_them(book):
     pieces = plan(read_book_file(book), ReadConfig(max_chars=40))
     assert [(piece.chapter, piece.text, piece.ends) for piece in pieces] == [
