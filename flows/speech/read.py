@@ -41,7 +41,7 @@ SENTENCE_ENDS = frozenset(".!?…\"'”’)»。！？」』）؟।")
 
 TRIES = 3
 """Attempts at most at a piece of a book."""
-LISTENER: dict[str, Any] = {"model": "tiny.en", "compute_type": "int8"}
+LISTENER: dict[str, Any] = {"model": "tiny.en", "compute_type": "int8", "gap_s": 0.4}
 """Who listens to a book: larger Whispers take most of the time, and what is heard only decides what is said again."""
 
 
