@@ -15,13 +15,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from triforce.ingest import storage
 from triforce.ingest.clips.columns.read_columns import judged_columns, read_judged
 from triforce.ingest.clips.columns.verdicts import KEPT, REASONS, judge, rate_limits
 from triforce.ingest.clips.filters import FilterConfig
 from triforce.ingest.clips.marks import marked_ids
-from triforce.ingest.cores import map_ahead, num_cores
-from triforce.ingest.corpus.file_index import READERS
+from triforce.ingest.cores import map_ahead
+from triforce.ingest.corpus.file_index import num_readers
 from triforce.ingest.corpus.records import DropReason
 from triforce.ingest.corpus.rewrite import replace_columns
 from triforce.ingest.corpus.store import Corpus
@@ -124,7 +123,7 @@ def _judge(files: Sequence[str], config: FilterConfig, marked: Collection[str]) 
     """Judge the clips of files by all but how unusual a rate is, some files at a time."""
     config = config.model_copy(update={"max_rate_iqr": None})
     tables: dict[str, pa.Table] = {}
-    threads = 1 if len(files) == 1 else num_cores() if storage.is_local(files[0]) else READERS
+    threads = min(len(files), num_readers(files[0]))
     for uri, table in zip(files, map_ahead(partial(read_judged, config=config), files, threads), strict=True):
         tables[uri] = table
         if sum(map(len, tables.values())) >= CLIPS_AT_A_TIME:

@@ -25,6 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from triforce.ingest import storage
+from triforce.ingest.cores import num_cores
 
 logger = logging.getLogger(__name__)
 
@@ -33,9 +34,15 @@ ROWS = 1024
 MAX_PARTS = 8
 """Parts from which on they are joined to one. Assumed."""
 READERS = 16
-"""Files of an object store that are read at a time; of a local disk one, as Python takes more time than it. Assumed."""
+"""Files of an object store that are read at a time; of a local disk one for the index, as Python takes more time than
+it. Assumed."""
 SUPERSEDED_S = 600.0
 """Time in seconds that a part is kept for other readers once a newer one holds all of its rows. Assumed."""
+
+
+def num_readers(uri: str) -> int:
+    """Return how many threads read whole files below ``uri`` at a time: a core each, or as many as wait for a store."""
+    return num_cores() if storage.is_local(uri) else READERS
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,10 @@ import pyarrow.parquet as pq
 import soundfile
 
 from triforce.ingest import ledger, storage
-from triforce.ingest.cores import map_ahead, num_cores
+from triforce.ingest.cores import map_ahead
 from triforce.ingest.corpus.arrow_schema import CLIP_SCHEMA
 from triforce.ingest.corpus.clip_index import READ_AHEAD_BYTES
-from triforce.ingest.corpus.file_index import READERS
+from triforce.ingest.corpus.file_index import num_readers
 from triforce.ingest.corpus.packs import overlay
 from triforce.ingest.corpus.packs.change import remove_files
 from triforce.ingest.corpus.packs.check import broken_packs, remove_broken, rotten_files
@@ -124,8 +124,8 @@ def _verify_source(corpus: Corpus, source: str, deep: bool, repair: bool, on_pro
             return row_path, None, [Fault(FaultKind.UNREADABLE_ROW, row_path, str(error))]
         return row_path, recording, list(_verify_recording(corpus, recording, row_path, sizes, clipped, deep))
 
-    threads = num_cores() if storage.is_local(corpus.uri) else READERS
-    for row_path, recording, found in map_ahead(check, sorted(corpus.recording_ids(source)), threads):
+    recording_ids = sorted(corpus.recording_ids(source))
+    for row_path, recording, found in map_ahead(check, recording_ids, num_readers(corpus.uri)):
         if on_progress:
             on_progress(row_path)
         yield from found
